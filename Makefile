@@ -1,0 +1,43 @@
+# The two commands of a newcomer: `make report` and `make test`. Both set everything up first, in .venv.
+# PLATFORM=tpu or PLATFORM=cuda installs the accelerator's environment instead (see envs/).
+PLATFORM ?= cpu
+PYTHON ?= python3
+VENV ?= .venv
+READY := $(VENV)/.ready-$(PLATFORM)
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+
+.PHONY: report test setup lint lock clean
+
+report: setup ## everything, up to results/report.html
+	$(RUN) snakemake --cores 1 results/report.html
+
+test: setup ## the tests
+	$(RUN) pytest
+
+lint: setup ## style of Python and of the workflow
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) snakefmt --check Snakefile rules
+	$(RUN) snakemake --lint
+
+setup: $(READY) ## the environment alone
+
+# uv installs in seconds what takes pip minutes; where it can't be had, pip installs the same pinned files.
+$(READY): envs/$(PLATFORM).txt envs/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "Python's venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	( $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/uv.txt && \
+	  $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r envs/$(PLATFORM).txt ) || \
+	  $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/$(PLATFORM).txt
+	touch $@
+
+# Pins requirements.in anew, for Python 3.11 and up on every platform, and writes the same as conda YAMLs.
+lock: setup
+	$(RUN) envs/lock
+
+clean: ## the environment and all results
+	rm -rf $(VENV) results/* .snakemake
+	git checkout -- results

@@ -1,0 +1,26 @@
+# GRPO on GSM8K, from raw questions to a report: `snakemake --cores 1 results/report.html`.
+# Settings: config.yaml and recipes/. One file of rules a theme: rules/. What the rules run: scripts/.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/model.smk"
+include: "rules/training.smk"
+include: "rules/evaluation.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        "results/report.html",

@@ -1,0 +1,67 @@
+# Loading and validation of settings, and what the rules have in common. No rules here.
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
+
+sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
+
+from gsm8k_grpo import code, files, settings
+from gsm8k_grpo.checkpoints import checkpoint_names
+from gsm8k_grpo.errors import PipelineError
+
+
+def load_settings():
+    """Each selected recipe's effective settings, by name; a fault in them ends Snakemake with one sentence."""
+    try:
+        return settings.load_selected(config["recipes"], workflow.config_settings.overwrite_config)
+    except PipelineError as error:
+        raise WorkflowError(str(error))
+
+
+SETTINGS = load_settings()
+# Recipes may share data sets and models; load_settings has made sure that they mean the same by one name.
+DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
+MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
+ENVIRONMENT = f"../envs/{config['platform']}.yaml"
+# With --sdm conda the environment's own Python runs the stages, else the one that runs Snakemake.
+CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+PYTHON = "python" if CONDA else sys.executable
+
+
+wildcard_constraints:
+    recipe="|".join(SETTINGS),
+    dataset="|".join(DATASETS),
+    model="|".join(MODELS),
+    checkpoint="base|step-[0-9]+|final",
+
+
+def blocks(chosen, *names):
+    """Some blocks of settings as one JSON text: the `--settings` of a stage, and what makes it rerun."""
+    return files.canonical_json({name: chosen[name] for name in names})
+
+
+def recipe_blocks(*names):
+    """The same for the recipe of a rule's wildcards."""
+    return lambda wildcards: blocks(SETTINGS[wildcards.recipe], *names)
+
+
+def data_file(name):
+    """A file of the data set of a rule's recipe."""
+    return lambda wildcards: (
+        f"results/data/{SETTINGS[wildcards.recipe]['dataset']['name']}/{name}"
+    )
+
+
+def model_file(name):
+    """A file of the base model of a rule's recipe."""
+    return lambda wildcards: (
+        f"results/models/{SETTINGS[wildcards.recipe]['model']['name']}/{name}"
+    )
+
+
+def evaluations(wildcards):
+    """The metrics of all checkpoints of a rule's recipe, base first."""
+    names = checkpoint_names(SETTINGS[wildcards.recipe]["training"])
+    return [f"results/{wildcards.recipe}/evaluations/{name}/metrics.json" for name in names]

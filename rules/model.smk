@@ -1,0 +1,30 @@
+# The base model: downloaded, or pretrained on the data set's train rows.
+
+
+def pretraining_rows(wildcards):
+    """The rows that a miniature is pretrained on; a downloaded model needs none."""
+    chosen = MODELS[wildcards.model]
+    if chosen["model"]["source"] != "pretrained":
+        return []
+    return f"results/data/{chosen['dataset']['name']}/train.jsonl"
+
+
+rule base_model:
+    input:
+        code=code.files("base_model"),
+        rows=pretraining_rows,
+    output:
+        manifest=update("results/models/{model}/model.json"),
+        tokenizer=update("results/models/{model}/tokenizer.model"),
+    log:
+        "results/logs/models/{model}/base_model.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        accelerator=1,
+    params:
+        settings=lambda wildcards: blocks(MODELS[wildcards.model], "model"),
+        rows=lambda wildcards, input: f"--rows {input.rows}" if input.rows else "",
+    shell:
+        "{PYTHON:q} {input.code[0]} --settings {params.settings:q} {params.rows} "
+        "--output $(dirname {output.manifest:q}) 2>&1 | tee {log:q}"

@@ -1,0 +1,62 @@
+# What people look at.
+
+
+rule settings:
+    input:
+        code=code.files("settings"),
+    output:
+        update("results/{recipe}/settings.yaml"),
+    log:
+        "results/logs/{recipe}/settings.log",
+    conda:
+        ENVIRONMENT
+    params:
+        settings=lambda wildcards: files.canonical_json(SETTINGS[wildcards.recipe]),
+    shell:
+        "{PYTHON:q} {input.code[0]} --settings {params.settings:q} "
+        "--output {output:q} 2>&1 | tee {log:q}"
+
+
+rule plots:
+    input:
+        code=code.files("plots"),
+        metrics="results/{recipe}/training/metrics.csv",
+        evaluations=evaluations,
+    output:
+        accuracy=update("results/{recipe}/plots/accuracy.svg"),
+        training=update("results/{recipe}/plots/training.svg"),
+    log:
+        "results/logs/{recipe}/plots.log",
+    conda:
+        ENVIRONMENT
+    shell:
+        "{PYTHON:q} {input.code[0]} --metrics {input.metrics:q} --evaluations {input.evaluations:q} "
+        "--output $(dirname {output.accuracy:q}) 2>&1 | tee {log:q}"
+
+
+rule report:
+    input:
+        code=code.files("report"),
+        template="scripts/gsm8k_grpo/templates/report.html.j2",
+        settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
+        datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),
+        models=expand("results/models/{model}/model.json", model=MODELS),
+        prompts=expand("results/{recipe}/prompts/summary.json", recipe=SETTINGS),
+        training=expand("results/{recipe}/training/summary.json", recipe=SETTINGS),
+        comparisons=expand("results/{recipe}/comparison.json", recipe=SETTINGS),
+        plots=expand(
+            "results/{recipe}/plots/{plot}.svg",
+            recipe=SETTINGS,
+            plot=("accuracy", "training"),
+        ),
+    output:
+        update("results/report.html"),
+    log:
+        "results/logs/report.log",
+    conda:
+        ENVIRONMENT
+    params:
+        recipes=list(SETTINGS),
+    shell:
+        "{PYTHON:q} {input.code[0]} --recipes {params.recipes:q} --results results "
+        "--output {output:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,26 @@
+# GRPO with LoRA. The checkpoints themselves are undeclared: Snakemake would delete them when a job fails. They lie under
+# results/RECIPE/training/runs/FINGERPRINT, where a killed run finds them again; the declared files are written last.
+
+
+rule train:
+    input:
+        code=code.files("train"),
+        rows="results/{recipe}/prompts/train.jsonl",
+        model=model_file("model.json"),
+        tokenizer=model_file("tokenizer.model"),
+    output:
+        checkpoints=update("results/{recipe}/training/checkpoints.json"),
+        metrics=update("results/{recipe}/training/metrics.csv"),
+        summary=update("results/{recipe}/training/summary.json"),
+    log:
+        "results/logs/{recipe}/train.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        accelerator=1,
+    params:
+        settings=recipe_blocks("seed", "prompt", "training"),
+    shell:
+        "{PYTHON:q} {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
+        "--model $(dirname {input.model:q}) "
+        "--output $(dirname {output.checkpoints:q}) 2>&1 | tee {log:q}"

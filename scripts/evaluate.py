@@ -1,0 +1,94 @@
+"""Stage `evaluate`: one checkpoint, or the base model, on the rows of a split, greedily.
+
+  python scripts/evaluate.py --settings results/tiny/settings.yaml --rows results/tiny/prompts/test.jsonl \
+      --model results/models/tiny --checkpoints results/tiny/training/checkpoints.json --checkpoint final \
+      --output results/tiny/evaluations/final
+
+Writes completions.jsonl (per row: completion, what each reading found, right or wrong, tokens) and metrics.json.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from gsm8k_grpo import evaluation, files, runtime, settings
+from gsm8k_grpo.answers import Tags
+from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.progress import Progress
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--settings", required=True, help="JSON text or a settings.yaml; needs the blocks prompt and evaluation"
+    )
+    parser.add_argument("--rows", type=Path, required=True, help="prompts to evaluate on")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
+    parser.add_argument("--checkpoint", default="base", help="base, step-N or final")
+    parser.add_argument("--checkpoints", type=Path, help="checkpoints.json of the training (not for base)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    arguments = parser.parse_args()
+    chosen = settings.stage_settings(arguments.settings, "prompt", "evaluation")
+    prompt, how = chosen["prompt"], chosen["evaluation"]
+    tags = Tags(**prompt["tags"])
+    rows = files.read_jsonl(arguments.rows, keys=("id", "prompt", "answer"))
+    if how["rows"] and how["rows"] > len(rows):
+        raise PipelineError(f"evaluation.rows: {how['rows']} rows wanted, {arguments.rows} has {len(rows)}")
+    rows = rows[: how["rows"]]
+
+    runtime.configure_jax()
+    from gsm8k_grpo import base, memory, models, rollout
+
+    mesh = models.make_mesh(1, 1)
+    loaded = base.load(arguments.model, mesh)
+    model = loaded.model
+    if arguments.checkpoint != "base":
+        if not arguments.checkpoints:
+            raise PipelineError(f"--checkpoints: {arguments.checkpoint} needs the checkpoints.json of its training")
+        model = base.load_checkpoint(loaded.model, arguments.checkpoints, arguments.checkpoint, mesh)
+    batch_size = min(how["batch_size"], len(rows))
+    memory.require_evaluation(loaded.config, batch_size, prompt["max_tokens"], how["max_completion_tokens"], mesh)
+    cache = rollout.cache_tokens(prompt["max_tokens"], how["max_completion_tokens"])
+    sampler = rollout.make_sampler(model, loaded.tokenizer, cache)
+    started = time.monotonic()
+    progress = Progress(f"evaluating {arguments.checkpoint}", len(rows), "rows")
+    graded: list[dict | None] = [None] * len(rows)
+    generated = rollout.greedy(
+        sampler,
+        [row["prompt"] for row in rows],
+        batch_size,
+        prompt["max_tokens"],
+        how["max_completion_tokens"],
+        loaded.stop_id,
+    )
+    for index, completion in generated:
+        row = rows[index]
+        graded[index] = {
+            "id": row["id"],
+            "completion": completion.text,
+            "answer": row["answer"],
+            **evaluation.grade(completion.text, row["answer"], tags),
+            "tokens": completion.tokens,
+            "truncated": completion.truncated,
+        }
+        progress.advance()
+    seconds = time.monotonic() - started
+    metrics = {
+        "split": how["split"],
+        "checkpoint": arguments.checkpoint,
+        "decoding": "greedy",
+        "extraction": how["extraction"],
+        **evaluation.metrics(graded, how["extraction"]),
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(sum(row["tokens"] for row in graded) / seconds, 1),
+        "provenance": runtime.provenance(),
+    }
+    files.write_jsonl(arguments.output / "completions.jsonl", graded)
+    files.write_json(arguments.output / "metrics.json", metrics)
+    for name in ("answer_accuracy", "flexible_accuracy", "format_accuracy"):
+        rate = metrics[name]
+        print(f"{name} {rate['value']:.1%} (95 % interval {rate['low']:.1%} to {rate['high']:.1%}, n = {rate['n']})")
+
+
+if __name__ == "__main__":
+    run_stage(main)

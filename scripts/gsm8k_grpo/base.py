@@ -1,0 +1,63 @@
+"""A base model's folder (results/models/NAME) loaded for use, and checkpoints of adapters on top of it."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.sharding import Mesh
+
+from gsm8k_grpo import files, models, prompts, tokenizers
+from gsm8k_grpo.errors import PipelineError
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseModel:
+    """Weights on a mesh, their configuration, the tokenizer, and the id that ends a turn."""
+
+    model: nnx.Module
+    config: object
+    tokenizer: object
+    stop_id: int
+
+
+def load(folder: Path, mesh: Mesh) -> BaseModel:
+    """Loads what the stage `base_model` wrote."""
+    manifest = files.read_json(folder / "model.json")
+    tokenizer = tokenizers.load(folder / "tokenizer.model")
+    config = models.config(manifest["architecture"])
+    if len(tokenizer) > config.num_embed:
+        raise PipelineError(
+            f"{folder / 'tokenizer.model'}: has {len(tokenizer)} pieces, more than the model's {config.num_embed} "
+            "embeddings; it belongs to another model"
+        )
+    model = models.load(folder / "weights", config, mesh, jnp.dtype(manifest["dtype"]))
+    return BaseModel(model, config, tokenizer, tokenizer.piece_to_id(prompts.STOP_TOKENS["gemma"]))
+
+
+def load_checkpoint(model: nnx.Module, manifest_file: Path, name: str, mesh: Mesh) -> nnx.Module:
+    """The base model with the adapters of one checkpoint.
+
+    Raises:
+      PipelineError: no such checkpoint, or files that are not those that training wrote (by hash).
+    """
+    manifest = files.read_json(manifest_file)
+    by_name = {checkpoint["name"]: checkpoint for checkpoint in manifest["checkpoints"]}
+    if name not in by_name:
+        raise PipelineError(f"{manifest_file}: no checkpoint {name!r}; there are {', '.join(by_name)}")
+    folder = manifest_file.parent / by_name[name]["path"]
+    if not folder.is_dir() or files.sha256_tree(folder) != by_name[name]["sha256"]:
+        raise PipelineError(
+            f"{folder}: is not the checkpoint that training wrote (missing or changed); train again with "
+            "--forcerun train"
+        )
+    adapted = models.with_lora(model, manifest["lora"], manifest["seed"], mesh)
+    adapters = nnx.state(adapted, nnx.LoRAParam)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        restored = checkpointer.restore(
+            (folder / "model_params").absolute(),
+            ocp.args.PyTreeRestore(item=adapters, restore_args=ocp.checkpoint_utils.construct_restore_args(adapters)),
+        )
+    nnx.update(adapted, restored)
+    return adapted

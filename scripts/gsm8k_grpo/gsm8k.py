@@ -1,0 +1,47 @@
+"""GSM8K rows as published (`question`, `answer` ending in `#### N`) made into this pipeline's rows."""
+
+import re
+from pathlib import Path
+
+from gsm8k_grpo import answers, files
+from gsm8k_grpo.errors import PipelineError
+
+ANNOTATION = re.compile(r"<<[^<>]*>>")  # the calculator annotations, `<<48/2=24>>`
+
+
+def normalise(row: dict, row_id: str, origin: str) -> dict:
+    """One published row as `id`, `question`, `solution`, `answer`.
+
+    Args:
+      row: `question` and `answer`, where the answer's last line is `#### N`.
+      row_id: the id to give it.
+      origin: file and line, for the error.
+
+    Returns:
+      `solution` is the published text before `####`, annotations included; `answer` is a plain number as text
+      (`1000`, not `1,000`).
+
+    Raises:
+      PipelineError: no `####`, or no number after it.
+    """
+    for key in ("question", "answer"):
+        if not isinstance(row[key], str):
+            raise PipelineError(f"{origin}: {key!r} is {type(row[key]).__name__}, expected text")
+    solution, mark, final = row["answer"].rpartition("####")
+    if not mark:
+        raise PipelineError(f"{origin}: 'answer' has no '####'; GSM8K's rows end in '#### NUMBER'")
+    value = answers.parse_number(final)
+    if value is None:
+        raise PipelineError(f"{origin}: {final.strip()[:40]!r} after '####' is not one number")
+    return {"id": row_id, "question": row["question"], "solution": solution.rstrip(), "answer": answers.plain(value)}
+
+
+def read(path: str | Path, split: str) -> list[dict]:
+    """Reads and normalises one published jsonl; ids are `SPLIT-00000`, in the file's order."""
+    rows = files.read_jsonl(path, keys=("question", "answer"))
+    return [normalise(row, f"{split}-{index:05d}", f"{path}, row {index + 1}") for index, row in enumerate(rows)]
+
+
+def reasoning(solution: str) -> str:
+    """A solution's text without its calculator annotations: what a model is shown as reasoning."""
+    return ANNOTATION.sub("", solution).strip()

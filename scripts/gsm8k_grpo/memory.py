@@ -1,0 +1,70 @@
+"""Whether a batch can fit at all, asked before anything is compiled: an estimate from below, never a false alarm."""
+
+import resource
+from pathlib import Path
+
+import psutil
+from jax.sharding import Mesh
+
+from gsm8k_grpo.errors import PipelineError
+
+BYTES_PER_LOGIT = 4  # log-probs are taken in float32 whatever the weights' precision
+
+
+def available_bytes(mesh: Mesh) -> int:
+    """What the mesh's devices may use together: their own memory, or on a CPU what the machine and its limits leave."""
+    statistics = [device.memory_stats() for device in mesh.devices.flat]
+    if all(known and "bytes_limit" in known for known in statistics):
+        return sum(known["bytes_limit"] for known in statistics)
+    limits = [psutil.virtual_memory().available]
+    group = Path("/sys/fs/cgroup/memory.max")
+    if group.exists() and (limit := group.read_text().strip()).isdigit():
+        limits.append(int(limit))
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        limits.append(address_space)
+    return min(limits)
+
+
+def kv_cache_bytes(config: object, rows: int, tokens: int, item_bytes: int = 4) -> int:
+    """Keys and values of all layers for `rows` sequences of `tokens` positions."""
+    return rows * tokens * config.num_layers * config.num_kv_heads * config.head_dim * 2 * item_bytes
+
+
+def require(needed_bytes: int, mesh: Mesh, what: str, keys: str) -> None:
+    """Refuses a batch that needs more than there is.
+
+    Raises:
+      PipelineError: naming what is too large and the settings that make it smaller.
+    """
+    available = available_bytes(mesh)
+    if needed_bytes > available:
+        raise PipelineError(
+            f"too little memory for {what}: at least {needed_bytes / 2**30:,.1f} GiB needed, "
+            f"{available / 2**30:,.1f} GiB available; lower {keys}"
+        )
+
+
+def require_training(config: object, training: dict, max_prompt_tokens: int, mesh: Mesh) -> None:
+    """Refuses a micro-batch whose logits and their gradient alone do not fit."""
+    sequences = training["micro_batch_prompts"] * training["num_generations"]
+    tokens = max_prompt_tokens + training["max_completion_tokens"]
+    logits = 2 * sequences * tokens * config.num_embed * BYTES_PER_LOGIT
+    require(
+        max(logits, kv_cache_bytes(config, sequences, tokens)),
+        mesh,
+        f"a training micro-batch of {sequences} sequences of {tokens} tokens",
+        "training.micro_batch_prompts, training.num_generations or training.max_completion_tokens",
+    )
+
+
+def require_evaluation(config: object, rows: int, max_prompt_tokens: int, completion_tokens: int, mesh: Mesh) -> None:
+    """Refuses an evaluation batch whose prompt logits or KV cache alone do not fit."""
+    logits = rows * max_prompt_tokens * config.num_embed * BYTES_PER_LOGIT
+    cache = kv_cache_bytes(config, rows, max_prompt_tokens + completion_tokens)
+    require(
+        logits + cache,
+        mesh,
+        f"an evaluation batch of {rows} rows",
+        "evaluation.batch_size or evaluation.max_completion_tokens",
+    )

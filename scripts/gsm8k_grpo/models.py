@@ -1,0 +1,151 @@
+"""Tunix models: architecture from settings, random initialisation, storage, LoRA, mesh."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import qwix
+from flax import nnx
+from jax.sharding import Mesh
+from tunix.models.gemma import model as gemma
+
+from gsm8k_grpo.errors import PipelineError
+
+# The published Gemma 2 2B: https://arxiv.org/abs/2408.00118, table 1.
+PRESETS = {"gemma2_2b": gemma.ModelConfig.gemma2_2b}
+
+
+def config(architecture: Mapping | str) -> gemma.ModelConfig:
+    """The Tunix configuration of a Gemma 2 architecture.
+
+    Args:
+      architecture: a preset's name, or the sizes of a small model (`model.architecture` in `config.yaml`).
+    """
+    if isinstance(architecture, str):
+        return PRESETS[architecture]()
+    layers = architecture["num_layers"]
+    alternating = (gemma.AttentionType.LOCAL_SLIDING, gemma.AttentionType.GLOBAL) * layers
+    return gemma.ModelConfig(
+        num_layers=layers,
+        num_embed=architecture["vocabulary_size"],
+        embed_dim=architecture["embed_dim"],
+        hidden_dim=architecture["hidden_dim"],
+        num_heads=architecture["num_heads"],
+        head_dim=architecture["head_dim"],
+        num_kv_heads=architecture["num_kv_heads"],
+        sliding_window_size=architecture["sliding_window_tokens"],
+        attention_types=alternating[:layers],
+        # What makes it Gemma 2: soft caps, and norms after attention and feed-forward too.
+        final_logit_softcap=30.0,
+        attn_logits_soft_cap=50.0,
+        use_post_attn_norm=True,
+        use_post_ffw_norm=True,
+    )
+
+
+def initialise(model_config: gemma.ModelConfig, seed: int) -> nnx.Module:
+    """A randomly initialised model, float32.
+
+    Tunix leaves the feed-forward kernels at zero (its models are loaded, not trained from scratch), where they would
+    get no gradient: every matrix is drawn here, normal with standard deviation 1/√fan-in (LeCun).
+    """
+    model = gemma.Gemma(model_config, rngs=nnx.Rngs(seed))
+    state = nnx.state(model)
+    key = jax.random.key(seed)
+    drawn = {}
+    for index, (path, variable) in enumerate(nnx.to_flat_state(state)):
+        name, shape = "/".join(map(str, path)), variable.shape
+        if len(shape) < 2:
+            continue  # RMSNorm scales: Gemma stores scale − 1, so zero is right
+        if "input_embedding" in name:
+            deviation = shape[-1] ** -0.5  # Gemma scales embeddings by √width: tokens enter at unit variance
+        else:
+            # Einsum weights: q (N, D, H) and kv (2, K, D, H) contract D; the output projection (N, H, D) contracts N·H.
+            fan_in = shape[0] * shape[1] if "attn_vec" in name else shape[-2]
+            deviation = fan_in**-0.5
+        drawn[path] = deviation * jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
+    for path, value in drawn.items():
+        variable = state
+        for part in path:
+            variable = variable[part]
+        variable.value = value
+    nnx.update(model, state)
+    return model
+
+
+def make_mesh(fsdp: int, tp: int) -> Mesh:
+    """A mesh over the first fsdp × tp devices, axes `fsdp` (data and weights) and `tp` (heads and features).
+
+    Raises:
+      PipelineError: fewer devices than that.
+    """
+    devices = jax.devices()
+    if len(devices) < fsdp * tp:
+        raise PipelineError(
+            f"training.mesh: fsdp {fsdp} × tp {tp} needs {fsdp * tp} devices, this machine has {len(devices)} "
+            f"({devices[0].platform})"
+        )
+    return Mesh(np.array(devices[: fsdp * tp]).reshape(fsdp, tp), ("fsdp", "tp"))
+
+
+def count_parameters(model: nnx.Module, kind: type = nnx.Param) -> int:
+    """The number of scalars in a model's variables of one kind."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, kind)))
+
+
+def save(model: nnx.Module, folder: Path) -> None:
+    """Writes all weights as an Orbax checkpoint into `folder`, which must not exist yet."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), nnx.to_pure_dict(nnx.state(model)))
+
+
+def load(folder: Path, model_config: gemma.ModelConfig, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
+    """Loads weights saved by `save`, each array straight into its shards on the mesh.
+
+    Raises:
+      PipelineError: no weights there, or weights of another architecture.
+    """
+    if not folder.is_dir():
+        raise PipelineError(f"{folder}: no weights; make them again with --forcerun base_model")
+    model = nnx.eval_shape(lambda: gemma.Gemma(model_config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(model)
+    shardings = nnx.get_named_sharding(state, mesh)
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
+        nnx.to_pure_dict(state),
+        nnx.to_pure_dict(shardings),
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            restored = checkpointer.restore(folder.absolute(), target)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise PipelineError(
+            f"{folder}: these weights cannot be restored as model.architecture says ({str(error).splitlines()[0]}); "
+            "make them again with --forcerun base_model"
+        ) from None
+    nnx.replace_by_pure_dict(state, restored)
+    return nnx.merge(graph, state)
+
+
+def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Module:
+    """The model with fresh LoRA adapters (arXiv 2106.09685): A drawn from the seed, B zero: it computes the same yet.
+
+    Args:
+      model: a loaded base model; its weights are shared, not copied.
+      lora: `rank`, `alpha` and `target_modules` (names of Tunix modules).
+      seed: of the draw of A.
+      mesh: where the adapters are placed.
+    """
+    provider = qwix.LoraProvider(
+        module_path="|".join(f".*{name}" for name in lora["target_modules"]),
+        rank=lora["rank"],
+        alpha=float(lora["alpha"]),
+    )
+    with mesh:
+        adapted = qwix.apply_lora_to_model(model, provider, **model.get_model_input(), rngs=nnx.Rngs(seed))
+        adapters = nnx.state(adapted, nnx.LoRAParam)
+        nnx.update(adapted, jax.device_put(adapters, nnx.get_named_sharding(adapters, mesh)))
+    return adapted

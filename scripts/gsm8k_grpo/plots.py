@@ -1,0 +1,76 @@
+"""The figures, as SVG that is legible in a paper and the same bytes for the same numbers."""
+
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+
+matplotlib.use("svg")
+matplotlib.rcParams.update(
+    {
+        "svg.hashsalt": "gsm8k-grpo",  # otherwise element ids are random, and equal plots differ
+        "svg.fonttype": "none",  # text stays text
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e3e3e3",
+        "figure.facecolor": "white",
+    }
+)
+COLOURS = {"answer_accuracy": "#0b6e99", "flexible_accuracy": "#b3541e", "format_accuracy": "#6b7f3a"}
+LABELS = {"answer_accuracy": "answer", "flexible_accuracy": "last number, format ignored", "format_accuracy": "format"}
+
+
+def accuracy(evaluations: list[dict], steps: list[int], path: Path) -> None:
+    """Rates over checkpoints with their 95 % intervals, the base model at step 0.
+
+    Args:
+      evaluations: contents of metrics.json, base first.
+      steps: the training step of each.
+      path: the SVG to write.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for name, colour in COLOURS.items():
+        rates = [evaluation[name] for evaluation in evaluations]
+        values = [100 * rate["value"] for rate in rates]
+        below = [100 * (rate["value"] - rate["low"]) for rate in rates]
+        above = [100 * (rate["high"] - rate["value"]) for rate in rates]
+        axes.errorbar(
+            steps, values, yerr=(below, above), color=colour, marker="o", markersize=4, capsize=3, label=LABELS[name]
+        )
+    axes.set(ylim=(0, 102), xlabel="training step", ylabel=f"% of {evaluations[0]['answer_accuracy']['n']} rows")
+    axes.legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def training(metrics: pd.DataFrame, path: Path) -> None:
+    """Twelve figures of training over steps, raw and smoothed (a centred mean over a twentieth of the run)."""
+    rewards = [name for name in metrics if name.startswith("reward_") and name != "reward_std"]
+    panels = ["loss", "gradient_norm", "learning_rate", "kl", "clip_fraction", "groups_without_signal"]
+    panels += ["completion_tokens_mean", "truncated_rate", "reward", "reward_std"]
+    panels += ["rollout_seconds", "update_seconds"]
+    figure, grid = plt.subplots(-(-(len(panels) + len(rewards)) // 4), 4, figsize=(11, 8.5), layout="constrained")
+    window = max(1, len(metrics) // 20)
+    for axes, name in zip(grid.flat, panels + rewards, strict=False):
+        smoothed = metrics[name].rolling(window, center=True, min_periods=1).mean()
+        axes.plot(metrics["step"], metrics[name], color="#0b6e99", alpha=0.3, linewidth=0.8)
+        axes.plot(metrics["step"], smoothed, color="#0b6e99", linewidth=1.5)
+        axes.set_title(name.replace("_", " "), fontsize=9, loc="left")
+        axes.tick_params(labelsize=8)
+        if name.endswith("_seconds"):
+            axes.set_ylim(0, 2 * metrics[name].median())  # the first step compiles: it would flatten the rest
+    for axes in grid.flat[len(panels) + len(rewards) :]:
+        axes.remove()
+    figure.supxlabel("training step", fontsize=9)
+    _save(figure, path)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    temporary.replace(path)

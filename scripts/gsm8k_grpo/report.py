@@ -1,0 +1,128 @@
+"""The report page: artifacts in, one self-contained HTML file out. Nothing is measured here, only shown."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+import yaml
+
+from gsm8k_grpo import checkpoints, files
+
+TEMPLATES = Path(__file__).parent / "templates"
+# What no page can show as text: control characters, and marks that turn the direction of all that follows.
+INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LONGEST_SHOWN_CHARACTERS = 4000
+RATES = {
+    "answer_accuracy": "answer (the recipe's own reading)",
+    "strict_accuracy": "strict (answer tags or ####)",
+    "flexible_accuracy": "flexible (last number, format ignored)",
+    "partial_accuracy": "within ±10 %",
+    "format_accuracy": "format",
+    "truncated_rate": "cut at the token limit",
+}
+
+
+def percent(value: float) -> str:
+    """A rate as per cent with one decimal."""
+    return f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """A difference of rates in percentage points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """A p-value as papers print it."""
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}" if value < 0.01 else f"p = {value:.2f}"
+
+
+def visible(text: str) -> str:
+    """Model output as text that breaks nothing: control and direction marks as their codes, megabytes cut."""
+    shown = INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text[:LONGEST_SHOWN_CHARACTERS])
+    left = len(text) - LONGEST_SHOWN_CHARACTERS
+    return f"{shown} … and {left:,} characters more" if left > 0 else shown
+
+
+def verdict(compared: dict) -> str:
+    """What a paired comparison of answers says, in words that follow the numbers."""
+    if compared["mcnemar_p"] >= 0.05:
+        return "no significant change"
+    return "better" if compared["difference"]["value"] > 0 else "worse"
+
+
+def recipe_story(results: Path, recipe: str) -> dict:
+    """All that the page says about one recipe, read from its artifacts."""
+    folder = results / recipe
+    settings = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+    evaluated = [
+        files.read_json(folder / "evaluations" / name / "metrics.json")
+        for name in checkpoints.checkpoint_names(settings["training"])
+    ]
+    for evaluation in evaluated:
+        evaluation["step"] = checkpoints.step_of(evaluation["checkpoint"], settings["training"]["max_steps"])
+    completions = {
+        name: files.read_jsonl(folder / "evaluations" / name / "completions.jsonl") for name in ("base", "final")
+    }
+    prompts = {
+        row["id"]: row["prompt"] for row in files.read_jsonl(folder / "prompts" / f"{evaluated[0]['split']}.jsonl")
+    }
+    return {
+        "name": recipe,
+        "settings": settings,
+        "settings_text": (folder / "settings.yaml").read_text(encoding="utf-8"),
+        "evaluated": evaluated,
+        "base": evaluated[0],
+        "final": evaluated[-1],
+        "compared": files.read_json(folder / "comparison.json"),
+        "training": files.read_json(folder / "training" / "summary.json"),
+        "last_steps": last_steps(folder / "training" / "metrics.csv"),
+        "prompts": files.read_json(folder / "prompts" / "summary.json"),
+        "dataset": files.read_json(results / "data" / settings["dataset"]["name"] / "dataset.json"),
+        "model": files.read_json(results / "models" / settings["model"]["name"] / "model.json"),
+        "examples": examples(completions, prompts, settings["report"]["examples"]),
+        "plots": {name: _inline(folder / "plots" / f"{name}.svg") for name in ("accuracy", "training")},
+    }
+
+
+def last_steps(metrics_csv: Path) -> dict[str, float]:
+    """Means over the last tenth of training, of what the page quotes in words."""
+    metrics = pd.read_csv(metrics_csv)
+    tail = metrics.tail(max(1, len(metrics) // 10))
+    return {name: float(tail[name].mean()) for name in ("reward", "kl", "groups_without_signal", "truncated_rate")}
+
+
+def examples(completions: dict[str, list[dict]], prompts: dict[str, str], count: int) -> list[dict]:
+    """Paired completions, a fair share of each outcome: fixed, broken, wrong both times, right both times."""
+    outcomes: dict[str, list[dict]] = {"fixed": [], "broken": [], "wrong both times": [], "right both times": []}
+    for base, final in zip(completions["base"], completions["final"], strict=True):
+        before, after = base["strict_correct"], final["strict_correct"]
+        outcome = (
+            "right both times" if before and after else "broken" if before else "fixed" if after else "wrong both times"
+        )
+        outcomes[outcome].append({"outcome": outcome, "prompt": prompts[base["id"]], "base": base, "final": final})
+    share = -(-count // len(outcomes))
+    return [pair for pairs in outcomes.values() for pair in pairs[:share]][:count]
+
+
+def _inline(svg: Path) -> str:
+    """An SVG as a data address, so that the page stands alone and the picture's ids and fonts stay its own."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
+
+
+def render(results: Path, recipes: list[str]) -> str:
+    """The page over some recipes, from the artifacts below `results`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters.update(percent=percent, points=points, p_value=p_value, visible=visible, verdict=verdict)
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        stories=[recipe_story(results, recipe) for recipe in recipes],
+        rates=RATES,
+        style=style,
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    )

@@ -1,0 +1,205 @@
+"""Effective settings: config.yaml, a recipe over it, the command line over both; checked before any job starts."""
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jsonschema
+import yaml
+
+from gsm8k_grpo.errors import PipelineError
+
+ROOT = Path(__file__).parents[2]
+RESERVED = ("data", "models", "logs", "cache")  # folders of results/ that are no recipe's
+
+
+def merge(below: Mapping, above: Mapping) -> dict:
+    """`above` over `below`: mappings key by key, everything else replaced whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def read_yaml(path: Path) -> dict:
+    """A YAML file that holds one mapping (or nothing)."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise PipelineError(f"{path}: expected keys and values, found {type(value).__name__}")
+    return value
+
+
+@functools.cache
+def schema(root: Path = ROOT) -> dict:
+    """The configuration's JSON schema."""
+    return read_yaml(root / "schemas" / "config.schema.yaml")
+
+
+def recipe_names(selected: str | list[str]) -> list[str]:
+    """`config["recipes"]` as a list: one name, several with commas, or a list.
+
+    Raises:
+      PipelineError: none, one twice, or something that is no name.
+    """
+    names = [name.strip() for name in selected.split(",")] if isinstance(selected, str) else selected
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise PipelineError(f"recipes: expected a recipe's name or a list of names, found {selected!r}")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise PipelineError(f"recipes: {twice[0]!r} is named twice")
+    return names
+
+
+def effective(recipe: str, overrides: Mapping, root: Path = ROOT) -> dict:
+    """One recipe's effective settings, validated.
+
+    Args:
+      recipe: name of a file in recipes/.
+      overrides: what the command line sets (`--config`, `--configfile`).
+      root: the project's folder.
+
+    Raises:
+      PipelineError: one sentence that names the recipe and the key.
+    """
+    path = root / "recipes" / f"{recipe}.yaml"
+    if recipe in RESERVED:
+        raise PipelineError(f"recipes: {recipe!r} is a folder of results/ already; name the recipe otherwise")
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {known}")
+    merged = merge(merge(read_yaml(root / "config.yaml"), read_yaml(path)), overrides)
+    check(merged, f"recipe {recipe}")
+    return merged
+
+
+def load_selected(selected: str | list[str], overrides: Mapping, root: Path = ROOT) -> dict[str, dict]:
+    """The effective settings of all selected recipes, by name; recipes that share a name of data or model must agree.
+
+    Raises:
+      PipelineError: as `effective` and `recipe_names`, and for one folder claimed with two meanings.
+    """
+    loaded = {name: effective(name, overrides, root) for name in recipe_names(selected)}
+    owners: dict[str, tuple[str, object]] = {}
+    for recipe, chosen in loaded.items():
+        dataset, model = chosen["dataset"], chosen["model"]
+        # A miniature is made from its data set: the same model on other data is another model.
+        made_from = [model, dataset] if model["source"] == "pretrained" else [model]
+        for folder, meaning in ((f"data/{dataset['name']}", dataset), (f"models/{model['name']}", made_from)):
+            owner, first = owners.setdefault(folder, (recipe, meaning))
+            if first != meaning:
+                key = "dataset.name" if folder.startswith("data/") else "model.name"
+                raise PipelineError(
+                    f"recipes {owner} and {recipe}: {key}: both write results/{folder}, with different settings; "
+                    "give one of them another name"
+                )
+    return loaded
+
+
+def check(settings: Mapping, where: str) -> None:
+    """Validates merged settings: the schema first, then what spans several keys."""
+    validator = jsonschema.Draft202012Validator(schema())
+    errors = sorted(validator.iter_errors(settings), key=lambda error: [str(part) for part in error.absolute_path])
+    if errors:
+        raise PipelineError(f"{where}: {_sentence(jsonschema.exceptions.best_match(errors))}")
+    for key, problem in _conflicts(settings):
+        raise PipelineError(f"{where}: {key}: {problem}")
+
+
+def _sentence(error: jsonschema.ValidationError) -> str:
+    key = ".".join(str(part) for part in error.absolute_path) or "top level"
+    if error.validator == "additionalProperties":
+        unknown = sorted(set(error.instance) - set(error.schema["properties"]))
+        known = ", ".join(error.schema["properties"])
+        prefix = "" if key == "top level" else f"{key}."
+        return f"{prefix}{unknown[0]}: unknown key; there are {known}"
+    if error.validator == "type" and isinstance(error.instance, str) and "number" in error.schema["type"]:
+        return f"{key}: {error.instance!r} is text, expected a number (write 1.0e-6: YAML reads 1e-6 as text)"
+    if error.validator == "required":
+        return f"{key}: {error.message}"
+    described = error.schema.get("description") or (error.parent and error.parent.schema.get("description"))
+    return f"{key}: {error.message}" + (f" ({described.rstrip('.')})" if described else "")
+
+
+def _conflicts(settings: Mapping):
+    """Yields (key, problem) for combinations that no single key's type rules out."""
+    dataset, model, training = settings["dataset"], settings["model"], settings["training"]
+    if dataset["source"] == "generated" and not (dataset["train_rows"] and dataset["test_rows"]):
+        yield "dataset.train_rows", "generated problems need dataset.train_rows and dataset.test_rows as numbers"
+    if dataset["source"] == "jsonl" and not dataset["path"]:
+        yield "dataset.path", "source jsonl needs the folder of train.jsonl and test.jsonl"
+    if dataset["train_rows"] and dataset["train_rows"] <= settings["prompt"]["dev_rows"]:
+        yield "prompt.dev_rows", f"holds out all of the {dataset['train_rows']} train rows; hold out fewer"
+    if model["source"] == "kaggle" and not model["handle"]:
+        yield "model.handle", "source kaggle needs a handle such as google/gemma-2/flax/gemma2-2b-it"
+    if model["source"] == "pretrained" and not (model["pretraining"] and isinstance(model["architecture"], Mapping)):
+        yield "model.pretraining", "source pretrained needs model.pretraining and the sizes of model.architecture"
+    if isinstance(model["architecture"], Mapping):
+        heads, kv_heads = model["architecture"]["num_heads"], model["architecture"]["num_kv_heads"]
+        if heads % kv_heads:
+            yield "model.architecture.num_kv_heads", f"{kv_heads} does not divide num_heads {heads}"
+        if kv_heads % training["mesh"]["tp"]:
+            yield "training.mesh.tp", f"{training['mesh']['tp']} does not divide the model's {kv_heads} KV heads"
+    if training["prompts_per_step"] % training["micro_batch_prompts"]:
+        yield (
+            "training.micro_batch_prompts",
+            f"{training['micro_batch_prompts']} does not divide prompts_per_step {training['prompts_per_step']}",
+        )
+    if training["checkpoint_interval_steps"] > training["max_steps"]:
+        yield (
+            "training.checkpoint_interval_steps",
+            f"{training['checkpoint_interval_steps']} lies beyond the last step (max_steps {training['max_steps']})",
+        )
+    tags = list(settings["prompt"]["tags"].values())
+    for tag in tags:
+        if any(other is not tag and tag in other for other in tags):
+            yield "prompt.tags", f"the tag {tag!r} is a part of another tag; the four must tell themselves apart"
+
+
+def frozen(value: Any) -> Any:
+    """A read-only view of nested settings."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: frozen(item) for key, item in value.items()})
+    return tuple(value) if isinstance(value, list) else value
+
+
+def thawed(value: Any) -> Any:
+    """The same as plain dicts and lists, to write or hash."""
+    if isinstance(value, Mapping):
+        return {key: thawed(item) for key, item in value.items()}
+    return [thawed(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def stage_settings(argument: str, *blocks: str) -> Mapping:
+    """The blocks of settings that a stage's entry point needs, read-only.
+
+    Args:
+      argument: JSON text (as the rules pass it), or the path of a results/RECIPE/settings.yaml.
+      blocks: top-level keys, all needed.
+    """
+    text = argument.strip()
+    if text.startswith("{"):
+        try:
+            settings = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PipelineError(f"--settings: not valid JSON ({error})") from None
+    else:
+        path = Path(argument)
+        if not path.is_file():
+            raise PipelineError(f"--settings: {argument}: no such file")
+        settings = read_yaml(path)
+    validator = jsonschema.Draft202012Validator
+    for block in blocks:
+        if block not in settings:
+            raise PipelineError(f"--settings: no block {block!r}; this stage needs {', '.join(blocks)}")
+        part = {**schema()["properties"][block], "$defs": schema()["$defs"]}
+        errors = list(validator(part).iter_errors(settings[block]))
+        if errors:
+            raise PipelineError(f"--settings: {block}: {_sentence(jsonschema.exceptions.best_match(errors))}")
+    return frozen({block: settings[block] for block in blocks})

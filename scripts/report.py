@@ -1,0 +1,25 @@
+"""Stage `report`: one HTML page over the selected recipes, from their artifacts alone.
+
+python scripts/report.py --recipes tiny --results results --output results/report.html
+"""
+
+import argparse
+from pathlib import Path
+
+from gsm8k_grpo import files, report
+from gsm8k_grpo.errors import run_stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", required=True, help="names of recipes")
+    parser.add_argument("--results", type=Path, required=True, help="folder of all artifacts")
+    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    arguments = parser.parse_args()
+    page = report.render(arguments.results, arguments.recipes)
+    files.write_text(arguments.output, page)
+    print(f"{arguments.output}: {len(page.encode()) / 2**20:.2f} MiB")
+
+
+if __name__ == "__main__":
+    run_stage(main)
