@@ -12,8 +12,9 @@ from fractions import Fraction
 
 # A number as models write it: sign (ASCII or U+2212), digits with optional thousands commas, optional decimals.
 # Every part is bounded or unambiguous, so that a match is linear in the input. The look-behind keeps the minus of
-# "5-3" an operator, and the comma groups must be of three digits, so that "1,2" is two numbers.
-NUMBER = re.compile(r"(?:(?<![\d.)\w])[-−])?\$?(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+")
+# "5-3" an operator. Commas are of thousands only where all groups of a run are of three digits, so that "1,2" is two
+# numbers; that a run is tried at its beginning alone keeps a long one that ends badly linear.
+NUMBER = re.compile(r"(?:(?<![\d.)\w])[-−])?\$?(?:(?:(?<!\d,)\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)")
 MAX_DIGITS = 400  # a longer run of digits is noise, not an answer: no arithmetic is done on it
 FRACTION = re.compile(r"([-−]?)\$?(\d{1,20})\s*/\s*(\d{1,20})")
 
@@ -66,7 +67,10 @@ def answer_block(completion: str, tags: Tags) -> str | None:
     """What stands in the last closed answer block, or None when there is none."""
     end = completion.rfind(tags.answer_end)
     start = completion.rfind(tags.answer_start, 0, max(end, 0))
-    return completion[start + len(tags.answer_start) : end] if 0 <= start < end else None
+    if start < 0 or end < 0:
+        return None
+    start += len(tags.answer_start)
+    return completion[start : completion.find(tags.answer_end, start)]
 
 
 def strict(completion: str, tags: Tags) -> Fraction | None:

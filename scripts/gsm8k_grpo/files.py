@@ -3,10 +3,8 @@
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +84,8 @@ def _read_bytes(path: str | Path) -> bytes:
         raise PipelineError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise PipelineError(f"{path}: is a folder, expected a file") from None
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _parse(path: str | Path, number: int, line: bytes) -> Any:
@@ -100,8 +100,10 @@ def _parse(path: str | Path, number: int, line: bytes) -> Any:
             f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); "
             "is the file cut short? fetch or write it again"
         ) from None
-    except RecursionError:
-        raise PipelineError(f"{path}, line {number}: not valid JSON (nested too deeply)") from None
+    except (RecursionError, ValueError):
+        raise PipelineError(
+            f"{path}, line {number}: not valid JSON (nested too deeply, or too long a number)"
+        ) from None
 
 
 def sha256_text(text: str) -> str:
@@ -127,19 +129,3 @@ def sha256_tree(folder: str | Path) -> str:
 def canonical_json(value: Any) -> str:
     """The same text for equal values: sorted keys, no white space."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-@contextmanager
-def replaced_folder(path: str | Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path` that takes its place when the block ends well, and vanishes when not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -13,7 +13,7 @@ from gsm8k_grpo import answers, gsm8k, prompts
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.files import sha256_text
 
-MALFORMED = ("hashes", "unclosed", "untagged")
+MALFORMED = ("bare", "unclosed", "untagged")
 
 
 def _share(seed: int, purpose: str, word: str) -> float:
@@ -36,8 +36,8 @@ def render(form: str, reasoning: str, answer: str, tags: Tags) -> str:
     """A completion in one of the forms: `tagged` is the recipe's format, the others lack something of it."""
     if form == "tagged":
         return prompts.completion(reasoning, answer, tags)
-    if form == "hashes":
-        return f"{reasoning}\n#### {answer}"
+    if form == "bare":
+        return f"{reasoning}\n{answer}"
     if form == "unclosed":
         return f"{tags.reasoning_start}{reasoning}\n{tags.answer_start}{answer}{tags.answer_end}"
     if form == "untagged":

@@ -55,23 +55,20 @@ def initialise(model_config: gemma.ModelConfig, seed: int) -> nnx.Module:
     model = gemma.Gemma(model_config, rngs=nnx.Rngs(seed))
     state = nnx.state(model)
     key = jax.random.key(seed)
-    drawn = {}
     for index, (path, variable) in enumerate(nnx.to_flat_state(state)):
         name, shape = "/".join(map(str, path)), variable.shape
-        if len(shape) < 2:
-            continue  # RMSNorm scales: Gemma stores scale − 1, so zero is right
-        if "input_embedding" in name:
-            deviation = shape[-1] ** -0.5  # Gemma scales embeddings by √width: tokens enter at unit variance
-        else:
-            # Einsum weights: q (N, D, H) and kv (2, K, D, H) contract D; the output projection (N, H, D) contracts N·H.
-            fan_in = shape[0] * shape[1] if "attn_vec" in name else shape[-2]
-            deviation = fan_in**-0.5
-        drawn[path] = deviation * jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
-    for path, value in drawn.items():
-        variable = state
-        for part in path:
-            variable = variable[part]
-        variable.value = value
+        if len(shape) >= 2:
+            if "input_embedding" in name:
+                deviation = 0.02  # tied with the output: small logits at first
+            else:
+                # q (N, D, H) and kv (2, K, D, H) contract D; the output projection (N, H, D) contracts N·H.
+                fan_in = shape[0] * shape[1] if "attn_vec" in name else shape[-2]
+                deviation = fan_in**-0.5
+            variable[...] = deviation * jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
+        elif "post_" in name:
+            # Gemma stores scale − 1. At 0.4 the normed branches do not drown the token in the residual stream, and a
+            # small model learns visibly sooner.
+            variable[...] = jnp.full(shape, -0.6, jnp.float32)
     nnx.update(model, state)
     return model
 

@@ -72,7 +72,7 @@ def train(model: nnx.Module, data: Batch, settings: Mapping, seed: int, pad_id: 
     schedule = optax.warmup_cosine_decay_schedule(0.0, settings["learning_rate"], max(1, steps // 10), steps)
     trainer = peft_trainer.PeftTrainer(
         model,
-        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=0.01)),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95, weight_decay=0.01)),
         peft_trainer.TrainingConfig(eval_every_n_steps=steps + 1),
     )
     trainer.with_loss_fn(loss).with_gen_model_input_fn(lambda batch: {"batch": batch, "pad_id": pad_id})

@@ -20,15 +20,15 @@ STEPS = {
     "*": ("gets {operand} times as many",),
 }
 QUESTION = "How many {things} now?"
-# Every value stays between 1 and 30, operands are small: arithmetic that half a million parameters learn in minutes.
-LARGEST_VALUE = 30
+# Every value stays between 1 and 20, operands are small: arithmetic that half a million parameters learn in minutes.
+LARGEST_VALUE = 20
 
 
 def _operand(rng: random.Random, operation: str, value: int) -> int | None:
     """A fitting second operand, or None where the operation would leave 1 … LARGEST_VALUE."""
     low, high = {
-        "+": (2, min(6, LARGEST_VALUE - value)),
-        "-": (2, min(6, value - 1)),
+        "+": (2, min(5, LARGEST_VALUE - value)),
+        "-": (2, min(5, value - 1)),
         "*": (2, min(3, LARGEST_VALUE // value)),
     }[operation]
     return rng.randint(low, high) if low <= high else None
@@ -37,7 +37,7 @@ def _operand(rng: random.Random, operation: str, value: int) -> int | None:
 def problem(rng: random.Random) -> dict:
     """One row (`question`, `answer`) as GSM8K publishes it."""
     name, things = rng.choice(NAMES), rng.choice(THINGS)
-    value = rng.randint(3, 20)
+    value = rng.randint(3, 15)
     clauses = [START.format(name=name, value=value, things=things)]
     lines = []
     for _ in range(rng.choices((1, 2, 3), weights=(5, 4, 1))[0]):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,17 @@ from gsm8k_grpo.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
 RESERVED = ("data", "models", "logs", "cache")  # folders of results/ that are no recipe's
+# JSON Schema takes 100.0 for an integer, which Python's range() does not, and YAML's .nan and .inf for numbers.
+_TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+    {
+        "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+        "number": lambda _, value: (
+            not isinstance(value, bool)
+            and (isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)))
+        ),
+    }
+)
+Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)
 
 
 def merge(below: Mapping, above: Mapping) -> dict:
@@ -28,9 +40,11 @@ def merge(below: Mapping, above: Mapping) -> dict:
 def read_yaml(path: Path) -> dict:
     """A YAML file that holds one mapping (or nothing)."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date such as 2024-13-01
         raise PipelineError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise PipelineError(f"{path}: expected keys and values, found {type(value).__name__}")
     return value
@@ -68,13 +82,12 @@ def effective(recipe: str, overrides: Mapping, root: Path = ROOT) -> dict:
     Raises:
       PipelineError: one sentence that names the recipe and the key.
     """
-    path = root / "recipes" / f"{recipe}.yaml"
     if recipe in RESERVED:
         raise PipelineError(f"recipes: {recipe!r} is a folder of results/ already; name the recipe otherwise")
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-        raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {known}")
-    merged = merge(merge(read_yaml(root / "config.yaml"), read_yaml(path)), overrides)
+    known = {path.stem: path for path in sorted((root / "recipes").glob("*.yaml"))}
+    if recipe not in known:
+        raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {', '.join(known)}")
+    merged = merge(merge(read_yaml(root / "config.yaml"), read_yaml(known[recipe])), overrides)
     check(merged, f"recipe {recipe}")
     return merged
 
@@ -104,8 +117,9 @@ def load_selected(selected: str | list[str], overrides: Mapping, root: Path = RO
 
 def check(settings: Mapping, where: str) -> None:
     """Validates merged settings: the schema first, then what spans several keys."""
-    validator = jsonschema.Draft202012Validator(schema())
-    errors = sorted(validator.iter_errors(settings), key=lambda error: [str(part) for part in error.absolute_path])
+    errors = sorted(
+        Validator(schema()).iter_errors(settings), key=lambda error: [str(part) for part in error.absolute_path]
+    )
     if errors:
         raise PipelineError(f"{where}: {_sentence(jsonschema.exceptions.best_match(errors))}")
     for key, problem in _conflicts(settings):
@@ -115,7 +129,7 @@ def check(settings: Mapping, where: str) -> None:
 def _sentence(error: jsonschema.ValidationError) -> str:
     key = ".".join(str(part) for part in error.absolute_path) or "top level"
     if error.validator == "additionalProperties":
-        unknown = sorted(set(error.instance) - set(error.schema["properties"]))
+        unknown = sorted(map(str, set(error.instance) - set(error.schema["properties"])))
         known = ", ".join(error.schema["properties"])
         prefix = "" if key == "top level" else f"{key}."
         return f"{prefix}{unknown[0]}: unknown key; there are {known}"
@@ -157,8 +171,8 @@ def _conflicts(settings: Mapping):
             f"{training['checkpoint_interval_steps']} lies beyond the last step (max_steps {training['max_steps']})",
         )
     tags = list(settings["prompt"]["tags"].values())
-    for tag in tags:
-        if any(other is not tag and tag in other for other in tags):
+    for index, tag in enumerate(tags):
+        if any(tag in other for other in tags[:index] + tags[index + 1 :]):
             yield "prompt.tags", f"the tag {tag!r} is a part of another tag; the four must tell themselves apart"
 
 
@@ -166,7 +180,7 @@ def frozen(value: Any) -> Any:
     """A read-only view of nested settings."""
     if isinstance(value, Mapping):
         return MappingProxyType({key: frozen(item) for key, item in value.items()})
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(frozen(item) for item in value) if isinstance(value, list) else value
 
 
 def thawed(value: Any) -> Any:
@@ -194,12 +208,11 @@ def stage_settings(argument: str, *blocks: str) -> Mapping:
         if not path.is_file():
             raise PipelineError(f"--settings: {argument}: no such file")
         settings = read_yaml(path)
-    validator = jsonschema.Draft202012Validator
     for block in blocks:
         if block not in settings:
             raise PipelineError(f"--settings: no block {block!r}; this stage needs {', '.join(blocks)}")
         part = {**schema()["properties"][block], "$defs": schema()["$defs"]}
-        errors = list(validator(part).iter_errors(settings[block]))
+        errors = list(Validator(part).iter_errors(settings[block]))
         if errors:
             raise PipelineError(f"--settings: {block}: {_sentence(jsonschema.exceptions.best_match(errors))}")
     return frozen({block: settings[block] for block in blocks})

@@ -1,0 +1,24 @@
+"""What all tests share: reproducible Hypothesis runs, the project's folder, and the real data set where it lies."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
+settings.load_profile("reproducible")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def published(root) -> Path:
+    """GSM8K as published; not part of the project."""
+    folder = root.parent / "shared" / "gsm8k"
+    if not (folder / "train.jsonl").is_file():
+        pytest.skip("needs GSM8K's published files in ../shared/gsm8k")
+    return folder

@@ -1,0 +1,82 @@
+"""Published rows made into this pipeline's rows, on written cases and on all of GSM8K."""
+
+import json
+
+import pytest
+from gsm8k_grpo import answers, gsm8k
+from gsm8k_grpo.answers import Tags
+from gsm8k_grpo.errors import PipelineError
+
+
+def test_a_published_row_is_normalised():
+    row = {"question": "How many?", "answer": "He sells 2*500=$<<2*500=1000>>1000.\n#### 1,000", "extra": 1}
+    assert gsm8k.normalise(row, "train-00007", "here") == {
+        "id": "train-00007",
+        "question": "How many?",
+        "solution": "He sells 2*500=$<<2*500=1000>>1000.",
+        "answer": "1000",
+    }
+
+
+@pytest.mark.parametrize(
+    ("final", "answer"),
+    [("#### 18", "18"), ("####18", "18"), ("#### -3 ", "-3"), ("#### $2.50", "2.5"), ("#### 1\n#### 2", "2")],
+)
+def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
+    assert gsm8k.normalise({"question": "q", "answer": f"text\n{final}"}, "id", "here")["answer"] == answer
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"question": "q", "answer": "18"}, "'answer' has no '####'"),
+        ({"question": "q", "answer": "#### many"}, "'many' after '####' is not one number"),
+        ({"question": "q", "answer": "#### 1 or 2"}, "'1 or 2' after '####' is not one number"),
+        ({"question": "q", "answer": "#### "}, "'' after '####' is not one number"),
+        ({"question": "q", "answer": 18}, "'answer' is int, expected text"),
+        ({"question": None, "answer": "#### 18"}, "'question' is NoneType, expected text"),
+    ],
+)
+def test_a_row_without_an_answer_is_refused_by_file_and_row(tmp_path, row, fault):
+    path = tmp_path / "train.jsonl"
+    good = json.dumps({"question": "q", "answer": "#### 18"})
+    path.write_text(f"{good}\n{json.dumps(row)}\n")
+    with pytest.raises(PipelineError) as refused:
+        gsm8k.read(path, "train")
+    assert str(refused.value).startswith(f"{path}, row 2: {fault}")
+
+
+def test_reasoning_is_the_solution_without_annotations():
+    assert gsm8k.reasoning("16-3=<<16-3=13>>13 and 13*2=<<13*2=26>>26\n") == "16-3=13 and 13*2=26"
+
+
+@pytest.mark.parametrize(
+    ("split", "size", "commas", "negative", "zeros", "longest", "first", "last"),
+    [("train", 7473, 79, 3, 1, 985, "72", "train-07472"), ("test", 1319, 14, 2, 0, 848, "18", "test-01318")],
+    ids=["train", "test"],
+)
+def test_all_of_gsm8k_is_read_as_published(published, split, size, commas, negative, zeros, longest, first, last):
+    path = published / f"{split}.jsonl"
+    raw = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    finals = [row["answer"].split("####")[1].strip() for row in raw]
+    rows = gsm8k.read(path, split)
+
+    assert len(rows) == size
+    assert [row["answer"] for row in rows] == [str(int(final.replace(",", ""))) for final in finals]
+    assert [row["question"] for row in rows] == [row["question"] for row in raw]
+    assert [row["id"] for row in rows] == [f"{split}-{index:05d}" for index in range(size)]
+    assert (rows[0]["answer"], rows[-1]["id"]) == (first, last)
+    assert sum("," in final for final in finals) == commas
+    assert sum(row["answer"].startswith("-") for row in rows) == negative
+    assert sum(row["answer"] == "0" for row in rows) == zeros
+    assert max(len(row["question"]) for row in rows) == longest
+
+
+def test_both_readings_of_each_published_solution_give_its_answer(published):
+    tags = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+    for split in ("train", "test"):
+        for line in (published / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
+            text = json.loads(line)["answer"]
+            gold = int(text.split("####")[1].replace(",", ""))
+            assert answers.strict(text, tags) == answers.flexible(text) == gold
+            assert not {"<<", ">>", "####"} & set(gsm8k.reasoning(text.split("####")[0]).split())
