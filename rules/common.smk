@@ -1,9 +1,9 @@
 # Loading and validation of settings, and what the rules have in common. No rules here.
+import os
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 
@@ -15,7 +15,11 @@ from gsm8k_grpo.errors import PipelineError
 def load_settings():
     """Each selected recipe's effective settings, by name; a fault in them ends Snakemake with one sentence."""
     try:
-        return settings.load_selected(config["recipes"], workflow.config_settings.overwrite_config)
+        overrides = settings.merge(
+            workflow.config_settings.overwrite_config,
+            settings.retyped(workflow.config_settings.config),
+        )
+        return settings.load_selected(config["recipes"], overrides)
     except PipelineError as error:
         raise WorkflowError(str(error))
 
@@ -25,9 +29,8 @@ SETTINGS = load_settings()
 DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
 ENVIRONMENT = f"../envs/{config['platform']}.yaml"
-# With --sdm conda the environment's own Python runs the stages, else the one that runs Snakemake.
-CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-PYTHON = "python" if CONDA else sys.executable
+# The Python that runs Snakemake runs the stages too; with --sdm conda, the environment's own goes before it.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 wildcard_constraints:
@@ -65,3 +68,20 @@ def evaluations(wildcards):
     """The metrics of all checkpoints of a rule's recipe, base first."""
     names = checkpoint_names(SETTINGS[wildcards.recipe]["training"])
     return [f"results/{wildcards.recipe}/evaluations/{name}/metrics.json" for name in names]
+
+
+def source_hashes(wildcards):
+    """Hashes of the published files where they lie already: other contents rerun `download`, another mtime does not."""
+    dataset = DATASETS[wildcards.dataset]["dataset"]
+    if dataset["source"] != "jsonl":
+        return {}
+    paths = [Path(dataset["path"], name) for name in ("train.jsonl", "test.jsonl")]
+    return {path.name: files.sha256_file(path) for path in paths if path.is_file()}
+
+
+def pretraining_rows(wildcards):
+    """The rows that a miniature is pretrained on; a downloaded model needs none."""
+    chosen = MODELS[wildcards.model]
+    if chosen["model"]["source"] != "pretrained":
+        return []
+    return f"results/data/{chosen['dataset']['name']}/train.jsonl"

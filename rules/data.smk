@@ -1,15 +1,6 @@
 # From questions to prompts.
 
 
-def source_hashes(wildcards):
-    """Hashes of the published files where they lie already: other contents rerun `download`, another mtime does not."""
-    dataset = DATASETS[wildcards.dataset]["dataset"]
-    if dataset["source"] != "jsonl":
-        return {}
-    paths = [Path(dataset["path"], name) for name in ("train.jsonl", "test.jsonl")]
-    return {path.name: files.sha256_file(path) for path in paths if path.is_file()}
-
-
 rule download:
     input:
         code=code.files("download"),
@@ -25,7 +16,7 @@ rule download:
         settings=lambda wildcards: blocks(DATASETS[wildcards.dataset], "dataset"),
         source_hashes=source_hashes,
     shell:
-        "{PYTHON:q} {input.code[0]} --settings {params.settings:q} "
+        "python3 {input.code[0]} --settings {params.settings:q} "
         "--output $(dirname {output.manifest:q}) 2>&1 | tee {log:q}"
 
 
@@ -47,6 +38,6 @@ rule prompts:
     params:
         settings=recipe_blocks("prompt"),
     shell:
-        "{PYTHON:q} {input.code[0]} --settings {params.settings:q} --train {input.train:q} "
+        "python3 {input.code[0]} --settings {params.settings:q} --train {input.train:q} "
         "--test {input.test:q} --tokenizer {input.tokenizer:q} "
         "--output $(dirname {output.summary:q}) 2>&1 | tee {log:q}"

@@ -30,7 +30,7 @@ rule evaluate:
             f"--checkpoints {input.checkpoints}" if input.checkpoints else ""
         ),
     shell:
-        "{PYTHON:q} {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
+        "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
         "--model $(dirname {input.model:q}) --checkpoint {wildcards.checkpoint} "
         "{params.checkpoints} --output $(dirname {output.metrics:q}) 2>&1 | tee {log:q}"
 
@@ -49,5 +49,5 @@ rule compare:
     params:
         settings=recipe_blocks("evaluation"),
     shell:
-        "{PYTHON:q} {input.code[0]} --settings {params.settings:q} --base {input.base:q} "
+        "python3 {input.code[0]} --settings {params.settings:q} --base {input.base:q} "
         "--final {input.final:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -1,14 +1,6 @@
 # The base model: downloaded, or pretrained on the data set's train rows.
 
 
-def pretraining_rows(wildcards):
-    """The rows that a miniature is pretrained on; a downloaded model needs none."""
-    chosen = MODELS[wildcards.model]
-    if chosen["model"]["source"] != "pretrained":
-        return []
-    return f"results/data/{chosen['dataset']['name']}/train.jsonl"
-
-
 rule base_model:
     input:
         code=code.files("base_model"),
@@ -26,5 +18,5 @@ rule base_model:
         settings=lambda wildcards: blocks(MODELS[wildcards.model], "model"),
         rows=lambda wildcards, input: f"--rows {input.rows}" if input.rows else "",
     shell:
-        "{PYTHON:q} {input.code[0]} --settings {params.settings:q} {params.rows} "
+        "python3 {input.code[0]} --settings {params.settings:q} {params.rows} "
         "--output $(dirname {output.manifest:q}) 2>&1 | tee {log:q}"

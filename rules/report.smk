@@ -13,7 +13,7 @@ rule settings:
     params:
         settings=lambda wildcards: files.canonical_json(SETTINGS[wildcards.recipe]),
     shell:
-        "{PYTHON:q} {input.code[0]} --settings {params.settings:q} "
+        "python3 {input.code[0]} --settings {params.settings:q} "
         "--output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -30,7 +30,7 @@ rule plots:
     conda:
         ENVIRONMENT
     shell:
-        "{PYTHON:q} {input.code[0]} --metrics {input.metrics:q} --evaluations {input.evaluations:q} "
+        "python3 {input.code[0]} --metrics {input.metrics:q} --evaluations {input.evaluations:q} "
         "--output $(dirname {output.accuracy:q}) 2>&1 | tee {log:q}"
 
 
@@ -38,6 +38,7 @@ rule report:
     input:
         code=code.files("report"),
         template="scripts/gsm8k_grpo/templates/report.html.j2",
+        style="scripts/gsm8k_grpo/templates/report.css",
         settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
         datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),
         models=expand("results/models/{model}/model.json", model=MODELS),
@@ -58,5 +59,5 @@ rule report:
     params:
         recipes=list(SETTINGS),
     shell:
-        "{PYTHON:q} {input.code[0]} --recipes {params.recipes:q} --results results "
+        "python3 {input.code[0]} --recipes {params.recipes:q} --results results "
         "--output {output:q} 2>&1 | tee {log:q}"

@@ -21,6 +21,6 @@ rule train:
     params:
         settings=recipe_blocks("seed", "prompt", "training"),
     shell:
-        "{PYTHON:q} {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
+        "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
         "--model $(dirname {input.model:q}) "
         "--output $(dirname {output.checkpoints:q}) 2>&1 | tee {log:q}"

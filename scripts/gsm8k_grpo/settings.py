@@ -37,6 +37,19 @@ def merge(below: Mapping, above: Mapping) -> dict:
     return merged
 
 
+def retyped(value: Any) -> Any:
+    """What `--config` sets, with its numbers, booleans and nulls: Snakemake leaves those inside of mappings as text."""
+    if isinstance(value, Mapping):
+        return {key: retyped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [retyped(item) for item in value]
+    if isinstance(value, str) and value:
+        tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, value, (True, False))
+        if tag.rpartition(":")[2] in ("int", "float", "bool", "null"):
+            return yaml.safe_load(value)
+    return value
+
+
 def read_yaml(path: Path) -> dict:
     """A YAML file that holds one mapping (or nothing)."""
     try:
@@ -84,9 +97,9 @@ def effective(recipe: str, overrides: Mapping, root: Path = ROOT) -> dict:
     """
     if recipe in RESERVED:
         raise PipelineError(f"recipes: {recipe!r} is a folder of results/ already; name the recipe otherwise")
-    known = {path.stem: path for path in sorted((root / "recipes").glob("*.yaml"))}
+    known = {path.stem: path for path in (root / "recipes").glob("*.yaml")}
     if recipe not in known:
-        raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {', '.join(known)}")
+        raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {', '.join(sorted(known))}")
     merged = merge(merge(read_yaml(root / "config.yaml"), read_yaml(known[recipe])), overrides)
     check(merged, f"recipe {recipe}")
     return merged

@@ -1,0 +1,351 @@
+"""Effective settings: how they are merged, that each fault is one sentence naming its key, that they are read-only."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from gsm8k_grpo import settings
+from gsm8k_grpo.errors import PipelineError
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+TOP = yaml.safe_load((ROOT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
+ARCHITECTURE = TOP["properties"]["model"]["properties"]["architecture"]["oneOf"][1]
+PRETRAINING = TOP["properties"]["model"]["properties"]["pretraining"]["oneOf"][1]
+
+
+def sentence(refused):
+    """The text of an expected PipelineError, which must be one line."""
+    text = str(refused.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Makes a project's folder whose recipes are `tiny` with changes, or texts as they stand."""
+
+    def make(**recipes):
+        shutil.copyfile(ROOT / "config.yaml", tmp_path / "config.yaml")
+        (tmp_path / "recipes").mkdir()
+        tiny = settings.read_yaml(ROOT / "recipes" / "tiny.yaml")
+        for name, recipe in recipes.items():
+            text = recipe if isinstance(recipe, str) else yaml.safe_dump(settings.merge(tiny, recipe))
+            (tmp_path / "recipes" / f"{name}.yaml").write_text(text, encoding="utf-8")
+        return tmp_path
+
+    return make
+
+
+def objects(schema, path="top level"):
+    """Each object of the schema that has keys, with where it stands."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("properties"), dict):
+            yield path, schema
+        for key, value in schema.items():
+            yield from objects(value, f"{path}.{key}")
+    elif isinstance(schema, list):
+        for index, value in enumerate(schema):
+            yield from objects(value, f"{path}.{index}")
+
+
+def leaves(schema, path=""):
+    """Dotted names of all keys that the schema spells out in objects; what has alternatives is one key."""
+    schema = {**TOP["$defs"][schema["$ref"].rpartition("/")[2]], **schema} if "$ref" in schema else schema
+    if "properties" not in schema:
+        return {path}
+    return {leaf for key, value in schema["properties"].items() for leaf in leaves(value, f"{path}.{key}")}
+
+
+def flat(value, path=""):
+    """Dotted names of all keys of nested settings."""
+    if not isinstance(value, dict):
+        return {path}
+    return {leaf for key, item in value.items() for leaf in flat(item, f"{path}.{key}")}
+
+
+def test_every_key_of_the_schema_is_described_and_required_and_no_other_is_allowed():
+    found = list(objects(TOP))
+    assert {"top level.properties.training", "top level.$defs.tags"} <= {path for path, _ in found}
+    for path, schema in found:
+        assert schema["additionalProperties"] is False, path
+        assert set(schema["required"]) == set(schema["properties"]), path
+        for key, value in schema["properties"].items():
+            assert value.get("description", "").strip(), f"{path}.{key}"
+
+
+def test_config_yaml_holds_every_key_of_the_schema_and_the_miniature_the_rest():
+    assert flat(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))) == leaves(TOP)
+    model = settings.effective("tiny", {})["model"]
+    assert flat(model["architecture"]) == leaves(ARCHITECTURE)
+    assert flat(model["pretraining"]) == leaves(PRETRAINING)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_recipe_over_config_yaml_is_valid(recipe):
+    chosen = settings.effective(recipe, {})
+    assert set(chosen) == set(TOP["properties"])
+
+
+def test_all_recipes_fit_into_one_report():
+    assert list(settings.load_selected(RECIPES, {})) == RECIPES
+
+
+def test_the_command_line_goes_over_the_recipe_and_the_recipe_over_config_yaml(project):
+    root = project(mine={"seed": 5, "training": {"beta": 0.5, "epsilon": 0.3}})
+    chosen = settings.effective("mine", {"training": {"beta": 0.25}, "report": {"title": "Mine"}}, root)
+    assert (chosen["seed"], chosen["training"]["beta"], chosen["training"]["epsilon"]) == (5, 0.25, 0.3)
+    assert chosen["report"] == {"title": "Mine", "examples": 40}
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "merged"),
+    [
+        ({"a": 1, "b": 2}, {"b": 3, "c": 4}, {"a": 1, "b": 3, "c": 4}),
+        ({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}}, {"a": {"x": 1, "y": 3}}),
+        ({"a": {"x": {"p": 1, "q": 2}}}, {"a": {"x": {"q": 3}}}, {"a": {"x": {"p": 1, "q": 3}}}),
+        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
+        ({"a": {"x": 1}}, {"a": None}, {"a": None}),
+        ({"a": "name"}, {"a": {"x": 1}}, {"a": {"x": 1}}),
+        ({"a": 1}, {}, {"a": 1}),
+    ],
+    ids=["keys", "nested", "deeper", "a list is replaced", "null replaces", "a mapping replaces a name", "nothing"],
+)
+def test_mappings_merge_by_key_and_all_else_is_replaced(below, above, merged):
+    before = copy.deepcopy((below, above))
+    assert settings.merge(below, above) == merged
+    assert (below, above) == before
+
+
+SIZES = {"num_heads": 4, "num_kv_heads": 2}
+FAULTS = {
+    "unknown key at top": ({"train": 1}, "train: unknown key; there are recipes, seed, "),
+    "unknown nested key": ({"training": {"lr": 1}}, "training.lr: unknown key; there are max_steps, "),
+    "unknown deeper key": ({"training": {"mesh": {"dp": 1}}}, "training.mesh.dp: unknown key; there are fsdp, tp"),
+    "unknown size": ({"model": {"architecture": {"layers": 3}}}, "model.architecture.layers: unknown key"),
+    "unknown keys that are no text": ({1: 2, "abc": 3}, "1: unknown key"),
+    "block left empty": ({"training": None}, "training: None is not of type 'object'"),
+    "text for an integer": ({"training": {"max_steps": "100"}}, "training.max_steps: '100' is not of type 'integer'"),
+    "decimal for an integer": (
+        {"training": {"max_steps": 100.0}},
+        "training.max_steps: 100.0 is not of type 'integer'",
+    ),
+    "truth for an integer": ({"seed": True}, "seed: True is not of type 'integer'"),
+    "text for a number": ({"training": {"learning_rate": "1e-6"}}, "training.learning_rate: '1e-6' is text"),
+    "no number": ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: nan is not"),
+    "infinite number": ({"training": {"max_gradient_norm": float("inf")}}, "training.max_gradient_norm: inf is not"),
+    "group of one": ({"training": {"num_generations": 1}}, "training.num_generations: 1 is less than the minimum of 2"),
+    "negative beta": ({"training": {"beta": -0.1}}, "training.beta: -0.1 is less than the minimum of 0"),
+    "no steps": ({"training": {"max_steps": 0}}, "training.max_steps: 0 is less than the minimum of 1"),
+    "unknown reward": ({"training": {"rewards": ["speed"]}}, "training.rewards.0: 'speed' is not one of"),
+    "reward twice": (
+        {"training": {"rewards": ["answer"] * 2}},
+        "training.rewards: ['answer', 'answer'] has non-unique",
+    ),
+    "no rewards": ({"training": {"rewards": []}}, "training.rewards: [] should be non-empty"),
+    "unknown platform": ({"platform": "gpu"}, "platform: 'gpu' is not one of"),
+    "unknown architecture": ({"model": {"architecture": "gemma9"}}, "model.architecture: 'gemma9' is not valid"),
+    "name that is a path": ({"dataset": {"name": "../x"}}, "dataset.name: '../x' does not match"),
+    "batch that does not divide": (
+        {"training": {"prompts_per_step": 8, "micro_batch_prompts": 3}},
+        "training.micro_batch_prompts: 3 does not divide prompts_per_step 8",
+    ),
+    "checkpoint after the last step": (
+        {"training": {"max_steps": 100, "checkpoint_interval_steps": 101}},
+        "training.checkpoint_interval_steps: 101 lies beyond the last step (max_steps 100)",
+    ),
+    "generated without train rows": ({"dataset": {"train_rows": None}}, "dataset.train_rows: generated problems need"),
+    "generated without test rows": ({"dataset": {"test_rows": None}}, "dataset.train_rows: generated problems need"),
+    "file without a path": ({"dataset": {"source": "jsonl", "path": None}}, "dataset.path: source jsonl needs"),
+    "no row left to train on": (
+        {"dataset": {"train_rows": 50}, "prompt": {"dev_rows": 50}},
+        "prompt.dev_rows: holds out all of the 50 train rows",
+    ),
+    "download without a handle": ({"model": {"source": "kaggle", "handle": None}}, "model.handle: source kaggle needs"),
+    "miniature without pretraining": ({"model": {"pretraining": None}}, "model.pretraining: source pretrained needs"),
+    "miniature without sizes": (
+        {"model": {"architecture": "gemma2_2b"}},
+        "model.pretraining: source pretrained needs model.pretraining and the sizes of model.architecture",
+    ),
+    "heads not shared evenly": (
+        {"model": {"architecture": {"num_heads": 4, "num_kv_heads": 3}}},
+        "model.architecture.num_kv_heads: 3 does not divide num_heads 4",
+    ),
+    "more devices than KV heads": (
+        {"model": {"architecture": SIZES}, "training": {"mesh": {"tp": 4}}},
+        "training.mesh.tp: 4 does not divide the model's 2 KV heads",
+    ),
+    "tag inside another": (
+        {"prompt": {"tags": {"answer_start": "<reason"}}},
+        "prompt.tags: the tag '<reason' is a part",
+    ),
+    "the same tag twice": (
+        {"prompt": {"tags": {"answer_start": "<a>", "answer_end": "<a>"}}},
+        "prompt.tags: the tag '<a>' is a part of another tag",
+    ),
+    "empty tag": ({"prompt": {"tags": {"answer_end": ""}}}, "prompt.tags.answer_end: '' should be non-empty"),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_fault_is_one_sentence_that_names_recipe_and_key(what):
+    overrides, expected = FAULTS[what]
+    with pytest.raises(PipelineError) as refused:
+        settings.effective("tiny", overrides)
+    assert sentence(refused).startswith(f"recipe tiny: {expected}")
+
+
+def test_a_missing_key_is_named():
+    chosen = settings.effective("tiny", {})
+    del chosen["training"]["beta"]
+    with pytest.raises(PipelineError) as refused:
+        settings.check(chosen, "here")
+    assert sentence(refused) == "here: training: 'beta' is a required property"
+
+
+def test_a_learning_rate_that_yaml_reads_as_text_says_how_to_write_it(project):
+    root = project(mine="training:\n  learning_rate: 1e-6\n")
+    with pytest.raises(PipelineError) as refused:
+        settings.effective("mine", {}, root)
+    assert sentence(refused) == (
+        "recipe mine: training.learning_rate: '1e-6' is text, expected a number (write 1.0e-6: YAML reads 1e-6 as text)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("selected", "names"),
+    [("tiny", ["tiny"]), ("tiny, other", ["tiny", "other"]), (["other", "tiny"], ["other", "tiny"])],
+    ids=str,
+)
+def test_recipes_are_selected_by_text_or_list(selected, names):
+    assert settings.recipe_names(selected) == names
+
+
+@pytest.mark.parametrize(
+    ("selected", "fault"),
+    [
+        ("tiny,tiny", "'tiny' is named twice"),
+        (["tiny", "x", "tiny"], "'tiny' is named twice"),
+        ("tiny,", "expected a recipe's name or a list of names, found 'tiny,'"),
+        ("", "expected a recipe's name or a list of names, found ''"),
+        ([], "expected a recipe's name or a list of names, found []"),
+        ([1], "expected a recipe's name or a list of names, found [1]"),
+        (None, "expected a recipe's name or a list of names, found None"),
+        ("huge", f"there is no recipe 'huge'; there are {', '.join(RECIPES)}"),
+        ("./tiny", f"there is no recipe './tiny'; there are {', '.join(RECIPES)}"),
+        ("../config", f"there is no recipe '../config'; there are {', '.join(RECIPES)}"),
+    ],
+    ids=str,
+)
+def test_a_selection_that_names_no_recipes_is_refused(selected, fault):
+    with pytest.raises(PipelineError) as refused:
+        settings.load_selected(selected, {})
+    assert sentence(refused) == f"recipes: {fault}"
+
+
+@pytest.mark.parametrize("name", ["data", "models", "logs", "cache"])
+def test_a_recipe_may_not_be_named_as_a_folder_of_results(project, name):
+    with pytest.raises(PipelineError) as refused:
+        settings.load_selected(name, {}, project(**{name: {}}))
+    assert sentence(refused).startswith(f"recipes: '{name}' is a folder of results/ already")
+
+
+@pytest.mark.parametrize(
+    ("second", "fault"),
+    [
+        ({"dataset": {"test_rows": 7}}, "recipes a and b: dataset.name: both write results/data/word-problems,"),
+        ({"model": {"dtype": "bfloat16"}}, "recipes a and b: model.name: both write results/models/tiny,"),
+        ({"dataset": {"name": "other"}}, "recipes a and b: model.name: both write results/models/tiny,"),
+    ],
+    ids=["other rows", "other precision", "a miniature of other data"],
+)
+def test_recipes_that_claim_one_folder_with_two_meanings_are_refused(project, second, fault):
+    with pytest.raises(PipelineError) as refused:
+        settings.load_selected("a,b", {}, project(a={}, b=second))
+    assert sentence(refused).startswith(fault)
+
+
+def test_recipes_that_agree_share_their_folders_and_a_download_serves_any_data(project):
+    root = project(
+        a={"training": {"beta": 0.1}},
+        b={"training": {"beta": 0.2}},
+        c="dataset: {name: some, train_rows: 1000}\n",
+        d="dataset: {name: more, train_rows: 2000}\n",
+    )
+    loaded = settings.load_selected("a,b,c,d", {}, root)
+    assert [chosen["model"]["name"] for chosen in loaded.values()] == ["tiny", "tiny", "gemma2-2b-it", "gemma2-2b-it"]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"a: [1", "not valid YAML ("),
+        (b"a: b: c", "not valid YAML ("),
+        (b"a: \xff", "not valid YAML ("),
+        (b"a: 2024-13-01", "not valid YAML ("),
+        (b"- a", "expected keys and values, found list"),
+        (b"[]", "expected keys and values, found list"),
+        (b"false", "expected keys and values, found bool"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_named(tmp_path, content, fault):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    with pytest.raises(PipelineError) as refused:
+        settings.read_yaml(path)
+    assert sentence(refused).startswith(f"{path}: {fault}")
+
+
+def test_an_empty_recipe_changes_nothing(project):
+    assert settings.effective("mine", {}, project(mine="# nothing\n")) == settings.read_yaml(ROOT / "config.yaml")
+
+
+def test_frozen_settings_are_read_only_at_every_level():
+    source = {"training": {"lora": {"rank": 1}, "rewards": ["answer"], "pairs": [{"a": 1}, [2]]}}
+    frozen = settings.frozen(source)
+    for mapping, key in (
+        (frozen, "training"),
+        (frozen["training"], "rewards"),
+        (frozen["training"]["lora"], "rank"),
+        (frozen["training"]["rewards"], 0),
+        (frozen["training"]["pairs"][0], "a"),
+        (frozen["training"]["pairs"][1], 0),
+    ):
+        with pytest.raises(TypeError):
+            mapping[key] = 0
+    source["training"]["lora"]["rank"] = 2
+    assert frozen["training"]["lora"]["rank"] == 1
+    assert settings.thawed(frozen)["training"] == {
+        "lora": {"rank": 1},
+        "rewards": ["answer"],
+        "pairs": [{"a": 1}, [2]],
+    }
+
+
+def test_a_stage_gets_its_blocks_from_json_and_from_a_settings_file(tmp_path):
+    chosen = settings.effective("tiny", {})
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(chosen, allow_unicode=True), encoding="utf-8")
+    for argument in (json.dumps(chosen), str(path)):
+        given = settings.stage_settings(argument, "seed", "training")
+        assert settings.thawed(given) == {"seed": chosen["seed"], "training": chosen["training"]}
+        with pytest.raises(TypeError):
+            given["training"]["beta"] = 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "fault"),
+    [
+        ('{"seed": 0}', "no block 'training'; this stage needs seed, training"),
+        ('{"seed": 0', "not valid JSON ("),
+        ('{"seed": "0", "training": {}}', "seed: top level: '0' is not of type 'integer'"),
+        ("nowhere/settings.yaml", "nowhere/settings.yaml: no such file"),
+    ],
+)
+def test_a_stage_refuses_settings_that_it_cannot_use(argument, fault):
+    with pytest.raises(PipelineError) as refused:
+        settings.stage_settings(argument, "seed", "training")
+    assert sentence(refused).startswith(f"--settings: {fault}")
