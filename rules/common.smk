@@ -1,4 +1,8 @@
 # Loading and validation of settings, and what the rules have in common. No rules here.
+#
+# Outputs in `update` survive when their job fails or is interrupted: Snakemake puts the former file back. It also takes
+# it for finished, under the new settings. So each rule has a plain output too, its manifest, which a failed job lacks;
+# who reads an `update` output has the manifest as an input as well, and the next run tries the failed job again.
 import os
 import sys
 from pathlib import Path
@@ -30,7 +34,9 @@ DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
 ENVIRONMENT = f"../envs/{config['platform']}.yaml"
 # The Python that runs Snakemake runs the stages too; with --sdm conda, the environment's own goes before it.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
 
 
 wildcard_constraints:
@@ -79,9 +85,13 @@ def source_hashes(wildcards):
     return {path.name: files.sha256_file(path) for path in paths if path.is_file()}
 
 
-def pretraining_rows(wildcards):
-    """The rows that a miniature is pretrained on; a downloaded model needs none."""
-    chosen = MODELS[wildcards.model]
-    if chosen["model"]["source"] != "pretrained":
-        return []
-    return f"results/data/{chosen['dataset']['name']}/train.jsonl"
+def pretraining_file(name):
+    """A file of the data set that a miniature is pretrained on; a downloaded model needs none."""
+
+    def path(wildcards):
+        chosen = MODELS[wildcards.model]
+        if chosen["model"]["source"] != "pretrained":
+            return []
+        return f"results/data/{chosen['dataset']['name']}/{name}"
+
+    return path

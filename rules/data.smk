@@ -7,7 +7,7 @@ rule download:
     output:
         train=update("results/data/{dataset}/train.jsonl"),
         test=update("results/data/{dataset}/test.jsonl"),
-        manifest=update("results/data/{dataset}/dataset.json"),
+        manifest="results/data/{dataset}/dataset.json",
     log:
         "results/logs/data/{dataset}/download.log",
     conda:
@@ -25,12 +25,14 @@ rule prompts:
         code=code.files("prompts"),
         train=data_file("train.jsonl"),
         test=data_file("test.jsonl"),
+        dataset=data_file("dataset.json"),
+        model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
     output:
         train=update("results/{recipe}/prompts/train.jsonl"),
         dev=update("results/{recipe}/prompts/dev.jsonl"),
         test=update("results/{recipe}/prompts/test.jsonl"),
-        summary=update("results/{recipe}/prompts/summary.json"),
+        summary="results/{recipe}/prompts/summary.json",
     log:
         "results/logs/{recipe}/prompts.log",
     conda:

@@ -8,6 +8,7 @@ rule evaluate:
             recipe=wildcards.recipe,
             split=SETTINGS[wildcards.recipe]["evaluation"]["split"],
         ),
+        prompts="results/{recipe}/prompts/summary.json",
         model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
         checkpoints=branch(
@@ -17,7 +18,7 @@ rule evaluate:
         ),
     output:
         completions=update("results/{recipe}/evaluations/{checkpoint}/completions.jsonl"),
-        metrics=update("results/{recipe}/evaluations/{checkpoint}/metrics.json"),
+        metrics="results/{recipe}/evaluations/{checkpoint}/metrics.json",
     log:
         "results/logs/{recipe}/evaluate-{checkpoint}.log",
     conda:
@@ -40,8 +41,12 @@ rule compare:
         code=code.files("compare"),
         base="results/{recipe}/evaluations/base/completions.jsonl",
         final="results/{recipe}/evaluations/final/completions.jsonl",
+        metrics=expand(
+            "results/{{recipe}}/evaluations/{checkpoint}/metrics.json",
+            checkpoint=("base", "final"),
+        ),
     output:
-        update("results/{recipe}/comparison.json"),
+        "results/{recipe}/comparison.json",
     log:
         "results/logs/{recipe}/compare.log",
     conda:

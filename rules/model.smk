@@ -4,9 +4,10 @@
 rule base_model:
     input:
         code=code.files("base_model"),
-        rows=pretraining_rows,
+        rows=pretraining_file("train.jsonl"),
+        dataset=pretraining_file("dataset.json"),
     output:
-        manifest=update("results/models/{model}/model.json"),
+        manifest="results/models/{model}/model.json",
         tokenizer=update("results/models/{model}/tokenizer.model"),
     log:
         "results/logs/models/{model}/base_model.log",

@@ -5,7 +5,7 @@ rule settings:
     input:
         code=code.files("settings"),
     output:
-        update("results/{recipe}/settings.yaml"),
+        "results/{recipe}/settings.yaml",
     log:
         "results/logs/{recipe}/settings.log",
     conda:
@@ -23,8 +23,8 @@ rule plots:
         metrics="results/{recipe}/training/metrics.csv",
         evaluations=evaluations,
     output:
-        accuracy=update("results/{recipe}/plots/accuracy.svg"),
-        training=update("results/{recipe}/plots/training.svg"),
+        accuracy="results/{recipe}/plots/accuracy.svg",
+        training="results/{recipe}/plots/training.svg",
     log:
         "results/logs/{recipe}/plots.log",
     conda:
@@ -51,7 +51,7 @@ rule report:
             plot=("accuracy", "training"),
         ),
     output:
-        update("results/report.html"),
+        "results/report.html",
     log:
         "results/logs/report.log",
     conda:

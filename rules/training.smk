@@ -6,10 +6,11 @@ rule train:
     input:
         code=code.files("train"),
         rows="results/{recipe}/prompts/train.jsonl",
+        prompts="results/{recipe}/prompts/summary.json",
         model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
     output:
-        checkpoints=update("results/{recipe}/training/checkpoints.json"),
+        checkpoints="results/{recipe}/training/checkpoints.json",
         metrics=update("results/{recipe}/training/metrics.csv"),
         summary=update("results/{recipe}/training/summary.json"),
     log:

@@ -1,0 +1,305 @@
+"""The workflow: what reruns after which change, dry runs of all recipes, faults of configuration, failed jobs, style.
+
+Only `download` really runs. Elsewhere the finished state is a file for each declared output and what `snakemake --touch`
+records of it: the same parameters, inputs and checksums as after real jobs. No Snakemake here may import JAX or connect.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("Snakefile", "config.yaml", "rules", "profiles", "recipes", "schemas", "scripts", "envs")
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+FORBIDDEN = ("jax", "flax", "optax", "orbax", "qwix", "tunix", "kagglehub")
+OFFLINE = """
+import socket
+
+def refuse(*arguments, **options):
+    raise SystemExit("the network is used")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+"""
+# What one job prints in a dry run, and how such a job is called here: `evaluate tiny base`.
+JOB = re.compile(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)+)", re.MULTILINE)
+
+STEPS = {f"evaluate tiny {checkpoint}" for checkpoint in ("step-2", "step-4", "final")}
+LATE = {"compare tiny", "plots tiny", "report"}
+AFTER_TRAIN = {"train tiny"} | STEPS | LATE
+AFTER_PROMPTS = {"prompts tiny", "evaluate tiny base"} | AFTER_TRAIN
+AFTER_MODEL = {"base_model tiny"} | AFTER_PROMPTS
+AFTER_DATA = {"download word-problems"} | AFTER_MODEL
+EVERYTHING = {"settings tiny"} | AFTER_DATA
+
+
+@pytest.fixture(scope="session")
+def snakemake(tmp_path_factory):
+    """Runs Snakemake in a folder; returns (exit status, all that it printed). JAX and the network end the process."""
+    folder = tmp_path_factory.mktemp("offline")
+    for name in FORBIDDEN:
+        (folder / f"{name}.py").write_text(f"raise SystemExit('{name} is imported')\n")
+    (folder / "sitecustomize.py").write_text(OFFLINE)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SNAKEMAKE_", "PYTHON"))}
+    environment |= {"PYTHONPATH": str(folder), "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+
+    def run(folder, *arguments, program=("-m", "snakemake")):
+        command = [sys.executable, *program, *arguments]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
+        )
+        return done.returncode, done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """The project without results; `tiny` has checkpoints step-2, step-4 and final whatever its own numbers are."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, folder / name)
+    recipe = folder / "recipes" / "tiny.yaml"
+    settings = yaml.safe_load(recipe.read_text())
+    settings["training"] |= {"max_steps": 6, "checkpoint_interval_steps": 2}
+    recipe.write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(snakemake, sources, tmp_path_factory):
+    """The project after a whole run. Not to be changed."""
+    folder = tmp_path_factory.mktemp("finished") / "project"
+    shutil.copytree(sources, folder)
+    return finish(snakemake, folder)
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    """The project after a whole run, to be changed."""
+    return shutil.copytree(finished, tmp_path / "project")
+
+
+def finish(snakemake, folder, *arguments):
+    """Makes a file for every output that is missing and has Snakemake record all as made now."""
+    status, text = snakemake(folder, "--summary", *arguments)
+    assert status == 0, text
+    for name in re.findall(r"^(results/\S+)\t", text, re.MULTILINE):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text(f"{name}\n" * (60_000 if path.name == "train.jsonl" else 1))  # some are over 1 MB
+    status, text = snakemake(folder, "--touch", "--forceall", "--cores", "1", *arguments)
+    assert status == 0, text
+    return folder
+
+
+def planned(snakemake, folder, *arguments):
+    """The jobs that a run would have, as {name: what Snakemake prints about it}."""
+    status, text = snakemake(folder, "--dry-run", *arguments)
+    assert status == 0, text
+    jobs = {}
+    for rule, about in JOB.findall(text):
+        wildcards = re.search(r"^    wildcards: (.*)$", about, re.MULTILINE)
+        values = re.findall(r"\w+=([^\s,]+)", wildcards[1]) if wildcards else []
+        jobs[" ".join([rule, *values])] = about
+    total = re.search(r"^total +(\d+)$", text, re.MULTILINE)
+    assert len(jobs) == (int(total[1]) if total else 0) and bool(jobs) != ("Nothing to be done" in text), text
+    return {name: about for name, about in jobs.items() if name != "all"}
+
+
+def paths(about, what):
+    """The files in one line of what Snakemake prints about a job."""
+    found = re.search(rf"^    {what}: (.*)$", about, re.MULTILINE)
+    return found[1].split(", ") if found else []
+
+
+def append(path, text):
+    """Adds to a text file."""
+    path.write_text(path.read_text() + text)
+
+
+def rewrite(files):
+    """Writes the same bytes anew, as git does, and turns the order of time round: what was made first is now newest."""
+    now = time.time()
+    for age, path in enumerate(sorted(files, key=lambda path: path.stat().st_mtime_ns)):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+        os.utime(path, (now - age, now - age))
+
+
+def test_jax_and_the_network_would_end_these_runs(snakemake, tmp_path):
+    assert snakemake(tmp_path, "import jax", program=["-c"]) == (1, "jax is imported\n")
+    connect = "import socket; socket.create_connection(('localhost', 9))"
+    assert snakemake(tmp_path, connect, program=["-c"]) == (1, "the network is used\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("report={examples: 4}", {"settings tiny", "report"}),
+        ("evaluation={rows: 100}", {"settings tiny", "evaluate tiny base"} | STEPS | LATE),
+        ("training={beta: 0.05}", {"settings tiny"} | AFTER_TRAIN),
+        ("seed=1", {"settings tiny"} | AFTER_TRAIN),
+        ("prompt={system: Think aloud.}", {"settings tiny"} | AFTER_PROMPTS),
+        ("model={dtype: bfloat16}", {"settings tiny"} | AFTER_MODEL),
+        ("dataset={seed: 1}", EVERYTHING),
+    ],
+    ids=lambda value: value.partition("=")[0] if isinstance(value, str) else "",
+)
+def test_changed_settings_rerun_their_stages_and_what_follows(snakemake, finished, change, expected):
+    assert set(planned(snakemake, finished, "--config", change)) == expected
+
+
+@pytest.mark.parametrize(
+    ("edited", "expected"),
+    [
+        (["gsm8k_grpo/problems.py"], AFTER_DATA),
+        (["gsm8k_grpo/habits.py"], AFTER_MODEL),
+        (["gsm8k_grpo/training.py"], AFTER_TRAIN),
+        (["gsm8k_grpo/stats.py"], {"evaluate tiny base"} | STEPS | LATE),
+        (["compare.py"], {"compare tiny", "report"}),
+        (["gsm8k_grpo/plots.py"], {"plots tiny", "report"}),
+        (
+            ["gsm8k_grpo/report.py", "gsm8k_grpo/templates/report.html.j2", "gsm8k_grpo/templates/report.css"],
+            {"report"},
+        ),
+    ],
+    ids=lambda value: Path(value[0]).stem if isinstance(value, list) else "",
+)
+def test_edited_code_reruns_the_stages_that_use_it_and_what_follows(snakemake, project, edited, expected):
+    for name in edited:
+        append(project / "scripts" / name, "\n")
+    jobs = planned(snakemake, project)
+    assert set(jobs) == expected
+    reasons = [about.partition("reason: Updated input files: ")[2].partition("\n")[0] for about in jobs.values()]
+    changed = {name for reason in reasons for name in reason.split(", ") if name}
+    assert changed == {f"scripts/{name}" for name in edited}
+
+
+def test_comments_and_rewritten_files_rerun_nothing(snakemake, project):
+    append(project / "config.yaml", "# a comment\n")
+    append(project / "recipes" / "tiny.yaml", "# a comment\n")
+    for path in (project / "Snakefile", *(project / "rules").iterdir()):
+        append(path, "\n# A comment.\n")
+    rewrite([path for path in project.rglob("*") if path.is_file() and ".snakemake" not in path.parts])
+    assert not planned(snakemake, project)
+    # Only the contents say so: by time alone, everything is out of date.
+    assert set(planned(snakemake, project, "--max-checksum-file-size", "0")) == EVERYTHING
+
+
+def test_published_files_rerun_everything_when_their_contents_change_and_only_then(snakemake, project):
+    published = [project / "data" / "published" / f"{split}.jsonl" for split in ("train", "test")]
+    published[0].parent.mkdir(parents=True)
+    for path in published:
+        path.write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
+    chosen = ("--config", "dataset={name: published, source: jsonl, path: data/published}")
+    finish(snakemake, project, *chosen)
+    assert not planned(snakemake, project, *chosen)
+    rewrite(published)
+    assert not planned(snakemake, project, *chosen)
+    append(published[1], '{"question": "1 + 2?", "answer": "#### 3"}\n')
+    expected = AFTER_DATA - {"download word-problems"} | {"download published"}
+    assert set(planned(snakemake, project, *chosen)) == expected
+
+
+def test_a_second_recipe_shares_data_and_model_and_leaves_the_first_alone(snakemake, project):
+    settings = yaml.safe_load((project / "recipes" / "tiny.yaml").read_text())
+    settings["training"]["beta"] = 0.0
+    (project / "recipes" / "second.yaml").write_text(yaml.safe_dump(settings))
+    own = {name.replace("tiny", "second") for name in AFTER_PROMPTS} | {"settings second"}
+    jobs = set(planned(snakemake, project, "--config", "recipes=[tiny,second]"))
+    assert jobs - {"settings tiny"} == own  # settings.yaml also says which recipes were chosen
+    assert set(planned(snakemake, project, "--forceall", "--config", "recipes=[tiny,second]")) == own | EVERYTHING
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_has_a_dry_run(snakemake, sources, recipe):
+    jobs = list(planned(snakemake, sources, "--config", f"recipes={recipe}"))
+    assert {f"train {recipe}", f"evaluate {recipe} base", f"evaluate {recipe} final", "report"} < set(jobs)
+    assert sorted(job.split()[0] for job in jobs if job.startswith(("download", "base"))) == ["base_model", "download"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("trainig={beta: 0.05}", "recipe tiny: trainig: unknown key; there are recipes, seed,"),
+        ("training={bata: 0.05}", "recipe tiny: training.bata: unknown key; there are max_steps,"),
+        ("training={learning_rate: 1e-6}", "recipe tiny: training.learning_rate: '1e-6' is text, expected a number"),
+        ("training={num_generations: 1}", "recipe tiny: training.num_generations: 1 is less than the minimum of 2"),
+        ("training={micro_batch_prompts: 7}", "recipe tiny: training.micro_batch_prompts: 7 does not divide"),
+        ("training={checkpoint_interval_steps: 7}", "recipe tiny: training.checkpoint_interval_steps: 7 lies beyond"),
+        ("recipes=gemma", "recipes: there is no recipe 'gemma'; there are "),
+    ],
+    ids=lambda value: value.split(":")[0],
+)
+def test_a_fault_of_configuration_ends_the_dry_run_with_one_sentence(snakemake, sources, change, sentence):
+    status, text = snakemake(sources, "--dry-run", "--config", change)
+    assert status == 1 and "Traceback" not in text
+    assert [line.startswith(sentence) for line in text.splitlines() if sentence.split(":")[-2] in line] == [True], text
+
+
+def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemake, sources):
+    change = "evaluation={rows: null, extraction: 'flexible', batch_size: 7}"
+    about = planned(snakemake, sources, "--printshellcmds", "--config", change)["evaluate tiny base"]
+    for words in ('"rows":null', '"extraction":"flexible"', '"batch_size":7,'):
+        assert words in about
+
+
+def test_what_a_failed_job_keeps_never_passes_for_finished(snakemake, sources):
+    jobs = planned(snakemake, sources)
+    made_with = {}
+    for about in jobs.values():
+        outputs = paths(about, "output")
+        plain = {name for name in outputs if not name.endswith(" (update)")}
+        assert plain, about
+        made_with |= {name.removesuffix(" (update)"): plain for name in outputs}
+    assert any(name not in plain for name, plain in made_with.items())
+    for job, about in jobs.items():
+        inputs = set(paths(about, "input"))
+        assert all(inputs & made_with[name] for name in inputs & made_with.keys()), job
+
+
+def test_a_failed_job_keeps_the_data_of_the_last_good_run_and_is_tried_again(snakemake, sources, tmp_path):
+    folder = shutil.copytree(sources, tmp_path / "project")
+    published, made = folder / "data" / "published", folder / "results" / "data" / "published"
+    published.mkdir(parents=True)
+    row = '{"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\\n#### 2"}\n'
+    for split in ("train", "test"):
+        (published / f"{split}.jsonl").write_text(row * 3)
+    order = ("results/data/published/dataset.json", "--config")
+    order += ("dataset={name: published, source: jsonl, path: data/published, train_rows: null, test_rows: null}",)
+    status, text = snakemake(folder, "--cores", "1", *order)
+    assert status == 0, text
+    good = {path.name: path.read_bytes() for path in made.glob("*.jsonl")}
+    assert set(good) == {"train.jsonl", "test.jsonl"}
+    assert not planned(snakemake, folder, *order)
+    (published / "test.jsonl").write_text((row * 3)[:-10])
+    status, text = snakemake(folder, "--cores", "1", *order)
+    assert status == 1 and "ERROR: data/published/test.jsonl, line 3: not valid JSON" in text
+    assert "Traceback" not in text
+    assert {path.name: path.read_bytes() for path in made.glob("*.jsonl")} == good
+    assert set(planned(snakemake, folder, *order)) == {"download published"}
+
+
+def test_the_workflow_is_in_good_style(snakemake, sources):
+    status, text = snakemake(sources, "--lint")
+    assert status == 0 and "Congratulations" in text, text
+    command = [Path(sys.executable).with_name("snakefmt"), "--check", "Snakefile", "rules"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_rule_has_a_log():
+    text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    rules = re.split(r"^rule (\w+):$", text, flags=re.MULTILINE)[1:]
+    logs = {name: "\n    log:\n" in body for name, body in zip(rules[::2], rules[1::2], strict=True)}
+    assert len(logs) >= 9 and all(logs.values()), logs
