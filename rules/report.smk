@@ -21,6 +21,7 @@ rule plots:
     input:
         code=code.files("plots"),
         metrics="results/{recipe}/training/metrics.csv",
+        training="results/{recipe}/training/summary.json",
         evaluations=evaluations,
     output:
         accuracy="results/{recipe}/plots/accuracy.svg",

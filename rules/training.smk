@@ -12,7 +12,7 @@ rule train:
     output:
         checkpoints="results/{recipe}/training/checkpoints.json",
         metrics=update("results/{recipe}/training/metrics.csv"),
-        summary=update("results/{recipe}/training/summary.json"),
+        summary="results/{recipe}/training/summary.json",
     log:
         "results/logs/{recipe}/train.log",
     conda:

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+
 from gsm8k_grpo import checkpoints, files, plots
 from gsm8k_grpo.errors import run_stage
 

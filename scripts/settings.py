@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import yaml
+
 from gsm8k_grpo import files
 from gsm8k_grpo.errors import run_stage
 

@@ -5,10 +5,11 @@ import sys
 from fractions import Fraction
 
 import pytest
-from gsm8k_grpo import answers
-from gsm8k_grpo.answers import Tags
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gsm8k_grpo import answers
+from gsm8k_grpo.answers import Tags
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 

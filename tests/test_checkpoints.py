@@ -1,6 +1,7 @@
 """Which checkpoints a run leaves and how they are called."""
 
 import pytest
+
 from gsm8k_grpo import checkpoints
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from gsm8k_grpo import code
 
 COMPUTING = {"models", "training", "rollout", "pretraining", "base"}  # the modules that import JAX

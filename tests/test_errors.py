@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+
 from gsm8k_grpo.errors import PipelineError, run_stage
 
 

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from gsm8k_grpo import files
 from gsm8k_grpo.errors import PipelineError
 

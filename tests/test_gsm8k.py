@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from gsm8k_grpo import answers, gsm8k
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError

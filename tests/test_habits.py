@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 import pytest
+
 from gsm8k_grpo import answers, gsm8k, habits, problems
 from gsm8k_grpo.answers import Tags
 

@@ -71,9 +71,10 @@ def test_a_second_call_says_that_there_is_nothing_to_be_done(finished):
 def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
     results = finished / "results"
     assert rows(results / "data/word-problems/test.jsonl")[0].keys() == {"id", "question", "solution", "answer"}
-    assert read(results / "models/tiny/model.json")["parameters"] == 32 * 640 + 2 * (
-        32 * 4 * 8 * 2 + 2 * 32 * 2 * 8 + 3 * 32 * 32 + 4 * 32
-    ) + 32
+    assert (
+        read(results / "models/tiny/model.json")["parameters"]
+        == 32 * 640 + 2 * (32 * 4 * 8 * 2 + 2 * 32 * 2 * 8 + 3 * 32 * 32 + 4 * 32) + 32
+    )
     for split, count in (("train", 280), ("dev", 20), ("test", 20)):
         prompts = rows(results / f"tiny/prompts/{split}.jsonl")
         assert len(prompts) == count
@@ -146,8 +147,10 @@ def test_the_same_artifacts_give_the_same_report(finished):
 def train(folder, output):
     """Starts the stage `train` by hand, writing elsewhere."""
     return subprocess.Popen(
-        [sys.executable, "scripts/train.py", "--settings", "results/tiny/settings.yaml"]
-        + ["--rows", "results/tiny/prompts/train.jsonl", "--model", "results/models/tiny", "--output", str(output)],
+        [
+            *(sys.executable, "scripts/train.py", "--settings", "results/tiny/settings.yaml"),
+            *("--rows", "results/tiny/prompts/train.jsonl", "--model", "results/models/tiny", "--output", str(output)),
+        ],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 import pytest
+
 from gsm8k_grpo import gsm8k, problems
 
 ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul}

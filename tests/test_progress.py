@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+
 from gsm8k_grpo import progress
 
 

@@ -1,6 +1,7 @@
 """The prompt as Gemma's chat template has it, and the completion that it asks for."""
 
 import pytest
+
 from gsm8k_grpo import answers, prompts
 from gsm8k_grpo.answers import Tags
 

@@ -3,11 +3,12 @@
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gsm8k_grpo import rewards
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError
-from hypothesis import given
-from hypothesis import strategies as st
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from gsm8k_grpo import settings
 from gsm8k_grpo.errors import PipelineError
 

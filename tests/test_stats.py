@@ -3,9 +3,10 @@
 from fractions import Fraction
 
 import pytest
-from gsm8k_grpo import stats
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gsm8k_grpo import stats
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 
 import pytest
 import sentencepiece
+
 from gsm8k_grpo import problems, prompts, tokenizers
 from gsm8k_grpo.errors import PipelineError
 

@@ -1,7 +1,8 @@
 """The workflow: what reruns after which change, dry runs of all recipes, faults of configuration, failed jobs, style.
 
-Only `download` really runs. Elsewhere the finished state is a file for each declared output and what `snakemake --touch`
-records of it: the same parameters, inputs and checksums as after real jobs. No Snakemake here may import JAX or connect.
+Only `download` really runs. Elsewhere the finished state is a file for each declared output and what Snakemake records
+of it when it touches it: the same parameters, inputs and checksums as after a real job. No run here may import JAX or
+use the network.
 """
 
 import os
@@ -51,9 +52,8 @@ def snakemake(tmp_path_factory):
 
     def run(folder, *arguments, program=("-m", "snakemake")):
         command = [sys.executable, *program, *arguments]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
-        )
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        done = subprocess.run(command, cwd=folder, env=environment, timeout=300, **both)
         return done.returncode, done.stdout
 
     return run
@@ -247,11 +247,11 @@ def test_a_fault_of_configuration_ends_the_dry_run_with_one_sentence(snakemake, 
     assert [line.startswith(sentence) for line in text.splitlines() if sentence.split(":")[-2] in line] == [True], text
 
 
-def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemake, sources):
-    change = "evaluation={rows: null, extraction: 'flexible', batch_size: 7}"
-    about = planned(snakemake, sources, "--printshellcmds", "--config", change)["evaluate tiny base"]
+def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemake, finished):
+    change = "evaluation={rows: null, extraction: flexible, batch_size: 7}"
+    reason = planned(snakemake, finished, "--config", change)["evaluate tiny base"]
     for words in ('"rows":null', '"extraction":"flexible"', '"batch_size":7,'):
-        assert words in about
+        assert words in reason.partition(" now: ")[2]
 
 
 def test_what_a_failed_job_keeps_never_passes_for_finished(snakemake, sources):

@@ -19,7 +19,7 @@ def run_stage(stage: Callable[[], None]) -> None:
     except PipelineError as error:
         sys.exit(f"ERROR: {error}")
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EPERM):
+        if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EPERM, errno.ENOTDIR):
             raise
         sys.exit(
             f"ERROR: {error.filename or 'an output file'} cannot be written ({error.strerror}): "

@@ -14,6 +14,8 @@ import yaml
 from gsm8k_grpo.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
+# What checks need to know of the published shapes; the shapes themselves are Tunix's (models.PRESETS).
+PRESETS = {"gemma2_2b": {"num_heads": 8, "num_kv_heads": 4, "sliding_window_tokens": 4096}}
 RESERVED = ("data", "models", "logs", "cache")  # folders of results/ that are no recipe's
 # JSON Schema takes 100.0 for an integer, which Python's range() does not, and YAML's .nan and .inf for numbers.
 _TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
@@ -167,12 +169,22 @@ def _conflicts(settings: Mapping):
         yield "model.handle", "source kaggle needs a handle such as google/gemma-2/flax/gemma2-2b-it"
     if model["source"] == "pretrained" and not (model["pretraining"] and isinstance(model["architecture"], Mapping)):
         yield "model.pretraining", "source pretrained needs model.pretraining and the sizes of model.architecture"
-    if isinstance(model["architecture"], Mapping):
-        heads, kv_heads = model["architecture"]["num_heads"], model["architecture"]["num_kv_heads"]
-        if heads % kv_heads:
-            yield "model.architecture.num_kv_heads", f"{kv_heads} does not divide num_heads {heads}"
-        if kv_heads % training["mesh"]["tp"]:
-            yield "training.mesh.tp", f"{training['mesh']['tp']} does not divide the model's {kv_heads} KV heads"
+    shape = model["architecture"] if isinstance(model["architecture"], Mapping) else PRESETS[model["architecture"]]
+    heads, kv_heads = shape["num_heads"], shape["num_kv_heads"]
+    if heads % kv_heads:
+        yield "model.architecture.num_kv_heads", f"{kv_heads} does not divide num_heads {heads}"
+    if kv_heads % training["mesh"]["tp"]:
+        yield "training.mesh.tp", f"{training['mesh']['tp']} does not divide the model's {kv_heads} KV heads"
+    longest = settings["prompt"]["max_tokens"] + max(
+        settings[block]["max_completion_tokens"] for block in ("training", "evaluation")
+    )
+    if shape["sliding_window_tokens"] < longest:
+        # Tunix 0.1.7 compares cache positions, padding included, with token positions, padding not included.
+        yield (
+            "model.architecture.sliding_window_tokens",
+            f"{shape['sliding_window_tokens']} is less than the {longest} tokens of prompt and completion, and Tunix "
+            "misplaces a sliding window over padded prompts; use a larger window or lower prompt.max_tokens",
+        )
     if training["prompts_per_step"] % training["micro_batch_prompts"]:
         yield (
             "training.micro_batch_prompts",

@@ -1,0 +1,83 @@
+"""Models: initialisation, storage, adapters, and what settings assume of the published shapes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gsm8k_grpo import models, settings
+from gsm8k_grpo.errors import PipelineError
+
+ARCHITECTURE = {
+    "num_layers": 2,
+    "embed_dim": 32,
+    "hidden_dim": 48,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "vocabulary_size": 64,
+    "sliding_window_tokens": 16,
+}
+LORA = {"rank": 4, "alpha": 8, "target_modules": ["q_einsum", "kv_einsum", "attn_vec_einsum", "gate_proj", "down_proj"]}
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return models.make_mesh(1, 1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.initialise(models.config(ARCHITECTURE), seed=0)
+
+
+def logits(model):
+    tokens = jnp.arange(1, 9).reshape(1, 8)
+    mask = jnp.tril(jnp.ones((1, 8, 8), bool))
+    return np.asarray(model(tokens, jnp.arange(8).reshape(1, 8), None, mask)[0])
+
+
+def test_settings_know_the_published_shapes():
+    for name, known in settings.PRESETS.items():
+        config = models.config(name)
+        assert known == {
+            "num_heads": config.num_heads,
+            "num_kv_heads": config.num_kv_heads,
+            "sliding_window_tokens": config.sliding_window_size,
+        }
+    assert settings.PRESETS.keys() == models.PRESETS.keys()
+
+
+def test_no_matrix_starts_at_zero_and_the_seed_decides(model):
+    for path, leaf in nnx.to_flat_state(nnx.state(model)):
+        assert len(leaf.shape) < 2 or float(jnp.std(leaf[...])) > 0.01, path
+    again, other = (models.initialise(models.config(ARCHITECTURE), seed) for seed in (0, 1))
+    np.testing.assert_array_equal(logits(model), logits(again))
+    assert not np.array_equal(logits(model), logits(other))
+
+
+def test_saved_weights_load_to_the_same_bits(model, mesh, tmp_path):
+    models.save(model, tmp_path / "weights")
+    loaded = models.load(tmp_path / "weights", models.config(ARCHITECTURE), mesh, jnp.float32)
+    for first, second in zip(*(jax.tree.leaves(nnx.state(each)) for each in (model, loaded)), strict=True):
+        np.testing.assert_array_equal(first, second)
+    with pytest.raises(PipelineError, match=r"weights: .*--forcerun base_model"):
+        models.load(tmp_path / "weights", models.config({**ARCHITECTURE, "embed_dim": 16}), mesh, jnp.float32)
+
+
+def test_fresh_adapters_change_nothing_and_share_the_base(model, mesh):
+    adapted = models.with_lora(model, LORA, seed=3, mesh=mesh)
+    np.testing.assert_array_equal(logits(model), logits(adapted))
+    # rank × (in + out) of each adapted matrix, per layer: q 32→4·8, kv 32→2·2·8, output 4·8→32, gate 32→48, down 48→32.
+    assert models.count_parameters(adapted, nnx.LoRAParam) == 2 * 4 * (64 + 64 + 64 + 80 + 80)
+    base = {path: leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}
+    shared = [path for path, leaf in nnx.to_flat_state(nnx.state(adapted)) if path in base]
+    assert len(shared) == len(base)
+    adapted_state = dict(nnx.to_flat_state(nnx.state(adapted)))
+    assert all(adapted_state[path][...] is base[path][...] for path in base), "the policy holds a copy of the base"
+
+
+def test_a_mesh_beyond_the_machine_is_refused_by_name():
+    with pytest.raises(PipelineError, match=r"training.mesh: fsdp 64 × tp 4 needs 256 devices"):
+        models.make_mesh(64, 4)

@@ -1,0 +1,109 @@
+"""Generation: greedy completions that do not hang on their batch, rollouts whose noise derives from seed and step."""
+
+import jax
+import numpy as np
+import pytest
+from tunix.generate import tokenizer_adapter
+from tunix.rl.rollout import base_rollout
+
+from gsm8k_grpo import models, prompts, rollout, tokenizers
+
+ARCHITECTURE = {
+    "num_layers": 2,
+    "embed_dim": 32,
+    "hidden_dim": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "vocabulary_size": 400,
+    "sliding_window_tokens": 128,
+}
+QUESTIONS = ["Ana has 3 pens, buys 4 more.", "Ben has 12 cups.", "Cleo has 5 coins, finds 2 more, loses 3.", "Dan?"]
+LIMIT = 12
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    path.write_bytes(tokenizers.train([prompts.build("", question) for question in QUESTIONS] * 20, 400))
+    return tokenizers.load(path)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.initialise(models.config(ARCHITECTURE), seed=0)
+
+
+def test_greedy_completions_do_not_depend_on_the_batch(model, tokenizer):
+    sampler = rollout.make_sampler(model, tokenizer, 88)
+    asked = [prompts.build("", question) for question in QUESTIONS]
+    stop = tokenizer.piece_to_id("<end_of_turn>")
+    together = dict(rollout.greedy(sampler, asked, 4, 72, LIMIT, stop))
+    alone = dict(rollout.greedy(sampler, asked, 1, 72, LIMIT, stop))
+    uneven = dict(rollout.greedy(sampler, asked[::-1], 3, 72, LIMIT, stop))
+    assert sorted(together) == [0, 1, 2, 3]
+    assert together == alone
+    assert [together[index] for index in range(4)] == [uneven[3 - index] for index in range(4)]
+    assert all(each.tokens <= LIMIT and each.truncated == (each.tokens == LIMIT) for each in together.values())
+
+
+@pytest.fixture(scope="module")
+def engine(model, tokenizer):
+    config = base_rollout.RolloutConfig(
+        max_tokens_to_generate=LIMIT,
+        max_prompt_length=72,
+        kv_cache_size=88,
+        temperature=1.0,
+        top_p=1.0,
+        eos_tokens=[107],
+    )
+    adapted = tokenizer_adapter.TokenizerAdapter(tokenizer)
+    return rollout.SeededRollout(model, adapted, models.make_mesh(1, 1), config, seed=7), config
+
+
+def drawn(engine, step, calls=1):
+    rolled, config = engine
+    rolled.start_step(step)
+    asked = [prompts.build("", question) for question in QUESTIONS]
+    return [[row.tolist() for row in rolled.generate(asked, config).tokens] for _ in range(calls)]
+
+
+def test_noise_differs_by_step_and_call_and_row_but_not_between_runs(engine):
+    first, second = drawn(engine, step=3, calls=2)
+    assert first != second  # stock Tunix draws the same noise at every call
+    assert first != drawn(engine, step=4)[0]
+    assert drawn(engine, step=3, calls=2) == [first, second]
+    rolled, config = engine
+    rolled.start_step(3)
+    rows = rolled.generate([prompts.build("", QUESTIONS[0])] * 4, config).tokens
+    assert len({tuple(row.tolist()) for row in rows}) > 1
+
+
+def test_the_stop_token_stays_in_the_tokens_unless_the_limit_cut_them(engine):
+    rolled, config = engine
+    stopped = 0
+    for step in range(40):
+        rolled.start_step(step)
+        output = rolled.generate([prompts.build("", question) for question in QUESTIONS], config)
+        for row, text in zip(output.tokens, output.text, strict=True):
+            assert len(row) <= LIMIT
+            assert len(row) == LIMIT or row[-1] == 107
+            stopped += row[-1] == 107
+            assert "<end_of_turn>" not in text
+    assert stopped > 0
+
+
+def test_log_probs_are_taken_at_the_rollouts_temperature(model, tokenizer):
+    config = base_rollout.RolloutConfig(
+        max_tokens_to_generate=LIMIT, max_prompt_length=8, kv_cache_size=24, temperature=0.5, eos_tokens=[107]
+    )
+    rolled = rollout.SeededRollout(
+        model, tokenizer_adapter.TokenizerAdapter(tokenizer), models.make_mesh(1, 1), config, seed=0
+    )
+    prompt, completion = np.array([[2, 106, 150, 151]]), np.array([[152, 153, 107]])
+    found = np.asarray(rolled.get_per_token_logps(jax.numpy.array(prompt), jax.numpy.array(completion)))
+    tokens = jax.numpy.array(np.concatenate([prompt, completion], axis=1))
+    mask = jax.numpy.tril(jax.numpy.ones((1, 7, 7), bool))
+    logits = np.asarray(model(tokens, jax.numpy.arange(7)[None], None, mask)[0], np.float64)[0, 3:6] / 0.5
+    expected = logits[range(3), completion[0]] - np.log(np.exp(logits).sum(axis=1))
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
