@@ -26,7 +26,7 @@ rule evaluate:
     resources:
         accelerator=1,
     params:
-        settings=recipe_blocks("prompt", "evaluation"),
+        settings=recipe_blocks("mesh", "prompt", "evaluation"),
         checkpoints=lambda wildcards, input: (
             f"--checkpoints {input.checkpoints}" if input.checkpoints else ""
         ),

@@ -20,7 +20,7 @@ rule train:
     resources:
         accelerator=1,
     params:
-        settings=recipe_blocks("seed", "prompt", "training"),
+        settings=recipe_blocks("seed", "mesh", "prompt", "training"),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
         "--model $(dirname {input.model:q}) "

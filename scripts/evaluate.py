@@ -20,7 +20,7 @@ from gsm8k_grpo.progress import Progress
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--settings", required=True, help="JSON text or a settings.yaml; needs the blocks prompt and evaluation"
+        "--settings", required=True, help="JSON text or a settings.yaml; needs the blocks mesh, prompt and evaluation"
     )
     parser.add_argument("--rows", type=Path, required=True, help="prompts to evaluate on")
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, help="checkpoints.json of the training (not for base)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
-    chosen = settings.stage_settings(arguments.settings, "prompt", "evaluation")
+    chosen = settings.stage_settings(arguments.settings, "mesh", "prompt", "evaluation")
     prompt, how = chosen["prompt"], chosen["evaluation"]
     tags = Tags(**prompt["tags"])
     rows = files.read_jsonl(arguments.rows, keys=("id", "prompt", "answer"))
@@ -39,7 +39,7 @@ def main() -> None:
     runtime.configure_jax()
     from gsm8k_grpo import base, memory, models, rollout
 
-    mesh = models.make_mesh(1, 1)
+    mesh = models.make_mesh(**chosen["mesh"])
     loaded = base.load(arguments.model, mesh)
     model = loaded.model
     if arguments.checkpoint != "base":
@@ -60,6 +60,7 @@ def main() -> None:
         prompt["max_tokens"],
         how["max_completion_tokens"],
         loaded.stop_id,
+        mesh,
     )
     for index, completion in generated:
         row = rows[index]

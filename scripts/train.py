@@ -19,13 +19,15 @@ from gsm8k_grpo.errors import PipelineError, run_stage
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--settings", required=True, help="JSON text or a settings.yaml; needs the blocks seed, prompt and training"
+        "--settings",
+        required=True,
+        help="JSON text or a settings.yaml; needs the blocks seed, mesh, prompt and training",
     )
     parser.add_argument("--rows", type=Path, required=True, help="prompts to train on")
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
-    chosen = settings.stage_settings(arguments.settings, "seed", "prompt", "training")
+    chosen = settings.stage_settings(arguments.settings, "seed", "mesh", "prompt", "training")
     seed, prompt, training_settings = chosen["seed"], chosen["prompt"], chosen["training"]
     rows = files.read_jsonl(arguments.rows, keys=("id", "prompt", "answer"))
     manifest = files.read_json(arguments.model / "model.json")
@@ -44,7 +46,7 @@ def main() -> None:
     runtime.configure_jax()
     from gsm8k_grpo import base, memory, models, training
 
-    mesh = models.make_mesh(**training_settings["mesh"])
+    mesh = models.make_mesh(**chosen["mesh"])
     reference = base.load(arguments.model, mesh)
     memory.require_training(reference.config, training_settings, prompt["max_tokens"], mesh)
     policy = models.with_lora(reference.model, training_settings["lora"], seed, mesh)

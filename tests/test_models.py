@@ -79,5 +79,5 @@ def test_fresh_adapters_change_nothing_and_share_the_base(model, mesh):
 
 
 def test_a_mesh_beyond_the_machine_is_refused_by_name():
-    with pytest.raises(PipelineError, match=r"training.mesh: fsdp 64 × tp 4 needs 256 devices"):
+    with pytest.raises(PipelineError, match=r"mesh: fsdp 64 × tp 4 needs 256 devices"):
         models.make_mesh(64, 4)

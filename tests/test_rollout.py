@@ -38,9 +38,9 @@ def test_greedy_completions_do_not_depend_on_the_batch(model, tokenizer):
     sampler = rollout.make_sampler(model, tokenizer, 88)
     asked = [prompts.build("", question) for question in QUESTIONS]
     stop = tokenizer.piece_to_id("<end_of_turn>")
-    together = dict(rollout.greedy(sampler, asked, 4, 72, LIMIT, stop))
-    alone = dict(rollout.greedy(sampler, asked, 1, 72, LIMIT, stop))
-    uneven = dict(rollout.greedy(sampler, asked[::-1], 3, 72, LIMIT, stop))
+    together = dict(rollout.greedy(sampler, asked, 4, 72, LIMIT, stop, models.make_mesh(1, 1)))
+    alone = dict(rollout.greedy(sampler, asked, 1, 72, LIMIT, stop, models.make_mesh(1, 1)))
+    uneven = dict(rollout.greedy(sampler, asked[::-1], 3, 72, LIMIT, stop, models.make_mesh(1, 1)))
     assert sorted(together) == [0, 1, 2, 3]
     assert together == alone
     assert [together[index] for index in range(4)] == [uneven[3 - index] for index in range(4)]

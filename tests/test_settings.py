@@ -125,7 +125,10 @@ SIZES = {"num_heads": 4, "num_kv_heads": 2}
 FAULTS = {
     "unknown key at top": ({"train": 1}, "train: unknown key; there are recipes, seed, "),
     "unknown nested key": ({"training": {"lr": 1}}, "training.lr: unknown key; there are max_steps, "),
-    "unknown deeper key": ({"training": {"mesh": {"dp": 1}}}, "training.mesh.dp: unknown key; there are fsdp, tp"),
+    "unknown deeper key": (
+        {"training": {"lora": {"r": 1}}},
+        "training.lora.r: unknown key; there are rank, alpha, target_modules",
+    ),
     "unknown size": ({"model": {"architecture": {"layers": 3}}}, "model.architecture.layers: unknown key"),
     "unknown keys that are no text": ({1: 2, "abc": 3}, "1: unknown key"),
     "block left empty": ({"training": None}, "training: None is not of type 'object'"),
@@ -176,8 +179,12 @@ FAULTS = {
         "model.architecture.num_kv_heads: 3 does not divide num_heads 4",
     ),
     "more devices than KV heads": (
-        {"model": {"architecture": SIZES}, "training": {"mesh": {"tp": 4}}},
-        "training.mesh.tp: 4 does not divide the model's 2 KV heads",
+        {"model": {"architecture": SIZES}, "mesh": {"tp": 4}},
+        "mesh.tp: 4 does not divide the model's 2 KV heads",
+    ),
+    "window shorter than a sequence": (
+        {"training": {"max_completion_tokens": 200}},
+        "model.architecture.sliding_window_tokens: 128 is less than the 248 tokens of prompt and completion",
     ),
     "tag inside another": (
         {"prompt": {"tags": {"answer_start": "<reason"}}},

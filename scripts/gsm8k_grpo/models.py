@@ -82,7 +82,7 @@ def make_mesh(fsdp: int, tp: int) -> Mesh:
     devices = jax.devices()
     if len(devices) < fsdp * tp:
         raise PipelineError(
-            f"training.mesh: fsdp {fsdp} × tp {tp} needs {fsdp * tp} devices, this machine has {len(devices)} "
+            f"mesh: fsdp {fsdp} × tp {tp} needs {fsdp * tp} devices, this machine has {len(devices)} "
             f"({devices[0].platform})"
         )
     return Mesh(np.array(devices[: fsdp * tp]).reshape(fsdp, tp), ("fsdp", "tp"))

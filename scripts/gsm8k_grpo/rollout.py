@@ -40,6 +40,7 @@ def greedy(
     max_prompt_tokens: int,
     max_completion_tokens: int,
     stop_id: int,
+    mesh: Mesh,
 ) -> Iterator[tuple[int, Completion]]:
     """Yields (index of the prompt, its greedy completion), longest prompts first.
 
@@ -50,14 +51,15 @@ def greedy(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         filled = [prompts[index] for index in chosen] + [prompts[chosen[-1]]] * (batch_size - len(chosen))
-        output = sampler(
-            filled,
-            max_generation_steps=max_completion_tokens,
-            max_prompt_length=max_prompt_tokens,
-            eos_tokens=[stop_id],
-            temperature=1.0,
-            top_p=None,  # Tunix: greedy is top_p None; temperature 0 with top_p 1 repeats one token
-        )
+        with mesh:
+            output = sampler(
+                filled,
+                max_generation_steps=max_completion_tokens,
+                max_prompt_length=max_prompt_tokens,
+                eos_tokens=[stop_id],
+                temperature=1.0,
+                top_p=None,  # Tunix: greedy is top_p None; temperature 0 with top_p 1 repeats one token
+            )
         for index, text, tokens in zip(chosen, output.text, output.tokens, strict=False):
             truncated = len(tokens) >= max_completion_tokens
             yield index, Completion(text, len(tokens) + (not truncated), truncated)

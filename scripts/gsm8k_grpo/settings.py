@@ -173,8 +173,8 @@ def _conflicts(settings: Mapping):
     heads, kv_heads = shape["num_heads"], shape["num_kv_heads"]
     if heads % kv_heads:
         yield "model.architecture.num_kv_heads", f"{kv_heads} does not divide num_heads {heads}"
-    if kv_heads % training["mesh"]["tp"]:
-        yield "training.mesh.tp", f"{training['mesh']['tp']} does not divide the model's {kv_heads} KV heads"
+    if kv_heads % settings["mesh"]["tp"]:
+        yield "mesh.tp", f"{settings['mesh']['tp']} does not divide the model's {kv_heads} KV heads"
     longest = settings["prompt"]["max_tokens"] + max(
         settings[block]["max_completion_tokens"] for block in ("training", "evaluation")
     )
