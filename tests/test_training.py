@@ -27,9 +27,13 @@ def test_fewer_rows_than_a_step_needs_are_an_error():
         training.batch_rows(ROWS, 0, prompts_per_step=11, seed=0)
 
 
-def test_the_rate_rises_over_a_tenth_and_falls_to_zero():
-    schedule = training.learning_rate_schedule({"learning_rate": 2.0, "warmup_fraction": 0.1, "max_steps": 100})
-    assert [float(schedule(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0], abs=1e-6)
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_the_rate_rises_over_a_tenth_of_the_updates_and_falls_to_zero(iterations):
+    schedule = training.learning_rate_schedule(
+        {"learning_rate": 2.0, "warmup_fraction": 0.1, "max_steps": 100, "num_iterations": iterations}
+    )
+    rates = [float(schedule(step * iterations)) for step in (0, 5, 10, 55, 100)]
+    assert rates == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0], abs=1e-6)
 
 
 def test_a_restart_keeps_the_rows_up_to_the_checkpoint_and_drops_the_rest(tmp_path):

@@ -7,6 +7,7 @@ derives from the run's seed and the step: a killed run resumes to what it would 
 
 import functools
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,12 +46,13 @@ def batch_rows(rows: list[dict], step: int, prompts_per_step: int, seed: int) ->
 
 
 def learning_rate_schedule(settings: Mapping) -> optax.Schedule:
-    """Linear warm-up over `warmup_fraction` of the steps, then a cosine to 0, as published."""
+    """Linear warm-up over `warmup_fraction` of the updates (μ a step), then a cosine to 0, as published."""
+    updates = settings["max_steps"] * settings["num_iterations"]
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=settings["learning_rate"],
-        warmup_steps=max(1, round(settings["warmup_fraction"] * settings["max_steps"])),
-        decay_steps=max(2, settings["max_steps"]),
+        warmup_steps=max(1, round(settings["warmup_fraction"] * updates)),
+        decay_steps=max(2, updates),
     )
 
 
@@ -79,7 +81,6 @@ def make_cluster(
     checkpoint_folder: Path,
 ) -> cluster_lib.RLCluster:
     """Tunix's cluster with policy, reference and rollout on one mesh; restores the newest checkpoint of the folder."""
-    steps = checkpoint_steps(settings["max_steps"], settings["checkpoint_interval_steps"])
     return cluster_lib.RLCluster(
         actor=policy,
         reference=reference,
@@ -98,10 +99,9 @@ def make_cluster(
                 compute_logps_micro_batch_size=settings["micro_batch_prompts"],
                 checkpoint_root_directory=str(checkpoint_folder.absolute()),
                 checkpointing_options=ocp.CheckpointManagerOptions(
-                    # Exactly these steps and all of them: Tunix's default keeps the newest 3, one every 180 s.
-                    save_decision_policy=checkpoint_managers.SpecificStepsPolicy(
-                        steps=[step * settings["num_iterations"] for step in steps]
-                    ),
+                    # Tunix saves by itself in the middle of a step, by default the newest 3, one every 180 s. `run`
+                    # saves instead, when the step's row is in the log, and keeps all.
+                    save_decision_policy=checkpoint_managers.SpecificStepsPolicy(steps=[]),
                     max_to_keep=None,
                 ),
             ),
@@ -179,20 +179,18 @@ class Learner(grpo_learner.GRPOLearner):
         micro_batches = [
             jax.tree.map(lambda leaf, at=start: leaf[at : at + size], example) for start in range(0, len(lengths), size)
         ]
-        trainer = self.rl_cluster.actor_trainer
-        losses = []
         for _ in range(self._settings["num_iterations"]):
             self.rl_cluster.update_actor(micro_batches, None)
-            losses.append(trainer._prev_buffered_train_metrics)
         self.rl_cluster.global_steps += 1
-        metrics = losses[-1]
+        # Tunix holds an update's figures back until the next one, to write them while the device computes.
+        metrics = self.rl_cluster.actor_trainer._prev_buffered_train_metrics
         aggregated = {name: float(op(np.asarray(values))) for name, (values, op) in metrics.additional_metrics.items()}
         limit = self._settings["max_completion_tokens"]
         return {
             "step": step + 1,
             "loss": float(metrics.loss),
             "gradient_norm": aggregated["grad_norm"],
-            "learning_rate": float(learning_rate_schedule(self._settings)(step)),
+            "learning_rate": float(learning_rate_schedule(self._settings)(step * self._settings["num_iterations"])),
             "kl": aggregated["kl"],
             "clip_fraction": aggregated["pg_clipfrac"],
             **self._figures,
@@ -218,6 +216,7 @@ def run(learner: Learner, rows: list[dict], settings: Mapping, seed: int, metric
     history = _truncate(metrics_file, restored)
     if restored:
         print(f"resuming after step {restored} of {settings['max_steps']}", flush=True)
+    kept = checkpoint_steps(settings["max_steps"], settings["checkpoint_interval_steps"])
     progress = Progress("training", settings["max_steps"], "steps", done=restored)
     with open(metrics_file, "a", encoding="utf-8") as log:
         for step in range(restored, settings["max_steps"]):
@@ -230,9 +229,25 @@ def run(learner: Learner, rows: list[dict], settings: Mapping, seed: int, metric
             history.append(figures)
             log.write(json.dumps(figures) + "\n")
             log.flush()
+            if step + 1 in kept:
+                os.fsync(log.fileno())  # a checkpoint never stands without the rows of the steps that led to it
+                _save(cluster, settings)
             progress.advance(reward=figures["reward"], kl=figures["kl"])
     cluster.actor_trainer.checkpoint_manager.close()
     return history
+
+
+def _save(cluster: cluster_lib.RLCluster, settings: Mapping) -> None:
+    """Saves adapters and optimizer state; the write itself goes on beside the next steps."""
+    trainer = cluster.actor_trainer
+    trainer.checkpoint_manager.save(
+        cluster.global_steps * settings["num_iterations"],
+        trainer.model,
+        trainer.optimizer,
+        save_only_lora_params=True,
+        force=True,
+        custom_metadata={"global_step": cluster.global_steps, "role": cluster_lib.Role.ACTOR.value},
+    )
 
 
 def _truncate(metrics_file: Path, steps: int) -> list[dict]:
