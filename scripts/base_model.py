@@ -77,6 +77,8 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = settings.stage_settings(arguments.settings, "model")["model"]
     arguments.output.mkdir(parents=True, exist_ok=True)
+    for left_over in arguments.output.glob(".making.*"):  # of a run that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
     runtime.configure_jax()
     from gsm8k_grpo import models
 

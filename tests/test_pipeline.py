@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from gsm8k_grpo import report
+
 ROOT = Path(__file__).parents[1]
 SMALLEST = {
     "dataset": {"train_rows": 300, "test_rows": 20},
@@ -131,6 +133,28 @@ def test_the_report_says_what_the_artifacts_say(finished):
     assert "no significant change" in page  # four steps teach nothing, and the words say so
     assert "default-src 'none'" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
+
+
+def test_hostile_completions_are_shown_as_text(finished, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(finished / "results", results, ignore=shutil.ignore_patterns("cache", "weights", "runs"))
+    hostile = [
+        "</script><script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "nul \x00 bell \x07 right-to-left \u202e isolate \u2066 lone \ud800",
+        "{{ 7 * 7 }} {% raw %} $x^2$ **bold**",
+        "x" * 1_000_000,
+    ]
+    path = results / "tiny/evaluations/base/completions.jsonl"
+    changed = [{**row, "completion": hostile[index % 5]} for index, row in enumerate(rows(path))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    page = report.render(results, ["tiny"])
+    page.encode("utf-8")
+    assert "<script" not in page and "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert "⟨U+202E⟩" in page and "⟨U+D800⟩" in page and "\u202e" not in page and "\x00" not in page
+    assert "{{ 7 * 7 }}" in page
+    assert "… and 996,000 characters more" in page and len(page) < 2_000_000
 
 
 def test_the_same_artifacts_give_the_same_report(finished):

@@ -1,0 +1,48 @@
+"""The page's words: they follow the numbers."""
+
+import pytest
+
+from gsm8k_grpo import report
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "words"),
+    [
+        (0.2, 0.001, "better"),
+        (-0.2, 0.001, "worse"),
+        (0.2, 0.05, "no significant change"),
+        (0.0, 1.0, "no significant change"),
+    ],
+)
+def test_a_change_is_named_only_when_the_test_finds_one(difference, p, words):
+    assert report.verdict({"difference": {"value": difference}, "mcnemar_p": p}) == words
+
+
+def test_numbers_are_printed_as_papers_print_them():
+    assert [report.percent(value) for value in (0, 0.12345, 1)] == ["0.0 %", "12.3 %", "100.0 %"]
+    assert [report.points(value) for value in (0.056, -0.056)] == ["+5.6", "−5.6"]
+    assert [report.p_value(value) for value in (0.00001, 0.0012, 0.04, 1.0)] == [
+        "p < 0.0001",
+        "p = 0.0012",
+        "p = 0.04",
+        "p = 1.00",
+    ]
+
+
+def test_examples_show_a_fair_share_of_each_outcome():
+    def row(identifier, correct):
+        return {"id": identifier, "strict_correct": correct}
+
+    before = [True, True, False, False, False, False, True]
+    after = [True, False, True, False, True, True, True]
+    base = [row(str(index), correct) for index, correct in enumerate(before)]
+    final = [row(str(index), correct) for index, correct in enumerate(after)]
+    prompts = {str(index): "asked" for index in range(7)}
+    shown = report.examples({"base": base, "final": final}, prompts, 4)
+    assert [(pair["outcome"], pair["base"]["id"]) for pair in shown] == [
+        ("fixed", "2"),
+        ("broken", "1"),
+        ("wrong both times", "3"),
+        ("right both times", "0"),
+    ]
+    assert report.examples({"base": base, "final": final}, prompts, 0) == []
