@@ -20,7 +20,7 @@ STEPS = {
     "*": ("gets {operand} times as many",),
 }
 QUESTION = "How many {things} now?"
-# Every value stays between 1 and 20, operands are small: arithmetic that half a million parameters learn in minutes.
+# Values stay between 1 and 20 and operands are small: arithmetic that less than a million parameters learn in minutes.
 LARGEST_VALUE = 20
 
 
