@@ -4,7 +4,7 @@ PLATFORM ?= cpu
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready-$(PLATFORM)
-RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
 .PHONY: report test setup lint lock clean
 

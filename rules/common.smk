@@ -1,8 +1,8 @@
 # Loading and validation of settings, and what the rules have in common. No rules here.
 #
-# Outputs in `update` survive when their job fails or is interrupted: Snakemake puts the former file back. It also takes
-# it for finished, under the new settings. So each rule has a plain output too, its manifest, which a failed job lacks;
-# who reads an `update` output has the manifest as an input as well, and the next run tries the failed job again.
+# All outputs are in `update`: when a job fails, Snakemake puts the former files back. It also takes them for finished
+# under the new settings; so a failed job leaves a mark (LOG.failed), which is a parameter of its rule: another mark than
+# the one of the last run means that the job is tried again.
 import os
 import sys
 from pathlib import Path
@@ -30,9 +30,7 @@ def load_settings():
 
 SETTINGS = load_settings()
 if Path("results").exists() and not os.access("results", os.W_OK | os.X_OK):
-    raise WorkflowError(
-        "results: this folder cannot be written to; make it writable or run in another folder (--directory)"
-    )
+    raise WorkflowError("results: this folder cannot be written to; make it writable")
 # Recipes may share data sets and models; load_settings has made sure that they mean the same by one name.
 DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
@@ -60,6 +58,16 @@ def recipe_blocks(*names):
     return lambda wildcards: blocks(SETTINGS[wildcards.recipe], *names)
 
 
+def last_failure(log):
+    """The mark that a rule's last failed job left beside its log; a new mark makes the rule run again."""
+
+    def mark(wildcards):
+        path = Path(f"{log.format(**dict(wildcards.items()))}.failed")
+        return path.read_text() if path.is_file() else ""
+
+    return mark
+
+
 def data_file(name):
     """A file of the data set of a rule's recipe."""
     return lambda wildcards: (
@@ -81,11 +89,14 @@ def evaluations(wildcards):
 
 
 def source_hashes(wildcards):
-    """Hashes of the published files where they lie already: other contents rerun `download`, another mtime does not."""
+    """Hashes of the published files: other contents rerun `download`; another mtime, or a file removed, does not."""
     dataset = DATASETS[wildcards.dataset]["dataset"]
     if dataset["source"] != "jsonl":
         return {}
     paths = [Path(dataset["path"], name) for name in ("train.jsonl", "test.jsonl")]
+    manifest = Path("results", "data", wildcards.dataset, "dataset.json")
+    if not all(path.is_file() for path in paths) and manifest.is_file():
+        return files.read_json(manifest)["origin"].get("sha256", {})
     return {path.name: files.sha256_file(path) for path in paths if path.is_file()}
 
 

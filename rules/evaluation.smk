@@ -8,7 +8,6 @@ rule evaluate:
             recipe=wildcards.recipe,
             split=SETTINGS[wildcards.recipe]["evaluation"]["split"],
         ),
-        prompts="results/{recipe}/prompts/summary.json",
         model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
         checkpoints=branch(
@@ -18,7 +17,7 @@ rule evaluate:
         ),
     output:
         completions=update("results/{recipe}/evaluations/{checkpoint}/completions.jsonl"),
-        metrics="results/{recipe}/evaluations/{checkpoint}/metrics.json",
+        metrics=update("results/{recipe}/evaluations/{checkpoint}/metrics.json"),
     log:
         "results/logs/{recipe}/evaluate-{checkpoint}.log",
     conda:
@@ -26,6 +25,7 @@ rule evaluate:
     resources:
         accelerator=1,
     params:
+        retry=last_failure("results/logs/{recipe}/evaluate-{checkpoint}.log"),
         settings=recipe_blocks("mesh", "prompt", "evaluation"),
         checkpoints=lambda wildcards, input: (
             f"--checkpoints {input.checkpoints}" if input.checkpoints else ""
@@ -33,7 +33,8 @@ rule evaluate:
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
         "--model $(dirname {input.model:q}) --checkpoint {wildcards.checkpoint} "
-        "{params.checkpoints} --output $(dirname {output.metrics:q}) 2>&1 | tee {log:q}"
+        "{params.checkpoints} --output $(dirname {output.metrics:q}) 2>&1 | tee {log:q} || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
 rule compare:
@@ -41,18 +42,16 @@ rule compare:
         code=code.files("compare"),
         base="results/{recipe}/evaluations/base/completions.jsonl",
         final="results/{recipe}/evaluations/final/completions.jsonl",
-        metrics=expand(
-            "results/{{recipe}}/evaluations/{checkpoint}/metrics.json",
-            checkpoint=("base", "final"),
-        ),
     output:
-        "results/{recipe}/comparison.json",
+        update("results/{recipe}/comparison.json"),
     log:
         "results/logs/{recipe}/compare.log",
     conda:
         ENVIRONMENT
     params:
+        retry=last_failure("results/logs/{recipe}/compare.log"),
         settings=recipe_blocks("evaluation"),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --base {input.base:q} "
-        "--final {input.final:q} --output {output:q} 2>&1 | tee {log:q}"
+        "--final {input.final:q} --output {output:q} 2>&1 | tee {log:q} || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"

@@ -5,10 +5,10 @@ rule base_model:
     input:
         code=code.files("base_model"),
         rows=pretraining_file("train.jsonl"),
-        dataset=pretraining_file("dataset.json"),
     output:
-        manifest="results/models/{model}/model.json",
+        manifest=update("results/models/{model}/model.json"),
         tokenizer=update("results/models/{model}/tokenizer.model"),
+        provenance=update("results/models/{model}/provenance.json"),
     log:
         "results/logs/models/{model}/base_model.log",
     conda:
@@ -16,8 +16,10 @@ rule base_model:
     resources:
         accelerator=1,
     params:
+        retry=last_failure("results/logs/models/{model}/base_model.log"),
         settings=lambda wildcards: blocks(MODELS[wildcards.model], "model"),
         rows=lambda wildcards, input: f"--rows {input.rows}" if input.rows else "",
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} {params.rows} "
-        "--output $(dirname {output.manifest:q}) 2>&1 | tee {log:q}"
+        "--output $(dirname {output.manifest:q}) 2>&1 | tee {log:q} || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"

@@ -5,34 +5,38 @@ rule settings:
     input:
         code=code.files("settings"),
     output:
-        "results/{recipe}/settings.yaml",
+        update("results/{recipe}/settings.yaml"),
     log:
         "results/logs/{recipe}/settings.log",
     conda:
         ENVIRONMENT
     params:
+        retry=last_failure("results/logs/{recipe}/settings.log"),
         settings=lambda wildcards: files.canonical_json(SETTINGS[wildcards.recipe]),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} "
-        "--output {output:q} 2>&1 | tee {log:q}"
+        "--output {output:q} 2>&1 | tee {log:q} || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
 rule plots:
     input:
         code=code.files("plots"),
         metrics="results/{recipe}/training/metrics.csv",
-        training="results/{recipe}/training/summary.json",
         evaluations=evaluations,
     output:
-        accuracy="results/{recipe}/plots/accuracy.svg",
-        training="results/{recipe}/plots/training.svg",
+        accuracy=update("results/{recipe}/plots/accuracy.svg"),
+        training=update("results/{recipe}/plots/training.svg"),
     log:
         "results/logs/{recipe}/plots.log",
     conda:
         ENVIRONMENT
+    params:
+        retry=last_failure("results/logs/{recipe}/plots.log"),
     shell:
         "python3 {input.code[0]} --metrics {input.metrics:q} --evaluations {input.evaluations:q} "
-        "--output $(dirname {output.accuracy:q}) 2>&1 | tee {log:q}"
+        "--output $(dirname {output.accuracy:q}) 2>&1 | tee {log:q} || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
 rule report:
@@ -52,13 +56,15 @@ rule report:
             plot=("accuracy", "training"),
         ),
     output:
-        "results/report.html",
+        update("results/report.html"),
     log:
         "results/logs/report.log",
     conda:
         ENVIRONMENT
     params:
+        retry=last_failure("results/logs/report.log"),
         recipes=list(SETTINGS),
     shell:
         "python3 {input.code[0]} --recipes {params.recipes:q} --results results "
-        "--output {output:q} 2>&1 | tee {log:q}"
+        "--output {output:q} 2>&1 | tee {log:q} || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"

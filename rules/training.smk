@@ -6,13 +6,12 @@ rule train:
     input:
         code=code.files("train"),
         rows="results/{recipe}/prompts/train.jsonl",
-        prompts="results/{recipe}/prompts/summary.json",
         model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
     output:
-        checkpoints="results/{recipe}/training/checkpoints.json",
+        checkpoints=update("results/{recipe}/training/checkpoints.json"),
         metrics=update("results/{recipe}/training/metrics.csv"),
-        summary="results/{recipe}/training/summary.json",
+        summary=update("results/{recipe}/training/summary.json"),
     log:
         "results/logs/{recipe}/train.log",
     conda:
@@ -20,8 +19,10 @@ rule train:
     resources:
         accelerator=1,
     params:
+        retry=last_failure("results/logs/{recipe}/train.log"),
         settings=recipe_blocks("seed", "mesh", "prompt", "training"),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
         "--model $(dirname {input.model:q}) "
-        "--output $(dirname {output.checkpoints:q}) 2>&1 | tee {log:q}"
+        "--output $(dirname {output.checkpoints:q}) 2>&1 | tee {log:q} || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"

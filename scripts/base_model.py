@@ -3,7 +3,8 @@
   python scripts/base_model.py --settings results/tiny/settings.yaml --output results/models/tiny \
       --rows results/data/word-problems/train.jsonl
 
-Writes weights/ (Orbax), tokenizer.model and, last, model.json (source, architecture, parameters, hashes).
+Writes weights/ (Orbax), tokenizer.model, provenance.json and, last, model.json (source, architecture, parameters,
+hashes): the same weights have the same model.json, so that making them again reruns nothing.
 """
 
 import argparse
@@ -98,14 +99,14 @@ def main() -> None:
             "architecture": chosen["architecture"],
             "dtype": chosen["dtype"],
             "parameters": models.count_parameters(model),
-            "sha256": {"weights": files.sha256_tree(weights), "tokenizer": files.sha256_file(tokenizer_file)},
+            "sha256": {"weights": models.weights_hash(model), "tokenizer": files.sha256_file(tokenizer_file)},
         }
         # Everything is made; only renames are left. model.json says that the rest is whole, so it goes last.
         (arguments.output / "model.json").unlink(missing_ok=True)
         shutil.rmtree(arguments.output / "weights", ignore_errors=True)
         weights.replace(arguments.output / "weights")
         tokenizer_file.replace(arguments.output / "tokenizer.model")
-    manifest["provenance"] = runtime.provenance()
+    files.write_json(arguments.output / "provenance.json", runtime.provenance())
     files.write_json(arguments.output / "model.json", settings.thawed(manifest))
 
 

@@ -55,7 +55,8 @@ def main() -> None:
         f"{manifest['parameters']:,}; mesh {dict(mesh.shape)}",
         flush=True,
     )
-    cluster = training.make_cluster(
+    cluster = training.restored_cluster(
+        run_folder,
         policy,
         reference.model,
         reference.tokenizer,
@@ -64,7 +65,6 @@ def main() -> None:
         prompt["max_tokens"],
         reference.stop_id,
         seed,
-        run_folder / "checkpoints",
     )
     learner = training.Learner(cluster, training_settings, Tags(**prompt["tags"]))
     history = training.run(learner, rows, training_settings, seed, run_folder / "metrics.jsonl")

@@ -105,8 +105,11 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
     assert yaml.safe_load((results / "tiny/settings.yaml").read_text())["training"]["max_steps"] == 4
     for plot in ("accuracy", "training"):
         assert "</svg>" in (results / f"tiny/plots/{plot}.svg").read_text()
-    for provenance in ("data/word-problems/dataset.json", "models/tiny/model.json", "tiny/training/summary.json"):
-        facts = read(results / provenance)["provenance"]
+    with_provenance = ("data/word-problems/dataset.json", "tiny/prompts/summary.json", "tiny/training/summary.json")
+    for facts in (
+        *(read(results / name)["provenance"] for name in with_provenance),
+        read(results / "models/tiny/provenance.json"),
+    ):
         assert facts["seconds"] > 0 and facts["versions"]["google-tunix"] == "0.1.7"
 
 
@@ -255,6 +258,12 @@ def test_a_damaged_checkpoint_or_missing_weights_are_named(finished, tmp_path):
     checkpoint = ("--checkpoint", "final", "--checkpoints", str(copy / "checkpoints.json"))
     error = fails(finished, *evaluate, *prompts, "--model", "results/models/tiny", *checkpoint)
     assert "actor/4" in error and "--forcerun train" in error
+    error = fails(
+        finished,
+        *("scripts/train.py", "--settings", "results/tiny/settings.yaml", "--output", str(copy)),
+        *("--rows", "results/tiny/prompts/train.jsonl", "--model", "results/models/tiny"),
+    )
+    assert "newest checkpoint cannot be restored" in error and f"move {copy}/runs/" in error
     model = tmp_path / "model"
     shutil.copytree(finished / "results/models/tiny", model)
     shutil.rmtree(model / "weights")

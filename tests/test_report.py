@@ -38,11 +38,13 @@ def test_examples_show_a_fair_share_of_each_outcome():
     base = [row(str(index), correct) for index, correct in enumerate(before)]
     final = [row(str(index), correct) for index, correct in enumerate(after)]
     prompts = {str(index): "asked" for index in range(7)}
-    shown = report.examples({"base": base, "final": final}, prompts, 4)
+    shown = report.examples({"base": base, "final": final}, prompts, 4, "strict_correct")
     assert [(pair["outcome"], pair["base"]["id"]) for pair in shown] == [
         ("fixed", "2"),
         ("broken", "1"),
         ("wrong both times", "3"),
         ("right both times", "0"),
     ]
-    assert report.examples({"base": base, "final": final}, prompts, 0) == []
+    assert report.examples({"base": base, "final": final}, prompts, 0, "strict_correct") == []
+    everything = report.examples({"base": base, "final": final}, prompts, 40, "strict_correct")
+    assert sorted(pair["base"]["id"] for pair in everything) == [str(index) for index in range(7)]

@@ -254,40 +254,53 @@ def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemak
         assert words in reason.partition(" now: ")[2]
 
 
-def test_what_a_failed_job_keeps_never_passes_for_finished(snakemake, sources):
+def test_every_output_survives_a_failed_job_and_every_job_leaves_a_mark_when_it_fails(snakemake, sources):
     jobs = planned(snakemake, sources)
-    made_with = {}
-    for about in jobs.values():
-        outputs = paths(about, "output")
-        plain = {name for name in outputs if not name.endswith(" (update)")}
-        assert plain, about
-        made_with |= {name.removesuffix(" (update)"): plain for name in outputs}
-    assert any(name not in plain for name, plain in made_with.items())
     for job, about in jobs.items():
-        inputs = set(paths(about, "input"))
-        assert all(inputs & made_with[name] for name in inputs & made_with.keys()), job
+        assert all(name.endswith(" (update)") for name in paths(about, "output")), job
+    for path in (ROOT / "rules").glob("*.smk"):
+        for name, body in zip(
+            *[iter(re.split(r"^rule (\w+):$", path.read_text(), flags=re.MULTILINE)[1:])] * 2, strict=True
+        ):
+            (log,) = re.findall(r'log:\n        "([^"]+)"', body)
+            assert f'retry=last_failure("{log}")' in body and "{log:q}.failed; exit 1" in body, name
 
 
-def test_a_failed_job_keeps_the_data_of_the_last_good_run_and_is_tried_again(snakemake, sources, tmp_path):
+def test_a_failed_job_leaves_all_that_was_finished_alone_and_is_tried_again(snakemake, sources, tmp_path):
     folder = shutil.copytree(sources, tmp_path / "project")
-    published, made = folder / "data" / "published", folder / "results" / "data" / "published"
+    published = folder / "data" / "published"
     published.mkdir(parents=True)
     row = '{"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\\n#### 2"}\n'
     for split in ("train", "test"):
         (published / f"{split}.jsonl").write_text(row * 3)
-    order = ("results/data/published/dataset.json", "--config")
-    order += ("dataset={name: published, source: jsonl, path: data/published, train_rows: null, test_rows: null}",)
-    status, text = snakemake(folder, "--cores", "1", *order)
+    chosen = "dataset={name: published, source: jsonl, path: data/published, train_rows: null, test_rows: null}"
+    download = ("results/data/published/dataset.json", "--config", chosen)
+    status, text = snakemake(folder, "--cores", "1", *download)
     assert status == 0, text
-    good = {path.name: path.read_bytes() for path in made.glob("*.jsonl")}
-    assert set(good) == {"train.jsonl", "test.jsonl"}
-    assert not planned(snakemake, folder, *order)
+    finish(snakemake, folder, "--config", chosen)  # everything after it too
+    assert not planned(snakemake, folder, "--config", chosen)
+
+    def artifacts():
+        return {
+            path: path.read_bytes()
+            for path in (folder / "results").rglob("*")
+            if path.suffix in (".json", ".jsonl", ".html")
+        }
+
+    good = artifacts()
     (published / "test.jsonl").write_text((row * 3)[:-10])
-    status, text = snakemake(folder, "--cores", "1", *order)
-    assert status == 1 and "ERROR: data/published/test.jsonl, line 3: not valid JSON" in text
-    assert "Traceback" not in text
-    assert {path.name: path.read_bytes() for path in made.glob("*.jsonl")} == good
-    assert set(planned(snakemake, folder, *order)) == {"download published"}
+    for _ in range(2):  # the second call fails as the first did
+        status, text = snakemake(folder, "--cores", "1", "results/report.html", "--config", chosen)
+        assert status == 1 and "ERROR: data/published/test.jsonl, line 3: not valid JSON" in text
+        assert "Traceback" not in text
+        assert artifacts() == good
+    (published / "test.jsonl").write_text(row * 3)
+    assert "download published" in planned(snakemake, folder, "--config", chosen)
+    status, text = snakemake(folder, "--cores", "1", *download)
+    assert status == 0, text
+    assert set(planned(snakemake, folder, "--config", chosen)) == {"report"}  # its provenance has another date
+    shutil.rmtree(published)
+    assert set(planned(snakemake, folder, "--config", chosen)) == {"report"}
 
 
 def test_the_workflow_is_in_good_style(snakemake, sources):

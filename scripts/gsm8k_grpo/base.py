@@ -49,8 +49,8 @@ def load_checkpoint(model: nnx.Module, manifest_file: Path, name: str, mesh: Mes
     folder = manifest_file.parent / by_name[name]["path"]
     if not folder.is_dir() or files.sha256_tree(folder) != by_name[name]["sha256"]:
         raise PipelineError(
-            f"{folder}: is not the checkpoint that training wrote (missing or changed); train again with "
-            "--forcerun train"
+            f"{folder}: is not the checkpoint that training wrote (missing or changed); move {folder.parents[2]} away "
+            "and train again with --forcerun train"
         )
     adapted = models.with_lora(model, manifest["lora"], manifest["seed"], mesh)
     adapters = nnx.state(adapted, nnx.LoRAParam)

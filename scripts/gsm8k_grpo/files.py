@@ -26,8 +26,10 @@ def write_text(path: str | Path, text: str) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk: errors of write and fsync know no name
         raise
 
 
@@ -90,7 +92,15 @@ def _read_bytes(path: str | Path) -> bytes:
 
 def _parse(path: str | Path, number: int, line: bytes) -> Any:
     try:
-        return json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"))
+        if b"\\ud" in line.lower():  # an escaped lone surrogate is valid JSON, but no text that can be written again
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except UnicodeEncodeError as error:
+        raise PipelineError(
+            f"{path}, line {number}: U+{ord(error.object[error.start]):04X} is half of a character (a lone surrogate); "
+            "mend or drop the row"
+        ) from None
     except UnicodeDecodeError as error:
         raise PipelineError(
             f"{path}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8 again"

@@ -6,6 +6,7 @@ from pathlib import Path
 from gsm8k_grpo import answers, files
 from gsm8k_grpo.errors import PipelineError
 
+GOLD = re.compile(r"[-−]?\$?[-−]?[\d,]*\.?\d+(?:\s*/\s*\d+)?%?\.?")
 ANNOTATION = re.compile(r"<<[^<>]*>>")  # the calculator annotations, `<<48/2=24>>`
 
 
@@ -30,7 +31,8 @@ def normalise(row: dict, row_id: str, origin: str) -> dict:
     solution, mark, final = row["answer"].rpartition("####")
     if not mark:
         raise PipelineError(f"{origin}: 'answer' has no '####'; GSM8K's rows end in '#### NUMBER'")
-    value = answers.parse_number(final)
+    # Strictly one number: a model's answer may be read leniently, the gold must not be guessed.
+    value = answers.parse_number(final) if GOLD.fullmatch(final.strip()) else None
     if value is None:
         raise PipelineError(f"{origin}: {final.strip()[:40]!r} after '####' is not one number")
     return {"id": row_id, "question": row["question"], "solution": solution.rstrip(), "answer": answers.plain(value)}

@@ -1,5 +1,6 @@
 """Tunix models: architecture from settings, random initialisation, storage, LoRA, mesh."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -91,6 +92,16 @@ def make_mesh(fsdp: int, tp: int) -> Mesh:
 def count_parameters(model: nnx.Module, kind: type = nnx.Param) -> int:
     """The number of scalars in a model's variables of one kind."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, kind)))
+
+
+def weights_hash(model: nnx.Module) -> str:
+    """One hash over all weights: names, dtypes, shapes and bytes. (Files of equal weights differ: Orbax dates them.)"""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(nnx.to_flat_state(nnx.state(model)), key=lambda item: str(item[0])):
+        array = np.asarray(leaf[...])
+        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def save(model: nnx.Module, folder: Path) -> None:

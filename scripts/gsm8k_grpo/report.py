@@ -83,7 +83,10 @@ def recipe_story(results: Path, recipe: str) -> dict:
         "prompts": files.read_json(folder / "prompts" / "summary.json"),
         "dataset": files.read_json(results / "data" / settings["dataset"]["name"] / "dataset.json"),
         "model": files.read_json(results / "models" / settings["model"]["name"] / "model.json"),
-        "examples": examples(completions, prompts, settings["report"]["examples"]),
+        "model_provenance": files.read_json(results / "models" / settings["model"]["name"] / "provenance.json"),
+        "examples": examples(
+            completions, prompts, settings["report"]["examples"], f"{settings['evaluation']['extraction']}_correct"
+        ),
         "plots": {name: _inline(folder / "plots" / f"{name}.svg") for name in ("accuracy", "training")},
     }
 
@@ -95,17 +98,23 @@ def last_steps(metrics_csv: Path) -> dict[str, float]:
     return {name: float(tail[name].mean()) for name in ("reward", "kl", "groups_without_signal", "truncated_rate")}
 
 
-def examples(completions: dict[str, list[dict]], prompts: dict[str, str], count: int) -> list[dict]:
-    """Paired completions, a fair share of each outcome: fixed, broken, wrong both times, right both times."""
+def examples(completions: dict[str, list[dict]], prompts: dict[str, str], count: int, judged: str) -> list[dict]:
+    """Paired completions, in the order fixed, broken, wrong both times, right both times.
+
+    Each outcome gets a fair share of `count`; what one does not use goes to the first that can.
+    """
     outcomes: dict[str, list[dict]] = {"fixed": [], "broken": [], "wrong both times": [], "right both times": []}
     for base, final in zip(completions["base"], completions["final"], strict=True):
-        before, after = base["strict_correct"], final["strict_correct"]
+        before, after = base[judged], final[judged]
         outcome = (
             "right both times" if before and after else "broken" if before else "fixed" if after else "wrong both times"
         )
         outcomes[outcome].append({"outcome": outcome, "prompt": prompts[base["id"]], "base": base, "final": final})
-    share = -(-count // len(outcomes))
-    return [pair for pairs in outcomes.values() for pair in pairs[:share]][:count]
+    share = count // len(outcomes)
+    shown = {outcome: min(share, len(pairs)) for outcome, pairs in outcomes.items()}
+    for outcome, pairs in outcomes.items():
+        shown[outcome] = min(len(pairs), shown[outcome] + count - sum(shown.values()))
+    return [pair for outcome, pairs in outcomes.items() for pair in pairs[: shown[outcome]]]
 
 
 def _inline(svg: Path) -> str:

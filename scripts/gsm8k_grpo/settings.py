@@ -190,6 +190,16 @@ def _conflicts(settings: Mapping):
             "training.micro_batch_prompts",
             f"{training['micro_batch_prompts']} does not divide prompts_per_step {training['prompts_per_step']}",
         )
+    evaluation = settings["evaluation"]
+    split_rows = dataset["test_rows"] if evaluation["split"] == "test" else settings["prompt"]["dev_rows"]
+    if evaluation["rows"] and split_rows and evaluation["rows"] > split_rows:
+        yield "evaluation.rows", f"{evaluation['rows']} rows wanted, the {evaluation['split']} split has {split_rows}"
+    train_rows = (dataset["train_rows"] or 0) - settings["prompt"]["dev_rows"]
+    if dataset["train_rows"] and training["prompts_per_step"] > train_rows:
+        yield "training.prompts_per_step", f"{training['prompts_per_step']} prompts, but only {train_rows} train rows"
+    vocabulary = shape.get("vocabulary_size")
+    if training["top_k"] and vocabulary and training["top_k"] > vocabulary:
+        yield "training.top_k", f"{training['top_k']} is more than the {vocabulary} pieces of the vocabulary"
     if training["checkpoint_interval_steps"] > training["max_steps"]:
         yield (
             "training.checkpoint_interval_steps",

@@ -20,7 +20,7 @@ def paired(before: list[bool], after: list[bool]) -> dict:
 
     Returns:
       `both`, `fixed`, `broken`, `neither` (rows), `difference` (`value`, `low`, `high`: 95 %, from the paired
-      standard error of Agresti & Min 2005, each off-diagonal count raised by one half), `mcnemar_p` (exact, two-sided:
+      standard error of Agresti & Min 2005, each of the four counts raised by one half), `mcnemar_p` (exact, two-sided:
       a binomial test of the rows that changed).
     """
     table = {"both": 0, "fixed": 0, "broken": 0, "neither": 0}

@@ -51,7 +51,7 @@ def learning_rate_schedule(settings: Mapping) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=settings["learning_rate"],
-        warmup_steps=max(1, round(settings["warmup_fraction"] * updates)),
+        warmup_steps=min(max(1, round(settings["warmup_fraction"] * updates)), max(1, updates - 1)),
         decay_steps=max(2, updates),
     )
 
@@ -116,6 +116,18 @@ def make_cluster(
             ),
         ),
     )
+
+
+def restored_cluster(run_folder: Path, *arguments: object) -> cluster_lib.RLCluster:
+    """`make_cluster` over the checkpoints of a run's folder; a damaged one is an error that says what to move away."""
+    try:
+        return make_cluster(*arguments, run_folder / "checkpoints")
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise PipelineError(
+            f"{run_folder / 'checkpoints'}: the newest checkpoint cannot be restored ({reason}); move {run_folder} away "
+            "to train from the start"
+        ) from error
 
 
 def checkpoint_folder(run_folder: Path, step: int, settings: Mapping) -> Path:
