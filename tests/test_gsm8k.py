@@ -31,6 +31,9 @@ def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
     ("row", "fault"),
     [
         ({"question": "q", "answer": "18"}, "'answer' has no '####'"),
+        ({"question": "q", "answer": "#### - 5"}, "'- 5' after '####' is not one number"),
+        ({"question": "q", "answer": "#### A1"}, "'A1' after '####' is not one number"),
+        ({"question": "half \ud800", "answer": "#### 1"}, "'question' has half of a character"),
         ({"question": "q", "answer": "#### many"}, "'many' after '####' is not one number"),
         ({"question": "q", "answer": "#### 1 or 2"}, "'1 or 2' after '####' is not one number"),
         ({"question": "q", "answer": "#### "}, "'' after '####' is not one number"),

@@ -182,6 +182,16 @@ FAULTS = {
         {"model": {"architecture": SIZES}, "mesh": {"tp": 4}},
         "mesh.tp: 4 does not divide the model's 2 KV heads",
     ),
+    "more rows than the split": ({"evaluation": {"rows": 601}}, "evaluation.rows: 601 rows wanted, the test split has"),
+    "a step beyond the rows": (
+        {"prompt": {"dev_rows": 15_999}},
+        "training.prompts_per_step: 8 prompts, but only 1 train rows",
+    ),
+    "more candidates than tokens": ({"training": {"top_k": 641}}, "training.top_k: 641 is more than the 640 pieces"),
+    "a rate that never falls": (
+        {"training": {"warmup_fraction": 1.0}},
+        "training.warmup_fraction: 1.0 is greater than",
+    ),
     "window shorter than a sequence": (
         {"training": {"max_completion_tokens": 200}},
         "model.architecture.sliding_window_tokens: 128 is less than the 248 tokens of prompt and completion",

@@ -92,15 +92,7 @@ def _read_bytes(path: str | Path) -> bytes:
 
 def _parse(path: str | Path, number: int, line: bytes) -> Any:
     try:
-        value = json.loads(line.decode("utf-8"))
-        if b"\\ud" in line.lower():  # an escaped lone surrogate is valid JSON, but no text that can be written again
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-        return value
-    except UnicodeEncodeError as error:
-        raise PipelineError(
-            f"{path}, line {number}: U+{ord(error.object[error.start]):04X} is half of a character (a lone surrogate); "
-            "mend or drop the row"
-        ) from None
+        return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise PipelineError(
             f"{path}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8 again"

@@ -7,6 +7,7 @@ from gsm8k_grpo import answers, files
 from gsm8k_grpo.errors import PipelineError
 
 GOLD = re.compile(r"[-−]?\$?[-−]?[\d,]*\.?\d+(?:\s*/\s*\d+)?%?\.?")
+SURROGATE = re.compile("[\ud800-\udfff]")  # valid in JSON as an escape, but no text that can be written again
 ANNOTATION = re.compile(r"<<[^<>]*>>")  # the calculator annotations, `<<48/2=24>>`
 
 
@@ -28,6 +29,8 @@ def normalise(row: dict, row_id: str, origin: str) -> dict:
     for key in ("question", "answer"):
         if not isinstance(row[key], str):
             raise PipelineError(f"{origin}: {key!r} is {type(row[key]).__name__}, expected text")
+        if SURROGATE.search(row[key]):
+            raise PipelineError(f"{origin}: {key!r} has half of a character (a lone surrogate); mend or drop the row")
     solution, mark, final = row["answer"].rpartition("####")
     if not mark:
         raise PipelineError(f"{origin}: 'answer' has no '####'; GSM8K's rows end in '#### NUMBER'")

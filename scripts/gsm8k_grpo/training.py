@@ -125,8 +125,8 @@ def restored_cluster(run_folder: Path, *arguments: object) -> cluster_lib.RLClus
     except (ValueError, KeyError, FileNotFoundError) as error:
         reason = str(error).splitlines()[0][:120]
         raise PipelineError(
-            f"{run_folder / 'checkpoints'}: the newest checkpoint cannot be restored ({reason}); move {run_folder} away "
-            "to train from the start"
+            f"{run_folder / 'checkpoints'}: the newest checkpoint cannot be restored ({reason}); move "
+            f"{run_folder} away to train from the start"
         ) from error
 
 
