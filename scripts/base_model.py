@@ -1,4 +1,4 @@
-"""Stage `base_model`: the weights and the tokenizer that training starts from.
+r"""Stage `base_model`: the weights and the tokenizer that training starts from.
 
   python scripts/base_model.py --settings results/tiny/settings.yaml --output results/models/tiny \
       --rows results/data/word-problems/train.jsonl

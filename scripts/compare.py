@@ -1,4 +1,4 @@
-"""Stage `compare`: base against final on the same rows: paired counts, difference with interval, exact McNemar test.
+r"""Stage `compare`: base against final on the same rows: paired counts, difference with interval, exact McNemar test.
 
   python scripts/compare.py --settings results/tiny/settings.yaml \
       --base results/tiny/evaluations/base/completions.jsonl \

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: one checkpoint, or the base model, on the rows of a split, greedily.
+r"""Stage `evaluate`: one checkpoint, or the base model, on the rows of a split, greedily.
 
   python scripts/evaluate.py --settings results/tiny/settings.yaml --rows results/tiny/prompts/test.jsonl \
       --model results/models/tiny --checkpoints results/tiny/training/checkpoints.json --checkpoint final \

@@ -1,4 +1,4 @@
-"""Stage `plots`: accuracy over checkpoints and the course of training, as SVG.
+r"""Stage `plots`: accuracy over checkpoints and the course of training, as SVG.
 
   python scripts/plots.py --metrics results/tiny/training/metrics.csv \
       --evaluations results/tiny/evaluations/{base,step-50,final}/metrics.json --output results/tiny/plots

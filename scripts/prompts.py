@@ -1,4 +1,4 @@
-"""Stage `prompts`: each row as the model is asked, split into train, dev and test.
+r"""Stage `prompts`: each row as the model is asked, split into train, dev and test.
 
   python scripts/prompts.py --settings results/tiny/settings.yaml --train results/data/word-problems/train.jsonl \
       --test results/data/word-problems/test.jsonl --tokenizer results/models/tiny/tokenizer.model \

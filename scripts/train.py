@@ -1,4 +1,4 @@
-"""Stage `train`: GRPO with LoRA from the base model, resuming by itself where a killed run stopped.
+r"""Stage `train`: GRPO with LoRA from the base model, resuming by itself where a killed run stopped.
 
   python scripts/train.py --settings results/tiny/settings.yaml --rows results/tiny/prompts/train.jsonl \
       --model results/models/tiny --output results/tiny/training
