@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -131,8 +130,3 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
 def cache_tokens(max_prompt_tokens: int, max_completion_tokens: int) -> int:
     """KV cache positions for a prompt and a completion, rounded up to a multiple of 8."""
     return math.ceil((max_prompt_tokens + max_completion_tokens) / 8) * 8
-
-
-def dtype_of(name: str) -> jnp.dtype:
-    """`float32` or `bfloat16` as a dtype."""
-    return jnp.dtype(name)
