@@ -6,6 +6,9 @@ VENV ?= .venv
 READY := $(VENV)/.ready-$(PLATFORM)
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
+# Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
+VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
+
 .PHONY: report test setup lint lock clean
 
 report: setup ## everything, up to results/report.html
@@ -26,7 +29,7 @@ setup: $(READY) ## the environment alone
 $(READY): envs/$(PLATFORM).txt envs/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(VENV_PACKAGE) || \
 	  { echo "Python's venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	( $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/uv.txt && \
