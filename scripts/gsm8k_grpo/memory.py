@@ -26,9 +26,9 @@ def available_bytes(mesh: Mesh) -> int:
     return min(limits)
 
 
-def kv_cache_bytes(config: object, rows: int, tokens: int, item_bytes: int = 4) -> int:
-    """Keys and values of all layers for `rows` sequences of `tokens` positions."""
-    return rows * tokens * config.num_layers * config.num_kv_heads * config.head_dim * 2 * item_bytes
+def kv_cache_bytes(config: object, rows: int, tokens: int) -> int:
+    """Keys and values of all layers for `rows` sequences of `tokens` positions; at least two bytes each (bfloat16)."""
+    return rows * tokens * config.num_layers * config.num_kv_heads * config.head_dim * 2 * 2
 
 
 def require(needed_bytes: int, mesh: Mesh, what: str, keys: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 import pandas as pd
 
 matplotlib.use("svg")
@@ -42,6 +43,7 @@ def accuracy(evaluations: list[dict], steps: list[int], path: Path) -> None:
             steps, values, yerr=(below, above), color=colour, marker="o", markersize=4, capsize=3, label=LABELS[name]
         )
     axes.set(ylim=(0, 102), xlabel="training step", ylabel=f"% of {evaluations[0]['answer_accuracy']['n']} rows")
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9)
     _save(figure, path)
 

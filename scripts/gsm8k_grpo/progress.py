@@ -10,7 +10,7 @@ class Progress:
     def __init__(self, name: str, total: int, unit: str, done: int = 0, every_seconds: float = 10.0):
         self.name, self.total, self.unit, self.every_seconds = name, total, unit, every_seconds
         self.first = self.done = done
-        self.started = self.printed = time.monotonic()
+        self.printed = time.monotonic()
         self.start_measured = None
 
     def advance(self, count: int = 1, **figures: float) -> None:
