@@ -298,9 +298,10 @@ def test_a_failed_job_leaves_all_that_was_finished_alone_and_is_tried_again(snak
     assert "download published" in planned(snakemake, folder, "--config", chosen)
     status, text = snakemake(folder, "--cores", "1", *download)
     assert status == 0, text
-    assert set(planned(snakemake, folder, "--config", chosen)) == {"report"}  # its provenance has another date
+    # At most the report: it shows the seconds of the download, which may be the same to the hundredth.
+    assert set(planned(snakemake, folder, "--config", chosen)) <= {"report"}
     shutil.rmtree(published)
-    assert set(planned(snakemake, folder, "--config", chosen)) == {"report"}
+    assert set(planned(snakemake, folder, "--config", chosen)) <= {"report"}
 
 
 def test_the_workflow_is_in_good_style(snakemake, sources):
