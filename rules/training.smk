@@ -11,6 +11,7 @@ rule train:
     output:
         checkpoints=update("results/{recipe}/training/checkpoints.json"),
         metrics=update("results/{recipe}/training/metrics.csv"),
+        samples=update("results/{recipe}/training/samples.jsonl"),
         summary=update("results/{recipe}/training/summary.json"),
     log:
         "results/logs/{recipe}/train.log",

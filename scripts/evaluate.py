@@ -49,7 +49,7 @@ def main() -> None:
     batch_size = min(how["batch_size"], len(rows))
     memory.require_evaluation(loaded.config, batch_size, prompt["max_tokens"], how["max_completion_tokens"], mesh)
     cache = rollout.cache_tokens(prompt["max_tokens"], how["max_completion_tokens"])
-    sampler = rollout.make_sampler(model, loaded.tokenizer, cache)
+    sampler = rollout.Sampler(model, loaded.tokenizer, cache, mesh)
     started = time.monotonic()
     progress = Progress(f"evaluating {arguments.checkpoint}", len(rows), "rows")
     graded: list[dict | None] = [None] * len(rows)

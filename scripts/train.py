@@ -3,17 +3,19 @@ r"""Stage `train`: GRPO with LoRA from the base model, resuming by itself where 
   python scripts/train.py --settings results/tiny/settings.yaml --rows results/tiny/prompts/train.jsonl \
       --model results/models/tiny --output results/tiny/training
 
-Checkpoints lie under runs/FINGERPRINT (settings, prompts, weights and code make the fingerprint; nothing is continued
-with other ones). Writes metrics.csv (one row a step), checkpoints.json and, last, summary.json.
+Checkpoints lie under runs/FINGERPRINT (settings, prompts, weights, code and library versions make the fingerprint;
+nothing is continued with other ones). Writes metrics.csv (one row a step), samples.jsonl (some completions with their
+rewards), checkpoints.json and, last, summary.json.
 """
 
 import argparse
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
-from gsm8k_grpo import checkpoints, code, files, runtime, settings
+from gsm8k_grpo import checkpoints, code, files, runs, runtime, settings, watch
 from gsm8k_grpo.answers import Tags
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.errors import run_stage
 
 
 def main() -> None:
@@ -26,83 +28,130 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="prompts to train on")
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="this is one of several processes with a common --output, one a host (see runtime.join_processes)",
+    )
     arguments = parser.parse_args()
     chosen = settings.stage_settings(arguments.settings, "seed", "mesh", "prompt", "training")
-    seed, prompt, training_settings = chosen["seed"], chosen["prompt"], chosen["training"]
-    rows = files.read_jsonl(arguments.rows, keys=("id", "prompt", "answer"))
+    training_settings = chosen["training"]
+    rows = files.read_jsonl(arguments.rows, keys=("id", "prompt", "answer", "prompt_tokens"))
     manifest = files.read_json(arguments.model / "model.json")
+    steps = checkpoints.checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
+    if arguments.distributed:
+        runtime.configure_jax()
+        runtime.join_processes()
+    leads = not arguments.distributed or runtime.leads()
+    run = _run(arguments, chosen, manifest, leads)
+    start = run.resume(steps) if leads else 0
+    if arguments.distributed:
+        from jax.experimental import multihost_utils
+
+        start = int(multihost_utils.broadcast_one_to_all(start))
+    if start < steps[-1]:
+        _train(arguments.model, manifest, chosen, rows, run)
+    if leads:
+        _write(arguments.output, run, steps, run.history(steps[-1]), chosen, rows)
+
+
+def _run(arguments: argparse.Namespace, chosen: Mapping, manifest: dict, leads: bool) -> runs.Run:
+    """The folder of the run that these inputs make, and of no other."""
     inputs = {
-        "settings": settings.thawed(chosen),
+        "settings": runs.identity(settings.thawed(chosen)),
         "rows": files.sha256_file(arguments.rows),
         "model": manifest["sha256"],
-        "code": [files.sha256_file(settings.ROOT / path) for path in code.files("train")],
+        "code": files.sha256_text("".join(files.sha256_file(settings.ROOT / path) for path in code.files("train"))),
+        "versions": runtime.versions(),
     }
     fingerprint = files.sha256_text(files.canonical_json(inputs))[:16]
-    run_folder = arguments.output / "runs" / fingerprint
-    run_folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(run_folder / "inputs.json", inputs)
-    print(f"run {fingerprint}: {len(rows)} prompts, {training_settings['max_steps']} steps", flush=True)
+    folder = arguments.output / "runs" / fingerprint
+    run = runs.Run(folder, chosen["training"]["num_iterations"])
+    if not leads:
+        return run
+    others = sorted(folder.parent.glob("*/inputs.json"), key=lambda path: path.stat().st_mtime)
+    if others and not folder.exists():
+        changed = "; ".join(runs.differences(files.read_json(others[-1]), inputs))
+        print(f"another run than {others[-1].parent.name}, which stays as it is: {changed}", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / "inputs.json", inputs)
+    print(f"run {fingerprint}", flush=True)
+    return run
 
+
+def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict], run: runs.Run) -> None:
+    """Trains from the run's newest checkpoint to the end."""
+    training_settings, prompt = chosen["training"], chosen["prompt"]
+    print(f"{len(rows)} prompts, {training_settings['max_steps']} steps", flush=True)
     runtime.configure_jax()
     from gsm8k_grpo import base, memory, models, training
 
     mesh = models.make_mesh(**chosen["mesh"])
-    reference = base.load(arguments.model, mesh)
-    memory.require_training(reference.config, training_settings, prompt["max_tokens"], mesh)
-    policy = models.with_lora(reference.model, training_settings["lora"], seed, mesh)
+    loaded = base.load(model_folder, mesh)
+    memory.require_training(loaded.config, training_settings, prompt["max_tokens"], mesh)
+    lora = training_settings["lora"]
+    policy = models.with_lora(loaded.model, lora, chosen["seed"], mesh)
+    reference = None
+    if training_settings["beta"]:
+        # A quantised policy starts from the quantised base: that is its reference.
+        reference = models.without_adaptation(policy) if lora["base_weights"] else loaded.model
     print(
         f"{models.count_parameters(policy, models.nnx.LoRAParam):,} LoRA parameters on "
         f"{manifest['parameters']:,}; mesh {dict(mesh.shape)}",
         flush=True,
     )
-    cluster = training.restored_cluster(
-        run_folder,
+    cluster = training.make_cluster(
         policy,
-        reference.model,
-        reference.tokenizer,
+        reference,
+        loaded.tokenizer,
         mesh,
         training_settings,
         prompt["max_tokens"],
-        reference.stop_id,
-        seed,
+        loaded.stop_id,
+        chosen["seed"],
+        run,
     )
-    learner = training.Learner(cluster, training_settings, Tags(**prompt["tags"]))
-    history = training.run(learner, rows, training_settings, seed, run_folder / "metrics.jsonl")
+    learner = training.Learner(cluster, training_settings, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_id)
+    training.run(learner, training_settings, run)
 
-    steps = checkpoints.checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
-    kept = []
-    for step in steps:
-        folder = training.checkpoint_folder(run_folder, step, training_settings)
-        if not folder.is_dir():
-            raise PipelineError(f"{folder}: the checkpoint of step {step} is missing; move {run_folder} away and rerun")
-        kept.append(
-            {
-                "name": checkpoints.checkpoint_name(step, training_settings["max_steps"]),
-                "step": step,
-                "path": folder.relative_to(arguments.output).as_posix(),
-                "sha256": files.sha256_tree(folder),
-            }
-        )
-    files.write_text(arguments.output / "metrics.csv", _csv(history))
-    facts = {
-        "fingerprint": fingerprint,
-        "inputs": {key: value for key, value in inputs.items() if key != "settings"},
-        "steps": len(history),
-        "prompts": len(rows),
-        "rollout_seconds": sum(row["rollout_seconds"] for row in history),
-        "update_seconds": sum(row["update_seconds"] for row in history),
-        "provenance": runtime.provenance(seed=seed),
-    }
-    files.write_json(
-        arguments.output / "checkpoints.json",
+
+def _write(output: Path, run: runs.Run, steps: list[int], history: list[dict], chosen: Mapping, rows: list) -> None:
+    """The declared artifacts, from a run's folder in which all steps are made; summary.json last."""
+    ledger = run.ledger()
+    kept = [
         {
-            "fingerprint": fingerprint,
-            "seed": seed,
-            "lora": settings.thawed(training_settings["lora"]),
+            "name": checkpoints.checkpoint_name(step, steps[-1]),
+            "step": step,
+            "path": run.checkpoint(step).relative_to(output).as_posix(),
+            "sha256": ledger[step],
+        }
+        for step in steps
+    ]
+    files.write_text(output / "metrics.csv", _csv(history))
+    files.write_jsonl(output / "samples.jsonl", [row for row in run.samples() if row["step"] in (1, *steps)])
+    files.write_json(
+        output / "checkpoints.json",
+        {
+            "fingerprint": run.folder.name,
+            "seed": chosen["seed"],
+            "lora": settings.thawed(chosen["training"]["lora"]),
             "checkpoints": kept,
         },
     )
-    files.write_json(arguments.output / "summary.json", facts)
+    inputs = files.read_json(run.folder / "inputs.json")
+    phases = [name for name in history[0] if name.endswith("_seconds")]
+    files.write_json(
+        output / "summary.json",
+        {
+            "fingerprint": run.folder.name,
+            "inputs": {key: value for key, value in inputs.items() if key not in ("settings", "versions")},
+            "steps": len(history),
+            "prompts": len(rows),
+            **{name: sum(row[name] for row in history) for name in phases},
+            "warnings": [text for end in range(len(history)) for text in watch.warnings(history[: end + 1])],
+            "provenance": runtime.provenance(seed=chosen["seed"]),
+        },
+    )
 
 
 def _csv(history: list[dict]) -> str:

@@ -19,7 +19,13 @@ ARCHITECTURE = {
     "vocabulary_size": 64,
     "sliding_window_tokens": 16,
 }
-LORA = {"rank": 4, "alpha": 8, "target_modules": ["q_einsum", "kv_einsum", "attn_vec_einsum", "gate_proj", "down_proj"]}
+LORA = {
+    "rank": 4,
+    "alpha": 8,
+    "dropout": 0,
+    "base_weights": None,
+    "target_modules": ["q_einsum", "kv_einsum", "attn_vec_einsum", "gate_proj", "down_proj"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +48,11 @@ def test_settings_know_the_published_shapes():
     for name, known in settings.PRESETS.items():
         config = models.config(name)
         assert known == {
+            "embed_dim": config.embed_dim,
+            "hidden_dim": config.hidden_dim,
             "num_heads": config.num_heads,
             "num_kv_heads": config.num_kv_heads,
+            "vocabulary_size": config.num_embed,
             "sliding_window_tokens": config.sliding_window_size,
         }
     assert settings.PRESETS.keys() == models.PRESETS.keys()
@@ -76,6 +85,20 @@ def test_fresh_adapters_change_nothing_and_share_the_base(model, mesh):
     assert len(shared) == len(base)
     adapted_state = dict(nnx.to_flat_state(nnx.state(adapted)))
     assert all(adapted_state[path][...] is base[path][...] for path in base), "the policy holds a copy of the base"
+
+
+@pytest.mark.parametrize(("kind", "closeness"), [("int8", 0.03), ("nf4", 0.4)])
+def test_quantised_base_weights_are_smaller_and_compute_nearly_the_same(model, mesh, kind, closeness):
+    adapted = models.with_lora(model, {**LORA, "base_weights": kind}, seed=3, mesh=mesh)
+    stored = {str(leaf[...].dtype) for path, leaf in nnx.to_flat_state(nnx.state(adapted)) if "qvalue" in path}
+    assert stored == {"int8" if kind == "int8" else "uint4"}
+    assert 0 < np.abs(logits(adapted) - logits(model)).max() < closeness * np.abs(logits(model)).max()
+    # The reference of a quantised policy: the same weights, no adaptation, whatever the policy has learned since.
+    reference = models.without_adaptation(adapted)
+    before = logits(adapted)
+    nnx.update(adapted, jax.tree.map(lambda leaf: leaf + 0.1, nnx.state(adapted, nnx.LoRAParam)))
+    np.testing.assert_array_equal(logits(reference), before)
+    assert not np.array_equal(logits(adapted), before)
 
 
 def test_a_mesh_beyond_the_machine_is_refused_by_name():

@@ -35,7 +35,7 @@ def model():
 
 
 def test_greedy_completions_do_not_depend_on_the_batch(model, tokenizer):
-    sampler = rollout.make_sampler(model, tokenizer, 88)
+    sampler = rollout.Sampler(model, tokenizer, 88, models.make_mesh(1, 1))
     asked = [prompts.build("", question) for question in QUESTIONS]
     stop = tokenizer.piece_to_id("<end_of_turn>")
     together = dict(rollout.greedy(sampler, asked, 4, 72, LIMIT, stop, models.make_mesh(1, 1)))
@@ -63,7 +63,7 @@ def engine(model, tokenizer):
 
 def drawn(engine, step, calls=1):
     rolled, config = engine
-    rolled.start_step(step)
+    rolled.start_draw(step)
     asked = [prompts.build("", question) for question in QUESTIONS]
     return [[row.tolist() for row in rolled.generate(asked, config).tokens] for _ in range(calls)]
 
@@ -74,7 +74,7 @@ def test_noise_differs_by_step_and_call_and_row_but_not_between_runs(engine):
     assert first != drawn(engine, step=4)[0]
     assert drawn(engine, step=3, calls=2) == [first, second]
     rolled, config = engine
-    rolled.start_step(3)
+    rolled.start_draw(3)
     rows = rolled.generate([prompts.build("", QUESTIONS[0])] * 4, config).tokens
     assert len({tuple(row.tolist()) for row in rows}) > 1
 
@@ -83,7 +83,7 @@ def test_the_stop_token_stays_in_the_tokens_unless_the_limit_cut_them(engine):
     rolled, config = engine
     stopped = 0
     for step in range(40):
-        rolled.start_step(step)
+        rolled.start_draw(step)
         output = rolled.generate([prompts.build("", question) for question in QUESTIONS], config)
         for row, text in zip(output.tokens, output.text, strict=True):
             assert len(row) <= LIMIT

@@ -127,7 +127,7 @@ FAULTS = {
     "unknown nested key": ({"training": {"lr": 1}}, "training.lr: unknown key; there are max_steps, "),
     "unknown deeper key": (
         {"training": {"lora": {"r": 1}}},
-        "training.lora.r: unknown key; there are rank, alpha, target_modules",
+        "training.lora.r: unknown key; there are rank, alpha, dropout, base_weights, target_modules",
     ),
     "unknown size": ({"model": {"architecture": {"layers": 3}}}, "model.architecture.layers: unknown key"),
     "unknown keys that are no text": ({1: 2, "abc": 3}, "1: unknown key"),
@@ -180,8 +180,34 @@ FAULTS = {
     ),
     "more devices than KV heads": (
         {"model": {"architecture": SIZES}, "mesh": {"tp": 4}},
-        "mesh.tp: 4 does not divide the model's 2 KV heads",
+        "mesh.tp: 4 does not divide the 2 KV heads; with these settings it can be 1, 2",
     ),
+    "a mesh that does not share the batch": (
+        {"mesh": {"fsdp": 3}, "model": {"architecture": {"embed_dim": 384}}, "training": {"num_generations": 4}},
+        "mesh.fsdp: 3 does not divide the 32 sequences of a micro-batch (micro_batch_prompts × num_generations); with "
+        "these settings it can be 1, 2, 4, 8, 16, 32",
+    ),
+    "a mesh that does not share the width": (
+        {"mesh": {"fsdp": 3}, "training": {"num_generations": 3}},
+        "mesh.fsdp: 3 does not divide the 128 embed_dim; with these settings it can be 1, 2, 4, 8",
+    ),
+    "a group whose gaps are lost": (
+        {"training": {"num_generations": 2}},
+        "training.advantage_estimator: with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into",
+    ),
+    "a ratio of noise": (
+        {"training": {"num_iterations": 2, "lora": {"dropout": 0.1}}},
+        "training.lora.dropout: with num_iterations > 1 the ratio to the old policy",
+    ),
+    "a schedule that ends early": (
+        {"training": {"schedule_steps": 30}},
+        "training.schedule_steps: 30 is less than max_steps 60",
+    ),
+    "a penalty over more than the limit": (
+        {"training": {"truncated_completions": "penalise", "overlong_buffer_tokens": 37}},
+        "training.overlong_buffer_tokens: 37 is more than max_completion_tokens 36",
+    ),
+    "an estimator without gradient": ({"training": {"kl_estimator": "k1"}}, "training.kl_estimator: 'k1' is not one"),
     "more rows than the split": ({"evaluation": {"rows": 601}}, "evaluation.rows: 601 rows wanted, the test split has"),
     "a step beyond the rows": (
         {"prompt": {"dev_rows": 15_999}},

@@ -1,6 +1,4 @@
-"""Training's pure parts: which rows a step gets, the schedule, what happens to the log on a restart."""
-
-import json
+"""Training's pure parts: which rows a step gets, and the schedule."""
 
 import pytest
 
@@ -30,16 +28,35 @@ def test_fewer_rows_than_a_step_needs_are_an_error():
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_the_rate_rises_over_a_tenth_of_the_updates_and_falls_to_zero(iterations):
     schedule = training.learning_rate_schedule(
-        {"learning_rate": 2.0, "warmup_fraction": 0.1, "max_steps": 100, "num_iterations": iterations}
+        {
+            "learning_rate": 2.0,
+            "warmup_fraction": 0.1,
+            "max_steps": 100,
+            "schedule_steps": None,
+            "num_iterations": iterations,
+        }
     )
     rates = [float(schedule(step * iterations)) for step in (0, 5, 10, 55, 100)]
     assert rates == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0], abs=1e-6)
 
 
-def test_a_restart_keeps_the_rows_up_to_the_checkpoint_and_drops_the_rest(tmp_path):
-    log = tmp_path / "metrics.jsonl"
-    log.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "lo')
-    assert training._truncate(log, 2) == [{"step": 1}, {"step": 2}]
-    assert log.read_text() == '{"step": 1}\n{"step": 2}\n'
-    with pytest.raises(PipelineError, match=r"metrics.jsonl: has not one row for each of the 3 steps"):
-        training._truncate(log, 3)
+def test_a_longer_schedule_makes_the_first_steps_the_same():
+    base = {"learning_rate": 2.0, "warmup_fraction": 0.1, "num_iterations": 1}
+    first, longer = (
+        training.learning_rate_schedule({**base, "max_steps": steps, "schedule_steps": 100}) for steps in (50, 80)
+    )
+    assert [float(first(step)) for step in range(50)] == [float(longer(step)) for step in range(50)]
+    ends = training.learning_rate_schedule({**base, "max_steps": 50, "schedule_steps": None})
+    assert float(ends(49)) < 0.01 < float(first(49))
+
+
+def test_replacements_are_other_rows_and_a_function_of_seed_step_and_draw():
+    taken = ROWS[:3]
+
+    def drawn(step=4, draw=1, seed=0):
+        return [row["id"] for row in training.replacement_rows(ROWS, step, draw, taken, count=3, seed=seed)]
+
+    assert len(set(drawn())) == 3 and not {0, 1, 2} & set(drawn())
+    assert drawn() == drawn()
+    assert len({str(drawn(step, draw, seed)) for step in (4, 5) for draw in (1, 2) for seed in (0, 1)}) > 4
+    assert training.replacement_rows(ROWS, 4, 1, ROWS[:8], count=3, seed=0) == []

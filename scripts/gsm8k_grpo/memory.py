@@ -13,9 +13,9 @@ BYTES_PER_LOGIT = 4  # log-probs are taken in float32 whatever the weights' prec
 
 def available_bytes(mesh: Mesh) -> int:
     """What the mesh's devices may use together: their own memory, or on a CPU what the machine and its limits leave."""
-    statistics = [device.memory_stats() for device in mesh.devices.flat]
-    if all(known and "bytes_limit" in known for known in statistics):
-        return sum(known["bytes_limit"] for known in statistics)
+    statistics = [device.memory_stats() for device in mesh.local_devices]
+    if all(known and "bytes_limit" in known for known in statistics):  # other hosts have the same devices
+        return sum(known["bytes_limit"] for known in statistics) * mesh.size // len(statistics)
     limits = [psutil.virtual_memory().available]
     group = Path("/sys/fs/cgroup/memory.max")
     if group.exists() and (limit := group.read_text().strip()).isdigit():

@@ -1,6 +1,8 @@
 """Tunix models: architecture from settings, random initialisation, storage, LoRA, mesh."""
 
+import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import orbax.checkpoint as ocp
 import qwix
 from flax import nnx
 from jax.sharding import Mesh
+from qwix._src.utils import flax_util
 from tunix.models.gemma import model as gemma
 
 from gsm8k_grpo.errors import PipelineError
@@ -138,22 +141,67 @@ def load(folder: Path, model_config: gemma.ModelConfig, mesh: Mesh, dtype: jnp.d
     return nnx.merge(graph, state)
 
 
+class LoraProvider(qwix.LoraProvider):
+    """Qwix's LoRA for training: adapters in float32 beside a base of any precision, and dropout only in the loss.
+
+    Qwix makes the adapters in the base's precision (steps of 3e-6 vanish in bfloat16) and drops out in every forward
+    pass, sampling included. Here dropout needs a module that has `qwix_rngs`, and activations keep their precision.
+    """
+
+    def _get_current_rule_and_op_id(self, *arguments: object, **options: object) -> tuple:
+        rule, operation = super()._get_current_rule_and_op_id(*arguments, **options)
+        if getattr(rule, "dropout", 0) and not isinstance(flax_util.get_current_module().qwix_rngs, nnx.Rngs):
+            rule = dataclasses.replace(rule, dropout=0.0)
+        return rule, operation
+
+    def dot_general(self, lhs: jax.Array, *arguments: object, **options: object) -> jax.Array:
+        """The product with the base weight plus the adapter's, in the precision of `lhs`."""
+        return super().dot_general(lhs, *arguments, **options).astype(lhs.dtype)
+
+    def einsum(self, equation: str, *operands: jax.Array, **options: object) -> jax.Array:
+        """As `dot_general`."""
+        return super().einsum(equation, *operands, **options).astype(operands[0].dtype)
+
+
 def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Module:
     """The model with fresh LoRA adapters (arXiv 2106.09685): A drawn from the seed, B zero: it computes the same yet.
 
     Args:
-      model: a loaded base model; its weights are shared, not copied.
-      lora: `rank`, `alpha` and `target_modules` (names of Tunix modules).
+      model: a loaded base model; its weights are shared, not copied, but for those that are quantised.
+      lora: `rank`, `alpha`, `dropout`, `target_modules` (names of Tunix modules) and `base_weights`: null, or the type
+        that the weights of these modules are quantised to (QLoRA, arXiv 2305.14314).
       seed: of the draw of A.
       mesh: where the adapters are placed.
     """
-    provider = qwix.LoraProvider(
+    sizes, four_bits = model.config, lora["base_weights"] == "nf4"
+    provider = LoraProvider(
         module_path="|".join(f".*{name}" for name in lora["target_modules"]),
         rank=lora["rank"],
         alpha=float(lora["alpha"]),
+        dropout=float(lora["dropout"]),
+        weight_qtype=lora["base_weights"],
+        # Weights that share one scale: QLoRA's blocks of 64 (less where widths are no multiple), int8 whole channels.
+        tile_size=math.gcd(64, sizes.head_dim, sizes.embed_dim, sizes.hidden_dim) if four_bits else None,
     )
+    base_graph, base_state = nnx.split(model)
+    graph = None
+
+    @jax.jit  # not eagerly: that takes longer, and cannot take apart arrays that lie on several hosts
+    def adapt(state: nnx.State) -> tuple[nnx.State, nnx.State | None]:
+        nonlocal graph
+        module = nnx.merge(base_graph, state)
+        adapted = qwix.apply_lora_to_model(module, provider, **module.get_model_input(), rngs=nnx.Rngs(seed))
+        graph, adapters, base = nnx.split(adapted, nnx.LoRAParam, ...)
+        adapters = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), adapters)
+        return adapters, base if lora["base_weights"] else None
+
     with mesh:
-        adapted = qwix.apply_lora_to_model(model, provider, **model.get_model_input(), rngs=nnx.Rngs(seed))
-        adapters = nnx.state(adapted, nnx.LoRAParam)
-        nnx.update(adapted, jax.device_put(adapters, nnx.get_named_sharding(adapters, mesh)))
-    return adapted
+        adapters, quantised = adapt(base_state)
+        adapters = jax.device_put(adapters, nnx.get_named_sharding(adapters, mesh))
+    return nnx.merge(graph, adapters, base_state if quantised is None else quantised)
+
+
+def without_adaptation(adapted: nnx.Module) -> nnx.Module:
+    """A second model on the same, possibly quantised, base weights: its adapters are zero."""
+    graph, adapters, base = nnx.split(adapted, nnx.LoRAParam, ...)
+    return nnx.merge(graph, jax.tree.map(jnp.zeros_like, adapters), base)

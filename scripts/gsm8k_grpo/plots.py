@@ -49,11 +49,12 @@ def accuracy(evaluations: list[dict], steps: list[int], path: Path) -> None:
 
 
 def training(metrics: pd.DataFrame, path: Path) -> None:
-    """Twelve figures of training over steps, raw and smoothed (a centred mean over a twentieth of the run)."""
+    """The figures of training over steps, raw and smoothed (a centred mean over a twentieth of the run)."""
     rewards = [name for name in metrics if name.startswith("reward_") and name != "reward_std"]
-    panels = ["loss", "gradient_norm", "learning_rate", "kl", "clip_fraction", "groups_without_signal"]
+    panels = ["loss", "gradient_norm", "learning_rate", "kl", "entropy", "clip_fraction", "groups_without_signal"]
     panels += ["completion_tokens_mean", "truncated_rate", "reward", "reward_std"]
-    panels += ["rollout_seconds", "update_seconds"]
+    panels += ["rollout_seconds", "reference_seconds", "update_seconds"]
+    panels = [name for name in panels if metrics[name].notna().any()]  # without a reference model there is no KL
     figure, grid = plt.subplots(-(-(len(panels) + len(rewards)) // 4), 4, figsize=(11, 8.5), layout="constrained")
     window = max(1, len(metrics) // 20)
     for axes, name in zip(grid.flat, panels + rewards, strict=False):

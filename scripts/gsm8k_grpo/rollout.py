@@ -1,16 +1,20 @@
 """Generation through Tunix's sampler: rollouts for training, greedy completions for evaluation."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.generate import sampler as tunix_sampler
 from tunix.rl import common
 from tunix.rl.rollout import base_rollout, vanilla_rollout
+
+from gsm8k_grpo.errors import PipelineError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +26,75 @@ class Completion:
     truncated: bool
 
 
-def make_sampler(model: nnx.Module, tokenizer: object, cache_tokens: int) -> tunix_sampler.Sampler:
-    """Tunix's sampler over a model with a KV cache of `cache_tokens` positions. Keep it: each new one compiles anew."""
-    config = model.config
-    return tunix_sampler.Sampler(
-        model,
-        tokenizer,
-        tunix_sampler.CacheConfig(cache_tokens, config.num_layers, config.num_kv_heads, config.head_dim),
-    )
+class Sampler(tunix_sampler.Sampler):
+    """Tunix's sampler with the faults of 0.1.7 mended that change what is drawn or where it lies.
+
+    - Each row has noise of its own, from its own key: what is drawn for it does not depend on its neighbours.
+    - The padding token is never drawn: everything downstream tells tokens from padding by it.
+    - The KV cache is born in its shards, not on the first device.
+    """
+
+    def __init__(self, model: nnx.Module, tokenizer: object, cache_tokens: int, mesh: Mesh):
+        """Keep what this makes: each new sampler compiles anew."""
+        config = model.config
+        super().__init__(
+            model,
+            tokenizer,
+            tunix_sampler.CacheConfig(cache_tokens, config.num_layers, config.num_kv_heads, config.head_dim),
+        )
+        self._mesh = mesh
+        self._whole = jax.jit(lambda array: array, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._decode, self._compiled_decode_fn = self._compiled_decode_fn, self._decode_whole
+
+    def _decode_whole(self, params: object, state: object) -> object:
+        """Tunix's decoding loop; its tokens then are whole in every process of a multi-host run."""
+        state = self._decode(params, state)
+        return dataclasses.replace(state, token_buffer=self._whole(state.token_buffer))
+
+    @property
+    def transformer(self) -> nnx.Module:
+        """The model as Tunix asks for it to make a cache: with our `init_cache`."""
+        model = super().transformer
+        object.__setattr__(model, "init_cache", functools.partial(self._init_cache, type(model).init_cache, model))
+        return model
+
+    def _init_cache(self, stock: Callable, model: nnx.Module, batch_size: int, tokens: int, dtype: object) -> dict:
+        """What `stock` would make, all zero, sharded by rows (fsdp) and KV heads (tp)."""
+        shapes = jax.eval_shape(lambda: stock(model, batch_size, tokens, dtype))
+        rows = "fsdp" if batch_size % self._mesh.shape["fsdp"] == 0 else None
+
+        def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            spec = PartitionSpec(rows, None, "tp", None) if leaf.ndim == 4 else PartitionSpec()
+            return jnp.zeros(leaf.shape, leaf.dtype, device=NamedSharding(self._mesh, spec))
+
+        return jax.tree.map(zeros, shapes)
+
+    def _sample(self, logits: jax.Array, eos: jax.Array, cache: dict, sampler_state: object) -> object:
+        """Draws the next token of each row; `sampler_state.seed` holds one key a row (greedy: unused)."""
+        state = sampler_state
+        logits = logits[:, -1].at[:, self.tokenizer.pad_id()].set(-jnp.inf)  # [B, V]
+        if state.sampling_mode == "greedy":
+            drawn = jnp.argmax(logits, axis=-1)
+        else:
+            top_p, top_k = state.sampling_parameters["top_p"], state.sampling_parameters["top_k"]
+            position = state.decoding_step + 1 - state.num_input_tokens
+
+            def draw(row: jax.Array, key: jax.Array) -> jax.Array:
+                key = jax.random.fold_in(key, position)
+                return tunix_sampler.sample_top_p(row[None, None], key, state.temperature, top_p, top_k)[0][0]
+
+            drawn = jax.vmap(draw)(logits, state.seed)
+        return dataclasses.replace(
+            state,
+            decoding_step=state.decoding_step + 1,
+            token_buffer=state.token_buffer.at[:, state.decoding_step + 1].set(drawn),
+            cache=cache,
+            done=state.done | jnp.isin(drawn, eos),
+        )
 
 
 def greedy(
-    sampler: tunix_sampler.Sampler,
+    sampler: Sampler,
     prompts: list[str],
     batch_size: int,
     max_prompt_tokens: int,
@@ -65,13 +126,15 @@ def greedy(
 
 
 class SeededRollout(vanilla_rollout.VanillaRollout):
-    """Tunix's own rollout with three defects of 0.1.7 mended (its `RLCluster` builds it from the configuration).
+    """Tunix's own rollout with four defects of 0.1.7 mended (its `RLCluster` builds it from the configuration).
 
-    - Noise: stock draws the same noise at every call. Here each call's seed derives from the run's seed, the step and
-      the number of the call within the step; so a resumed run draws what an uninterrupted one would have drawn.
+    - Noise: stock draws the same noise at every call. Here a row's key derives from the run's seed, the step, the draw
+      and the row's place in the step; so a resumed run draws what an uninterrupted one would have drawn, and the size
+      of a micro-batch changes nothing.
     - The stop token: stock cuts it off before the loss, so that a model is never trained to stop. Here it stays at the
       end of a completion's tokens (not of its text).
     - Temperature: stock computes old log-probs at temperature 1 where the loss divides by the rollout's.
+    - A prompt that is too long: stock pads to another length and compiles anew, or overruns the cache.
     """
 
     def __init__(
@@ -82,31 +145,35 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         rollout_config: base_rollout.RolloutConfig,
         seed: int,
     ):
-        config = rollout_actor.config
-        super().__init__(
-            rollout_actor,
-            tokenizer,
-            base_rollout.CacheConfig(
-                rollout_config.kv_cache_size, config.num_layers, config.num_kv_heads, config.head_dim
-            ),
-        )
+        self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh)
         self.mesh = mesh
         self._temperature = rollout_config.temperature
         self._seed = seed
-        self.start_step(0)
+        self.start_draw(0)
 
-    def start_step(self, step: int) -> None:
-        """Says which step (0-based) the next calls of `generate` belong to."""
-        self._step_key = jax.random.fold_in(jax.random.key(self._seed), step)
-        self._calls = 0
+    def start_draw(self, step: int, draw: int = 0) -> None:
+        """Says which step (0-based) and which draw within it (0, then replacements) the next rows belong to."""
+        self._key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), draw)
+        self._rows = 0
 
     def generate(
         self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **kwargs
     ) -> base_rollout.RolloutOutput:
-        """Samples one completion for each prompt; see the class for what differs from Tunix's."""
-        seed = jax.random.key_data(jax.random.fold_in(self._step_key, self._calls))
-        self._calls += 1
-        output = super().generate(prompts, dataclasses.replace(rollout_config, seed=seed), **kwargs)
+        """Samples one completion for each prompt; see the class for what differs from Tunix's.
+
+        Raises:
+          PipelineError: a prompt of more than `max_prompt_length` tokens.
+        """
+        longest = max(len(self._sampler.tokenize(prompt)) for prompt in prompts)
+        if longest > rollout_config.max_prompt_length:
+            raise PipelineError(
+                f"prompt.max_tokens: a prompt of {longest} tokens is longer than {rollout_config.max_prompt_length}; "
+                "make the prompts again with --forcerun prompts"
+            )
+        rows = np.arange(self._rows, self._rows + len(prompts))
+        self._rows += len(prompts)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, rows)
+        output = super().generate(prompts, dataclasses.replace(rollout_config, seed=keys), **kwargs)
         (stop_id,) = rollout_config.eos_tokens
         limit = rollout_config.max_tokens_to_generate
         tokens = [row if len(row) >= limit else np.append(row, np.int32(stop_id)) for row in output.tokens]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # fmt: off
 PACKAGES = (
-    "jax", "jaxlib", "flax", "google-tunix", "qwix", "orbax-checkpoint", "optax", "sentencepiece", "numpy", "snakemake",
+    "jax", "jaxlib", "flax", "google-tunix", "qwix", "orbax-checkpoint", "optax", "sentencepiece", "numpy",
 )
 # fmt: on
 _STARTED = time.monotonic()
@@ -40,6 +40,25 @@ def configure_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def join_processes() -> None:
+    """Joins the processes of one run, one a host of a TPU slice; call it after `configure_jax`.
+
+    Cloud TPU, SLURM and Kubernetes tell JAX who the others are. Elsewhere the environment does: JAX_COORDINATOR_ADDRESS
+    (HOST:PORT of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+    import jax
+
+    count, index = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+    jax.distributed.initialize(num_processes=int(count) if count else None, process_id=int(index) if index else None)
+
+
+def leads() -> bool:
+    """Whether this process writes what is written once; true where there is only one."""
+    import jax
+
+    return jax.process_index() == 0
+
+
 def provenance(**facts: object) -> dict:
     """Versions, machine, commit and seconds of this process, with the stage's own facts (seed, hashes) in front."""
     git = _git()
@@ -49,10 +68,15 @@ def provenance(**facts: object) -> dict:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": _device(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {**versions(), "snakemake": _version("snakemake")},
         "commit": git[0],
         "dirty": git[1],
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of the libraries that compute."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str | None:

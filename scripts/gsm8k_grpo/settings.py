@@ -15,7 +15,12 @@ from gsm8k_grpo.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
 # What checks need to know of the published shapes; the shapes themselves are Tunix's (models.PRESETS).
-PRESETS = {"gemma2_2b": {"num_heads": 8, "num_kv_heads": 4, "sliding_window_tokens": 4096}}
+PRESETS = {
+    "gemma2_2b": {
+        **{"embed_dim": 2304, "hidden_dim": 9216, "num_heads": 8, "num_kv_heads": 4, "vocabulary_size": 256_128},
+        "sliding_window_tokens": 4096,
+    }
+}
 RESERVED = ("data", "models", "logs", "cache")  # folders of results/ that are no recipe's
 # JSON Schema takes 100.0 for an integer, which Python's range() does not, and YAML's .nan and .inf for numbers.
 _TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
@@ -173,8 +178,7 @@ def _conflicts(settings: Mapping):
     heads, kv_heads = shape["num_heads"], shape["num_kv_heads"]
     if heads % kv_heads:
         yield "model.architecture.num_kv_heads", f"{kv_heads} does not divide num_heads {heads}"
-    if kv_heads % settings["mesh"]["tp"]:
-        yield "mesh.tp", f"{settings['mesh']['tp']} does not divide the model's {kv_heads} KV heads"
+    yield from _mesh_conflicts(settings, shape)
     longest = settings["prompt"]["max_tokens"] + max(
         settings[block]["max_completion_tokens"] for block in ("training", "evaluation")
     )
@@ -205,10 +209,57 @@ def _conflicts(settings: Mapping):
             "training.checkpoint_interval_steps",
             f"{training['checkpoint_interval_steps']} lies beyond the last step (max_steps {training['max_steps']})",
         )
+    if training["num_generations"] == 2 and training["advantage_estimator"] == "grpo":
+        yield (
+            "training.advantage_estimator",
+            "with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into ± 0.707; use rloo or drgrpo, or "
+            "more generations",
+        )
+    if training["lora"]["dropout"] and training["num_iterations"] > 1:
+        yield (
+            "training.lora.dropout",
+            "with num_iterations > 1 the ratio to the old policy would be one of dropout's noise; set one of them to "
+            "its neutral value (0, 1)",
+        )
+    if training["schedule_steps"] and training["schedule_steps"] < training["max_steps"]:
+        yield (
+            "training.schedule_steps",
+            f"{training['schedule_steps']} is less than max_steps {training['max_steps']}: the rest would be trained "
+            "with a learning rate of 0",
+        )
+    buffer, limit = training["overlong_buffer_tokens"], training["max_completion_tokens"]
+    if training["truncated_completions"] == "penalise" and buffer > limit:
+        yield "training.overlong_buffer_tokens", f"{buffer} is more than max_completion_tokens {limit}"
     tags = list(settings["prompt"]["tags"].values())
     for index, tag in enumerate(tags):
         if any(tag in other for other in tags[:index] + tags[index + 1 :]):
             yield "prompt.tags", f"the tag {tag!r} is a part of another tag; the four must tell themselves apart"
+
+
+def _mesh_conflicts(settings: Mapping, shape: Mapping):
+    """Yields (key, problem) for sizes that the mesh does not divide: Tunix would fail late, or replicate in silence."""
+    mesh, training = settings["mesh"], settings["training"]
+    sequences = training["micro_batch_prompts"] * training["num_generations"]
+    sharded = {
+        # Queries are sharded too; with KV heads that divide, they do.
+        "tp": {"KV heads": "num_kv_heads", "embed_dim": "embed_dim", "hidden_dim": "hidden_dim"},
+        "fsdp": {"embed_dim": "embed_dim", "hidden_dim": "hidden_dim"},
+    }
+    for axis, names in sharded.items():
+        sizes = {name: shape[key] for name, key in names.items()}
+        if axis == "fsdp":
+            sizes["sequences of a micro-batch (micro_batch_prompts × num_generations)"] = sequences
+        else:
+            sizes["pieces of the vocabulary"] = shape["vocabulary_size"]
+        undivided = [name for name, size in sizes.items() if size % mesh[axis]]
+        if undivided:
+            common = math.gcd(*sizes.values())
+            works = ", ".join(str(size) for size in range(1, common + 1) if common % size == 0 and size <= 1024)
+            yield (
+                f"mesh.{axis}",
+                f"{mesh[axis]} does not divide the {sizes[undivided[0]]} {undivided[0]}; with these settings it can be "
+                f"{works}",
+            )
 
 
 def frozen(value: Any) -> Any:

@@ -1,33 +1,35 @@
 """GRPO (DeepSeekMath, arXiv 2402.03300) with LoRA, on Tunix's `RLCluster` and `GRPOLearner`.
 
-The step loop is ours (Tunix's threads, queues and tail handling are not needed where rollout and update share devices);
-what happens within a step, sampling, reference log-probs, loss and update, is Tunix's. All randomness of a step
+The step loop is ours (Tunix's threads, queues and tail handling are not needed where rollout and update share devices),
+and so are the formulas (grpo.py); sampling, log-probs, gradients and updates are Tunix's. All randomness of a step
 derives from the run's seed and the step: a killed run resumes to what it would have been.
 """
 
+import dataclasses
 import functools
-import json
-import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import checkpoint_managers
 from tunix.rl import rl_cluster as cluster_lib
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
 
-from gsm8k_grpo import files, rewards, rollout
+from gsm8k_grpo import grpo, rewards, rollout, runs, runtime, watch
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.checkpoints import checkpoint_steps
 from gsm8k_grpo.errors import PipelineError
+from gsm8k_grpo.preemption import Preemption
 from gsm8k_grpo.progress import Progress
+from gsm8k_grpo.trackers import Trackers
+
+DROPOUT_DRAW = 2**31 - 1  # the number of the draw whose noise is dropout's; rollouts count theirs from 0
 
 
 def batch_rows(rows: list[dict], step: int, prompts_per_step: int, seed: int) -> list[dict]:
@@ -45,9 +47,20 @@ def batch_rows(rows: list[dict], step: int, prompts_per_step: int, seed: int) ->
     return [rows[index] for index in order[place * prompts_per_step : (place + 1) * prompts_per_step]]
 
 
+def replacement_rows(rows: list[dict], step: int, draw: int, taken: list[dict], count: int, seed: int) -> list[dict]:
+    """The `count` rows of a step's later draw (1, 2, …), none of them among `taken`; none at all if too few are left.
+
+    Like `batch_rows` a pure function of its inputs.
+    """
+    order = np.random.default_rng((seed, step, draw)).permutation(len(rows))
+    ids = {row["id"] for row in taken}
+    others = [rows[index] for index in order if rows[index]["id"] not in ids]
+    return others[:count] if len(others) >= count else []
+
+
 def learning_rate_schedule(settings: Mapping) -> optax.Schedule:
     """Linear warm-up over `warmup_fraction` of the updates (μ a step), then a cosine to 0, as published."""
-    updates = settings["max_steps"] * settings["num_iterations"]
+    updates = (settings["schedule_steps"] or settings["max_steps"]) * settings["num_iterations"]
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=settings["learning_rate"],
@@ -57,8 +70,9 @@ def learning_rate_schedule(settings: Mapping) -> optax.Schedule:
 
 
 def make_optimizer(settings: Mapping) -> optax.GradientTransformation:
-    """AdamW behind clipping by global norm."""
+    """AdamW behind clipping by global norm; the norm before clipping is kept in the state."""
     return optax.chain(
+        optax.snapshot("gradient_norm", optax.global_norm),
         optax.clip_by_global_norm(settings["max_gradient_norm"]),
         optax.adamw(
             learning_rate_schedule(settings),
@@ -71,210 +85,483 @@ def make_optimizer(settings: Mapping) -> optax.GradientTransformation:
 
 def make_cluster(
     policy: nnx.Module,
-    reference: nnx.Module,
+    reference: nnx.Module | None,
     tokenizer: object,
     mesh: Mesh,
     settings: Mapping,
     max_prompt_tokens: int,
     stop_id: int,
     seed: int,
-    checkpoint_folder: Path,
+    run: runs.Run,
 ) -> cluster_lib.RLCluster:
-    """Tunix's cluster with policy, reference and rollout on one mesh; restores the newest checkpoint of the folder."""
-    return cluster_lib.RLCluster(
-        actor=policy,
-        reference=reference,
-        tokenizer=tokenizer,
-        cluster_config=cluster_lib.ClusterConfig(
-            role_to_mesh={
-                role: mesh for role in (cluster_lib.Role.ACTOR, cluster_lib.Role.REFERENCE, cluster_lib.Role.ROLLOUT)
-            },
-            rollout_engine=functools.partial(rollout.SeededRollout, seed=seed),
-            training_config=cluster_lib.RLTrainingConfig(
-                actor_optimizer=make_optimizer(settings),
-                eval_every_n_steps=settings["max_steps"] + 1,
-                mini_batch_size=settings["prompts_per_step"],
-                train_micro_batch_size=settings["micro_batch_prompts"],
-                rollout_micro_batch_size=settings["micro_batch_prompts"],
-                compute_logps_micro_batch_size=settings["micro_batch_prompts"],
-                checkpoint_root_directory=str(checkpoint_folder.absolute()),
-                checkpointing_options=ocp.CheckpointManagerOptions(
-                    # Tunix saves by itself in the middle of a step, by default the newest 3, one every 180 s. `run`
-                    # saves instead, when the step's row is in the log, and keeps all.
-                    save_decision_policy=checkpoint_managers.SpecificStepsPolicy(steps=[]),
-                    max_to_keep=None,
-                ),
-            ),
-            rollout_config=base_rollout.RolloutConfig(
-                max_tokens_to_generate=settings["max_completion_tokens"],
-                max_prompt_length=max_prompt_tokens,
-                kv_cache_size=rollout.cache_tokens(max_prompt_tokens, settings["max_completion_tokens"]),
-                temperature=settings["temperature"],
-                top_p=settings["top_p"],
-                top_k=settings["top_k"],
-                eos_tokens=[stop_id],
+    """Tunix's cluster with policy, reference and rollout on one mesh; restores the newest checkpoint of the run.
+
+    Args:
+      policy: with adapters; they are what is trained.
+      reference: the frozen model of the KL penalty, or None without one.
+      run: its folder, cleaned by `runs.Run.resume`.
+
+    Raises:
+      PipelineError: the checkpoint cannot be restored, though its hash is right.
+    """
+    config = cluster_lib.ClusterConfig(
+        role_to_mesh={
+            role: mesh for role in (cluster_lib.Role.ACTOR, cluster_lib.Role.REFERENCE, cluster_lib.Role.ROLLOUT)
+        },
+        rollout_engine=functools.partial(rollout.SeededRollout, seed=seed),
+        training_config=cluster_lib.RLTrainingConfig(
+            actor_optimizer=make_optimizer(settings),
+            eval_every_n_steps=settings["max_steps"] + 1,
+            mini_batch_size=settings["prompts_per_step"],
+            train_micro_batch_size=settings["micro_batch_prompts"],
+            rollout_micro_batch_size=settings["micro_batch_prompts"],
+            compute_logps_micro_batch_size=settings["micro_batch_prompts"],
+            checkpoint_root_directory=str(run.checkpoints.absolute()),
+            checkpointing_options=ocp.CheckpointManagerOptions(
+                # Tunix saves by itself in the middle of a step, by default the newest 3, one every 180 s. `run`
+                # saves instead, when the step's row is in the log, and keeps all.
+                save_decision_policy=checkpoint_managers.SpecificStepsPolicy(steps=[]),
+                max_to_keep=None,
             ),
         ),
+        rollout_config=base_rollout.RolloutConfig(
+            max_tokens_to_generate=settings["max_completion_tokens"],
+            max_prompt_length=max_prompt_tokens,
+            kv_cache_size=rollout.cache_tokens(max_prompt_tokens, settings["max_completion_tokens"]),
+            temperature=settings["temperature"],
+            top_p=settings["top_p"],
+            top_k=settings["top_k"],
+            eos_tokens=[stop_id],
+        ),
     )
-
-
-def restored_cluster(run_folder: Path, *arguments: object) -> cluster_lib.RLCluster:
-    """`make_cluster` over the checkpoints of a run's folder; a damaged one is an error that says what to move away."""
     try:
-        return make_cluster(*arguments, run_folder / "checkpoints")
+        return cluster_lib.RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
     except (ValueError, KeyError, FileNotFoundError) as error:
         reason = str(error).splitlines()[0][:120]
         raise PipelineError(
-            f"{run_folder / 'checkpoints'}: the newest checkpoint cannot be restored ({reason}); move "
-            f"{run_folder} away to train from the start"
+            f"{run.checkpoints}: the newest checkpoint cannot be restored ({reason}); move {run.folder} away to train "
+            "from the start"
         ) from error
 
 
-def checkpoint_folder(run_folder: Path, step: int, settings: Mapping) -> Path:
-    """Where Tunix keeps the checkpoint of a step: it counts updates, μ of them a step."""
-    return run_folder / "checkpoints" / "actor" / str(step * settings["num_iterations"])
+@dataclasses.dataclass(kw_only=True)
+class GrpoConfig(grpo_learner.GRPOConfig):
+    """Tunix's configuration with the field that its loss looks for and its class lacks."""
+
+    epsilon_high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The G completions of one prompt, on the host.
+
+    Attributes:
+      row: the prompt's row.
+      prompt_ids: [P] left-padded.
+      completions: G texts.
+      completion_ids: G arrays of tokens, the stop token last where there is one.
+      truncated: [G] whether the limit cut it.
+      rewards: [G] values by the reward's name.
+    """
+
+    row: dict
+    prompt_ids: np.ndarray
+    completions: list[str]
+    completion_ids: list[np.ndarray]
+    truncated: np.ndarray
+    rewards: dict[str, np.ndarray]
+
+    @functools.cached_property
+    def total(self) -> np.ndarray:
+        """[G] summed rewards."""
+        return np.sum(list(self.rewards.values()), axis=0)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether any completion is better than another."""
+        return bool(np.ptp(self.total) > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What a step has sampled and what its updates need.
+
+    Attributes:
+      micro_batches: Tunix's training examples, on the mesh.
+      figures: of the sampling.
+      samples: all completions with their rewards and advantages, to be read.
+    """
+
+    micro_batches: list[grpo.TrainExample]
+    figures: dict
+    samples: list[dict]
 
 
 class Learner(grpo_learner.GRPOLearner):
-    """Tunix's GRPO learner, driven one step at a time, with each step's figures returned instead of buffered away."""
+    """Tunix's GRPO learner, driven one step at a time, with each step's figures returned instead of buffered away.
 
-    def __init__(self, cluster: cluster_lib.RLCluster, settings: Mapping, tags: Tags):
-        self._settings, self._tags = settings, tags
-        self._figures: dict[str, float] = {}
+    A step has two halves, `sample` and `update`; between them the weights are still those of the step before.
+    """
+
+    def __init__(
+        self, cluster: cluster_lib.RLCluster, settings: Mapping, tags: Tags, rows: list[dict], seed: int, stop_id: int
+    ):
+        """
+        Args:
+          cluster: of `make_cluster`; its restored checkpoint says how many steps are done.
+          settings: the block `training`.
+          tags: what rewards look for.
+          rows: all prompts to train on.
+          seed: of the run.
+          stop_id: the token that ends a completion.
+        """
+        self._settings, self._tags, self._rows, self._seed, self._stop_id = settings, tags, rows, seed, stop_id
+        self._mesh = cluster.r2m[cluster_lib.Role.ACTOR]
         super().__init__(
             rl_cluster=cluster,
-            algo_config=grpo_learner.GRPOConfig(
+            algo_config=GrpoConfig(
+                policy_loss_fn=grpo.LOSS,
                 num_generations=settings["num_generations"],
                 num_iterations=settings["num_iterations"],
                 beta=settings["beta"],
-                # Schulman's k3 estimator, the one of the GRPO paper (eq. 4). Tunix's default, k1 as a loss, has
-                # almost no gradient.
-                kl_loss_mode="low_var_kl",
+                kl_loss_mode=settings["kl_estimator"],
                 epsilon=settings["epsilon"],
+                epsilon_high=settings["epsilon_high"] or settings["epsilon"],
             ),
-            reward_fns=self._reward,
+            reward_fns=rewards.score,  # wanted by Tunix; `_draw` calls it, for each reward by its name
         )
-        self._rollout_micro_batch_size = self._training_config.rollout_micro_batch_size
-        self._compute_logps_micro_batch_size = self._training_config.compute_logps_micro_batch_size
+        cluster.actor_trainer.with_rl_metrics_to_log({"kl": np.mean, "entropy": np.mean, "pg_clipfrac": np.mean})
 
-    def _reward(self, prompts: list[str], completions: list[str], answer: list[str], **_: object) -> list[float]:
-        """The sum of the recipe's rewards for each completion; Tunix calls this with all rows of a step."""
-        by_name = rewards.score(self._settings["rewards"], completions, list(answer), self._tags)
-        total = np.sum([by_name[name] for name in by_name], axis=0)
-        groups = total.reshape(-1, self._settings["num_generations"])
-        self._figures = {
-            **{f"reward_{name}": float(np.mean(values)) for name, values in by_name.items()},
-            "reward": float(np.mean(total)),
-            "reward_std": float(np.std(total)),
-            "groups_without_signal": float(np.mean(np.ptp(groups, axis=1) == 0)),
+    @property
+    def steps_done(self) -> int:
+        """Steps whose updates are in the weights."""
+        return self.rl_cluster.global_steps
+
+    def sample(self) -> Batch:
+        """Samples and rewards the next step's completions; draws other prompts where a group has no signal."""
+        settings, step = self._settings, self.steps_done
+        started = time.perf_counter()
+        rows = batch_rows(self._rows, step, settings["prompts_per_step"], self._seed)
+        drawn = self._draw(step, 0, rows)
+        groups, tokens = list(drawn), _tokens(drawn)
+        for draw in range(1, settings["dynamic_sampling_draws"] + 1):
+            flat = [index for index, group in enumerate(groups) if not group.has_signal]
+            if not flat:
+                break
+            others = replacement_rows(self._rows, step, draw, rows, settings["prompts_per_step"], self._seed)
+            if not others:
+                break
+            rows = rows + others
+            more = self._draw(step, draw, others)
+            tokens += _tokens(more)
+            for index, group in zip(flat, (group for group in more if group.has_signal), strict=False):
+                groups[index] = group
+        replaced = sum(now is not first for now, first in zip(groups, drawn, strict=True))
+
+        sampled = time.perf_counter()
+        totals = np.concatenate([group.total for group in groups])
+        advantages = grpo.advantages(totals, settings["num_generations"], settings["advantage_estimator"])
+        examples = self._examples(groups, advantages, step)
+        if settings["beta"]:
+            examples = [self._with_reference(example) for example in examples]
+            jax.block_until_ready([example.ref_per_token_logps for example in examples])
+        figures = {
+            "epoch": (step + 1) / (len(self._rows) // settings["prompts_per_step"]),
+            **_sampling_figures(drawn),
+            "groups_replaced": replaced / len(groups),
+            "tokens": tokens,  # of this step; the log adds them up
+            "rollout_seconds": sampled - started,
+            "reference_seconds": time.perf_counter() - sampled if settings["beta"] else 0.0,
         }
-        return total.tolist()
+        return Batch(examples, figures, _samples(groups, advantages, step))
 
-    def step(self, step: int, rows: list[dict]) -> dict[str, float]:
-        """One GRPO step (0-based) on the rows of its prompts: sample, reward, then μ passes of updates.
+    def update(self, batch: Batch) -> dict:
+        """μ passes of updates over what `sample` returned.
 
         Returns:
-          the step's figures, all floats but `step` (1-based: steps done).
+          the step's figures. Those of the updates (loss, gradient norm, KL, …) are means over the μ passes.
         """
+        settings, step = self._settings, self.steps_done
         started = time.perf_counter()
-        generations = self._settings["num_generations"]
-        self.rl_cluster.rollout.start_step(step)
-        batch = {
-            "prompts": np.repeat([row["prompt"] for row in rows], generations),
-            "answer": np.repeat([row["answer"] for row in rows], generations),
-        }
-        example = self._generate_and_compute_advantage(batch)
-        lengths = np.asarray(example.completion_mask).sum(axis=1)
-        sampled = time.perf_counter()
-
-        size = self._settings["micro_batch_prompts"] * generations
-        micro_batches = [
-            jax.tree.map(lambda leaf, at=start: leaf[at : at + size], example) for start in range(0, len(lengths), size)
-        ]
-        for _ in range(self._settings["num_iterations"]):
-            self.rl_cluster.update_actor(micro_batches, None)
+        examples = batch.micro_batches
+        if settings["num_iterations"] > 1:  # with one update, the old policy is the policy
+            examples = [self._with_old_policy(example) for example in examples]
+        passes = []
+        for _ in range(settings["num_iterations"]):
+            self.rl_cluster.update_actor(examples, None)
+            passes.append(self._update_figures())
         self.rl_cluster.global_steps += 1
-        # Tunix holds an update's figures back until the next one, to write them while the device computes.
-        metrics = self.rl_cluster.actor_trainer._prev_buffered_train_metrics
-        aggregated = {name: float(op(np.asarray(values))) for name, (values, op) in metrics.additional_metrics.items()}
-        limit = self._settings["max_completion_tokens"]
+        rate = learning_rate_schedule(settings)(step * settings["num_iterations"])
         return {
             "step": step + 1,
-            "loss": float(metrics.loss),
-            "gradient_norm": aggregated["grad_norm"],
-            "learning_rate": float(learning_rate_schedule(self._settings)(step * self._settings["num_iterations"])),
-            "kl": aggregated["kl"],
-            "clip_fraction": aggregated["pg_clipfrac"],
-            **self._figures,
-            "completion_tokens_mean": float(lengths.mean()),
-            "completion_tokens_max": float(lengths.max()),
-            "truncated_rate": float(np.mean(lengths >= limit)),
-            "rollout_seconds": sampled - started,
-            "update_seconds": time.perf_counter() - sampled,
+            "epoch": batch.figures["epoch"],
+            "loss": float(np.mean([figures["loss"] for figures in passes])),
+            "gradient_norm": float(np.mean([figures["gradient_norm"] for figures in passes])),
+            "learning_rate": float(rate),
+            "kl": float(np.mean([figures["kl"] for figures in passes])) if settings["beta"] else None,
+            "entropy": float(np.mean([figures["entropy"] for figures in passes])),
+            "clip_fraction": float(np.mean([figures["pg_clipfrac"] for figures in passes])),
+            **batch.figures,
+            "update_seconds": time.perf_counter() - started,
         }
 
+    def _update_figures(self) -> dict[str, float]:
+        """The figures of the newest update, from where Tunix keeps them until the next one."""
+        trainer = self.rl_cluster.actor_trainer
+        metrics = trainer._prev_buffered_train_metrics
+        (snapshot,) = [
+            state for state in jax.tree.leaves(trainer.optimizer.opt_state, is_leaf=_is_snapshot) if _is_snapshot(state)
+        ]
+        named = {name: float(op(np.asarray(values))) for name, (values, op) in metrics.additional_metrics.items()}
+        # Each micro-batch carries its share of the mini-batch times their number: the mean is the mini-batch's own.
+        norm = jax.tree.leaves(snapshot)[-1]
+        return {**named, "loss": float(np.mean([float(loss) for loss in metrics.losses])), "gradient_norm": float(norm)}
 
-def run(learner: Learner, rows: list[dict], settings: Mapping, seed: int, metrics_file: Path) -> list[dict]:
-    """Trains up to `max_steps` from wherever the newest checkpoint stands.
-
-    Each step's figures are appended to `metrics_file` (jsonl). On a restart, lines beyond the restored checkpoint are
-    dropped: those steps are made again, to the same figures.
-
-    Returns:
-      one row for each step from 1 to `max_steps`.
-    """
-    cluster = learner.rl_cluster
-    restored = cluster.global_steps
-    history = _truncate(metrics_file, restored)
-    if restored:
-        print(f"resuming after step {restored} of {settings['max_steps']}", flush=True)
-    kept = checkpoint_steps(settings["max_steps"], settings["checkpoint_interval_steps"])
-    progress = Progress("training", settings["max_steps"], "steps", done=restored)
-    with open(metrics_file, "a", encoding="utf-8") as log:
-        for step in range(restored, settings["max_steps"]):
-            figures = learner.step(step, batch_rows(rows, step, settings["prompts_per_step"], seed))
-            if not np.isfinite([figures["loss"], figures["gradient_norm"]]).all():
-                raise PipelineError(
-                    f"step {step + 1}: loss {figures['loss']}, gradient norm {figures['gradient_norm']}; training "
-                    "stopped at the last checkpoint. Lower training.learning_rate or training.max_gradient_norm"
+    def _draw(self, step: int, draw: int, rows: list[dict]) -> list[Group]:
+        """Samples and rewards G completions for each row's prompt."""
+        settings, generations = self._settings, self._settings["num_generations"]
+        self.rl_cluster.rollout.start_draw(step, draw)
+        output = self.rl_cluster.generate(
+            prompts=[row["prompt"] for row in rows for _ in range(generations)],
+            micro_batch_size=settings["micro_batch_prompts"] * generations,
+        )
+        answers = [row["answer"] for row in rows for _ in range(generations)]
+        by_name = {
+            name: np.asarray(values, np.float64)
+            for name, values in rewards.score(settings["rewards"], output.text, answers, self._tags).items()
+        }
+        lengths = np.array([len(tokens) for tokens in output.tokens])
+        if settings["truncated_completions"] == "penalise":
+            by_name["overlong"] = grpo.overlong_penalties(
+                lengths, settings["max_completion_tokens"], settings["overlong_buffer_tokens"]
+            )
+        truncated = np.array([tokens[-1] != self._stop_id for tokens in output.tokens])
+        groups = []
+        for index, row in enumerate(rows):
+            of_prompt = slice(index * generations, (index + 1) * generations)
+            groups.append(
+                Group(
+                    row,
+                    np.asarray(output.left_padded_prompt_tokens[of_prompt.start]),
+                    output.text[of_prompt],
+                    output.tokens[of_prompt],
+                    truncated[of_prompt],
+                    {name: values[of_prompt] for name, values in by_name.items()},
                 )
-            history.append(figures)
-            log.write(json.dumps(figures) + "\n")
-            log.flush()
-            if step + 1 in kept:
-                os.fsync(log.fileno())  # a checkpoint never stands without the rows of the steps that led to it
-                _save(cluster, settings)
-            progress.advance(reward=figures["reward"], kl=figures["kl"])
-    cluster.actor_trainer.checkpoint_manager.close()
-    return history
+            )
+        return groups
+
+    def _examples(self, groups: list[Group], advantages: np.ndarray, step: int) -> list[grpo.TrainExample]:
+        """The mini-batch as micro-batches on the mesh."""
+        settings, generations = self._settings, self._settings["num_generations"]
+        pad_id, limit = self.rl_cluster.rollout.pad_id(), settings["max_completion_tokens"]
+        tokens = [row for group in groups for row in group.completion_ids]
+        lengths = np.array([len(row) for row in tokens])
+        ids = np.full((len(tokens), grpo.padded_length(lengths.max(), limit)), pad_id, np.int32)
+        for row, of_row in zip(ids, tokens, strict=True):
+            row[: len(of_row)] = of_row
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        counted = mask.copy()
+        if settings["truncated_completions"] == "mask":
+            counted[np.concatenate([group.truncated for group in groups])] = False
+        weights = grpo.loss_weights(counted, settings["loss_aggregation"], limit)
+        means = grpo.loss_weights(mask, "token", limit)
+        prompt_ids = np.repeat([group.prompt_ids for group in groups], generations, axis=0)
+
+        size = settings["micro_batch_prompts"] * generations
+        starts = range(0, len(tokens), size)
+        noise = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), DROPOUT_DRAW)
+        dropout_keys = [
+            np.asarray(jax.random.key_data(jax.random.fold_in(noise, index))) if settings["lora"]["dropout"] else None
+            for index in range(len(starts))
+        ]
+        return [
+            grpo.TrainExample(
+                prompt_ids=self._on_mesh(prompt_ids[start : start + size]),
+                prompt_mask=self._on_mesh(prompt_ids[start : start + size] != pad_id),
+                completion_ids=self._on_mesh(ids[start : start + size]),
+                completion_mask=self._on_mesh(mask[start : start + size]),
+                advantages=self._on_mesh(advantages[start : start + size]),
+                ref_per_token_logps=None,
+                old_per_token_logps=None,
+                # Tunix takes the mean of the micro-batches' gradients; the sum is wanted.
+                loss_weights=self._on_mesh(weights[start : start + size] * np.float32(len(starts))),
+                mean_weights=self._on_mesh(means[start : start + size] * np.float32(len(starts))),
+                dropout_key=None if key is None else self._on_mesh(key, None),
+            )
+            for start, key in zip(starts, dropout_keys, strict=True)
+        ]
+
+    def _on_mesh(self, array: np.ndarray, axis: str | None = "fsdp") -> jax.Array:
+        """The same array in every process, its first axis sharded over an axis of the mesh, or whole everywhere."""
+        return jax.device_put(array, NamedSharding(self._mesh, PartitionSpec(axis)))
+
+    def _with_reference(self, example: grpo.TrainExample) -> grpo.TrainExample:
+        engine = self.rl_cluster.rollout
+        logps = self.rl_cluster.get_ref_per_token_logps(
+            example.prompt_ids, example.completion_ids, engine.pad_id(), engine.eos_id()
+        )
+        return example.replace(ref_per_token_logps=logps)
+
+    def _with_old_policy(self, example: grpo.TrainExample) -> grpo.TrainExample:
+        logps = self.rl_cluster.get_old_per_token_logps(example.prompt_ids, example.completion_ids)
+        return example.replace(old_per_token_logps=logps)
 
 
-def _save(cluster: cluster_lib.RLCluster, settings: Mapping) -> None:
-    """Saves adapters and optimizer state; the write itself goes on beside the next steps."""
-    trainer = cluster.actor_trainer
-    trainer.checkpoint_manager.save(
-        cluster.global_steps * settings["num_iterations"],
-        trainer.model,
-        trainer.optimizer,
-        save_only_lora_params=True,
-        force=True,
-        custom_metadata={"global_step": cluster.global_steps, "role": cluster_lib.Role.ACTOR.value},
+def _is_snapshot(state: object) -> bool:
+    return isinstance(state, optax.transforms.SnapshotState)
+
+
+def _tokens(groups: list[Group]) -> int:
+    """Prompt and completion tokens of groups, without padding."""
+    generations = len(groups[0].completions)
+    return sum(
+        generations * group.row["prompt_tokens"] + sum(len(row) for row in group.completion_ids) for group in groups
     )
 
 
-def _truncate(metrics_file: Path, steps: int) -> list[dict]:
-    """Keeps the rows of the first `steps` steps of a run's own log, dropping a line that a kill cut short."""
-    kept = []
-    if metrics_file.exists():
-        for line in metrics_file.read_text(encoding="utf-8").splitlines()[:steps]:
-            try:
-                kept.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    if [row["step"] for row in kept] != list(range(1, steps + 1)):
-        raise PipelineError(
-            f"{metrics_file}: has not one row for each of the {steps} steps before the restored checkpoint; move the "
-            f"folder {metrics_file.parent} away to train from the start"
+def _sampling_figures(groups: list[Group]) -> dict[str, float]:
+    """Of what the policy did with a step's own prompts, before any other was drawn in their place."""
+    lengths = [len(row) for group in groups for row in group.completion_ids]
+    totals = np.concatenate([group.total for group in groups])
+    means = {f"reward_{name}": float(np.mean([group.rewards[name] for group in groups])) for name in groups[0].rewards}
+    return {
+        **means,
+        "reward": float(totals.mean()),
+        "reward_std": float(totals.std()),
+        "groups_without_signal": float(np.mean([not group.has_signal for group in groups])),
+        "completion_tokens_mean": float(np.mean(lengths)),
+        "completion_tokens_max": float(np.max(lengths)),
+        "truncated_rate": float(np.mean([group.truncated for group in groups])),
+    }
+
+
+def _samples(groups: list[Group], advantages: np.ndarray, step: int) -> list[dict]:
+    rows = []
+    for group in groups:
+        for index, completion in enumerate(group.completions):
+            rows.append(
+                {
+                    "step": step + 1,
+                    "id": group.row["id"],
+                    "completion": completion,
+                    "answer": group.row["answer"],
+                    "tokens": len(group.completion_ids[index]),
+                    "truncated": bool(group.truncated[index]),
+                    "rewards": {name: float(values[index]) for name, values in group.rewards.items()},
+                    "reward": float(group.total[index]),
+                    "advantage": float(advantages[len(rows)]),
+                }
+            )
+    return rows
+
+
+def run(learner: Learner, settings: Mapping, folder: runs.Run) -> None:
+    """Trains up to `max_steps` from wherever the newest checkpoint stands.
+
+    SIGTERM saves the newest whole step and ends the process, in seconds.
+
+    Args:
+      learner: over a cluster of `make_cluster`.
+      settings: the block `training`.
+      folder: where rows, kept completions and checkpoints go.
+    """
+    first, alone = learner.steps_done, jax.process_count() == 1
+    history = folder.history(first)
+    promised = checkpoint_steps(settings["max_steps"], settings["checkpoint_interval_steps"])
+    recorder = Recorder(folder, history, settings, promised) if runtime.leads() else None
+
+    def stopped() -> str:
+        if not alone:
+            return "the processes of one run do not stop together; the last checkpoint stands"
+        if recorder.saved < learner.steps_done:
+            _write_checkpoint(learner, settings, folder)
+            recorder.commit(learner.steps_done)
+        return f"step {learner.steps_done} is saved; the same command goes on from there"
+
+    with Preemption(stopped) as preemption:
+        while learner.steps_done < settings["max_steps"]:
+            batch = learner.sample()
+            with preemption.lock:
+                row = learner.update(batch)
+                watch.require_finite(row)
+                started = time.perf_counter()
+                if row["step"] in promised:
+                    _write_checkpoint(learner, settings, folder)
+                row["checkpoint_seconds"] = time.perf_counter() - started
+                if recorder:
+                    recorder.record(row, batch.samples)
+    learner.rl_cluster.actor_trainer.checkpoint_manager.close()
+    if recorder:
+        recorder.close()
+
+
+class Recorder:
+    """What a run leaves beside its checkpoints: rows, kept completions, trackers, progress, warnings."""
+
+    def __init__(self, folder: runs.Run, history: list[dict], settings: Mapping, promised: list[int]):
+        """
+        Args:
+          folder: of the run.
+          history: the rows of the steps made before; rows recorded are appended to it.
+          settings: the block `training`.
+          promised: the steps whose checkpoints are listed with `record`.
+        """
+        self._folder, self._history, self._promised = folder, history, promised
+        self._kept_completions = settings["kept_completions"]
+        self._log = runs.Log(folder)
+        self._trackers = Trackers(folder.folder, history, settings, folder.folder.name)
+        self._progress = Progress("training", settings["max_steps"], "steps", done=len(history))
+        self.saved = len(history)  # the newest step with a checkpoint
+        if history:
+            print(f"resuming after step {len(history)} of {settings['max_steps']}", flush=True)
+
+    def record(self, row: dict, samples: list[dict]) -> None:
+        """One step; `row["tokens"]` counts this step's, what is recorded counts all so far."""
+        row["tokens"] += self._history[-1]["tokens"] if self._history else 0
+        kept = row["step"] in self._promised
+        self._history.append(row)
+        self._log.append(row, samples[: self._kept_completions] if kept or row["step"] == 1 else [])
+        if kept:
+            self.commit(row["step"])
+        self._trackers.log(row)
+        for warning in watch.warnings(self._history):
+            print(f"WARNING: {warning}", flush=True)
+        self._progress.advance(reward=row["reward"], kl=row["kl"] or 0.0)
+
+    def commit(self, step: int) -> None:
+        """Lists a step's checkpoint, which is on the disk, after all rows up to it are."""
+        self._log.sync()
+        self._folder.commit(step)
+        self.saved = step
+
+    def close(self) -> None:
+        """At the end of a run."""
+        self._log.close()
+        self._trackers.close()
+        self._folder.prune(self._promised)
+
+
+def _write_checkpoint(learner: Learner, settings: Mapping, folder: runs.Run) -> None:
+    """Adapters and optimizer state of the newest step, on the disk when this returns.
+
+    Raises:
+      PipelineError: they cannot be written; the checkpoints before stand.
+    """
+    step, trainer = learner.steps_done, learner.rl_cluster.actor_trainer
+    try:
+        trainer.checkpoint_manager.save(
+            step * settings["num_iterations"],
+            trainer.model,
+            trainer.optimizer,
+            save_only_lora_params=True,
+            force=True,
+            custom_metadata={"global_step": step, "role": cluster_lib.Role.ACTOR.value},
         )
-    files.write_jsonl(metrics_file, kept)
-    return kept
+        trainer.checkpoint_manager._checkpoint_manager.wait_until_finished()
+    except Exception as error:  # Orbax, TensorStore and the system each have their own
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+        raise PipelineError(
+            f"{folder.checkpoint(step)}: the checkpoint of step {step} cannot be written ({reason}); the ones before "
+            "stand. Free some space or make the folder writable, then run the same command again"
+        ) from error
