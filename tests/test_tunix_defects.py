@@ -194,7 +194,7 @@ def kl_gradient(penalty):
 
 
 def test_kl_penalty_without_gradient_is_stocks_default():
-    """1"""
+    """Defect 1."""
     mode = grpo_learner.GRPOConfig().kl_loss_mode
     assert mode == "kl"
     found, exact = kl_gradient(lambda logps, reference: common.compute_kl_divergence(logps, reference, mode))
@@ -204,7 +204,7 @@ def test_kl_penalty_without_gradient_is_stocks_default():
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_kl_penalty_has_a_gradient_here(estimator):
-    """1"""
+    """Defect 1."""
     found, exact = kl_gradient(lambda logps, reference: grpo.kl_per_token(logps, reference, estimator))
     cosine = found @ exact / np.linalg.norm(found) / np.linalg.norm(exact)
     assert cosine > (0.999999 if estimator == "k2" else 0.8)
@@ -215,7 +215,7 @@ def test_kl_penalty_has_a_gradient_here(estimator):
 
 
 def test_noise_is_the_same_at_every_call_of_stock(engines, model):
-    """2"""
+    """Defect 2."""
     stock = engines.stock(model)
     first = lists(stock.generate(PROMPTS, ROLLOUT))
     assert lists(stock.generate(PROMPTS, ROLLOUT)) == first
@@ -223,7 +223,7 @@ def test_noise_is_the_same_at_every_call_of_stock(engines, model):
 
 
 def test_noise_differs_here_by_step_and_draw_and_row_and_comes_again(engines, model):
-    """2"""
+    """Defect 2."""
     ours = engines.ours(model)
 
     def drawn(step, draw):
@@ -236,7 +236,7 @@ def test_noise_differs_here_by_step_and_draw_and_row_and_comes_again(engines, mo
 
 
 def test_noise_does_not_depend_here_on_how_rows_are_split_into_calls(engines, model):
-    """2"""
+    """Defect 2."""
     ours = engines.ours(model)
 
     def drawn(*sizes):
@@ -251,7 +251,7 @@ def test_noise_does_not_depend_here_on_how_rows_are_split_into_calls(engines, mo
 
 
 def test_the_stop_token_is_cut_off_and_out_of_the_loss_in_stock(engines, stopping):
-    """3"""
+    """Defect 3."""
     tokens = engines.stock(stopping).generate(PROMPTS, ROLLOUT).tokens
     assert all(len(row) < LIMIT and STOP not in row for row in tokens)
     example, _ = stock_example(grpo_learner.GRPOConfig(), [[5, 6], [7]])
@@ -259,7 +259,7 @@ def test_the_stop_token_is_cut_off_and_out_of_the_loss_in_stock(engines, stoppin
 
 
 def test_the_stop_token_stays_here_unless_the_limit_cut_the_completion(engines, base):
-    """3"""
+    """Defect 3."""
     ours, ended, cut = engines.ours(leaning(base, STOP, 1.0)), 0, 0
     for step in range(5):
         ours.start_draw(step)
@@ -283,7 +283,7 @@ def loss_logps(model, temperature):
 
 
 def test_old_log_probs_are_taken_at_another_temperature_than_the_loss_by_stock(engines, model):
-    """4"""
+    """Defect 4."""
     old = np.asarray(engines.stock(model).get_per_token_logps(*TOKENS))
     ratio = np.exp(loss_logps(model, ROLLOUT.temperature) - old)
     assert np.abs(ratio - 1.0).max() > 0.1
@@ -291,7 +291,7 @@ def test_old_log_probs_are_taken_at_another_temperature_than_the_loss_by_stock(e
 
 
 def test_old_log_probs_are_the_losses_own_here(engines, model):
-    """4"""
+    """Defect 4."""
     old = np.asarray(engines.ours(model).get_per_token_logps(*TOKENS))
     np.testing.assert_allclose(np.exp(loss_logps(model, ROLLOUT.temperature) - old), 1.0, atol=1e-4)
 
@@ -321,7 +321,7 @@ def likeliest(model, tokenizer):
 
 
 def test_temperature_0_is_not_greedy_in_stock(engines, model, likeliest):
-    """5"""
+    """Defect 5."""
     output = engines.stock(model)._sampler(
         PROMPTS, LIMIT, max_prompt_length=MAX_PROMPT, eos_tokens=[STOP], temperature=0.0, top_p=1.0
     )
@@ -330,7 +330,7 @@ def test_temperature_0_is_not_greedy_in_stock(engines, model, likeliest):
 
 
 def test_greedy_takes_the_likeliest_token_here(model, tokenizer, mesh, likeliest):
-    """5"""
+    """Defect 5."""
     numbers = mock.Mock(wraps=tokenizer, spec=["encode", "decode", "bos_id", "eos_id", "pad_id"])
     numbers.decode.side_effect = list  # the ids themselves for a text
     sampler = rollout.Sampler(model, numbers, CACHE, mesh)
@@ -344,7 +344,7 @@ def test_greedy_takes_the_likeliest_token_here(model, tokenizer, mesh, likeliest
 
 
 def test_dapo_changes_the_list_of_rewards_it_is_given_in_stock(monkeypatch):
-    """6"""
+    """Defect 6."""
     monkeypatch.setattr(grpo_learner.GrpoLearner, "__init__", lambda self, **_: None)
     rewards = [lambda **_: [0.0]]
     dapo_learner.DAPOLearner(rl_cluster=None, algo_config=dapo_learner.DAPOConfig(), reward_fns=rewards)
@@ -352,20 +352,20 @@ def test_dapo_changes_the_list_of_rewards_it_is_given_in_stock(monkeypatch):
 
 
 def test_overlong_penalty_counts_characters_in_stock():
-    """6"""
+    """Defect 6."""
     overlong = dapo_learner.DAPOConfig().overlong_buffer
     text = "word " * 4000  # 20,000 characters, 4,000 words
     assert dapo_learner.reward_shaping([], [text, text[:16384]], None, overlong) == [-(20000 - 16384) / 4096, 0]
 
 
 def test_overlong_penalty_counts_tokens_here():
-    """6"""
+    """Defect 6."""
     found = grpo.overlong_penalties(np.array([1, 48, 52, 56, 64]), max_completion_tokens=64, buffer_tokens=16)
     assert found.tolist() == [0.0, 0.0, -0.25, -0.5, -1.0]
 
 
 def test_no_beta_still_pays_for_the_reference_in_stock():
-    """6"""
+    """Defect 6."""
     config = dapo_learner.DAPOConfig()
     assert config.beta is None
     _, cluster = stock_example(config, [[5], [6]])
@@ -373,7 +373,7 @@ def test_no_beta_still_pays_for_the_reference_in_stock():
 
 
 def test_dynamic_sampling_is_a_promise_in_stock():
-    """6"""
+    """Defect 6."""
     assert dapo_learner.DAPOConfig().dynamic_sampling
     assert "dynamic_sampling: bool = True  # TODO" in inspect.getsource(dapo_learner.DAPOConfig)
     for code in (dapo_learner.DAPOLearner, grpo_learner, rl_learner):
@@ -384,13 +384,13 @@ def test_dynamic_sampling_is_a_promise_in_stock():
 
 
 def test_a_prompt_that_is_too_long_is_padded_to_another_shape_by_stock(engines, model):
-    """7"""
+    """Defect 7."""
     output = engines.stock(model).generate(PROMPTS, dataclasses.replace(ROLLOUT, max_prompt_length=33))
     assert output.left_padded_prompt_tokens.shape == (4, 64)
 
 
 def test_a_prompt_that_is_too_long_is_refused_by_name_here(engines, model):
-    """7"""
+    """Defect 7."""
     longest = max(1 + len(engines.ours(model)._sampler.tokenizer.encode(prompt)) for prompt in PROMPTS)
     with pytest.raises(PipelineError, match=rf"prompt.max_tokens: a prompt of {longest} tokens is longer than 33"):
         engines.ours(model).generate(PROMPTS, dataclasses.replace(ROLLOUT, max_prompt_length=33))
@@ -400,7 +400,7 @@ def test_a_prompt_that_is_too_long_is_refused_by_name_here(engines, model):
 
 
 def test_early_checkpoints_are_deleted_by_stock(tmp_path):
-    """8"""
+    """Defect 8."""
     manager = checkpoint_manager.CheckpointManager(str(tmp_path))
     for step in range(1, 6):
         manager.save(step, nnx.Linear(2, 2, rngs=nnx.Rngs(0)), force=True)
@@ -409,7 +409,7 @@ def test_early_checkpoints_are_deleted_by_stock(tmp_path):
 
 
 def test_the_last_checkpoint_forgets_its_step_in_stock(tmp_path):
-    """9"""
+    """Defect 9."""
 
     def trainer():
         config = peft_trainer.TrainingConfig(eval_every_n_steps=100, checkpoint_root_directory=str(tmp_path))
@@ -428,7 +428,7 @@ def test_the_last_checkpoint_forgets_its_step_in_stock(tmp_path):
 
 
 def test_short_completions_are_padded_to_the_limit_by_stock():
-    """11"""
+    """Defect 11."""
     example, _ = stock_example(grpo_learner.GRPOConfig(), [[5, 6], [7]])
     assert example.completion_ids.shape == (2, 64)
 
@@ -437,14 +437,14 @@ def test_short_completions_are_padded_to_the_limit_by_stock():
 
 
 def test_a_gap_of_a_thousandth_counts_like_one_of_3_in_stocks_groups_of_two():
-    """13"""
+    """Defect 13."""
     estimate = function_registry.get_advantage_estimator("grpo")
     found = estimate(rewards=np.array([0.0, 0.001, 0.0, 3.0]), num_generations=2)
     np.testing.assert_allclose(found, [-0.707, 0.707, -0.707, 0.707], atol=2e-3)
 
 
 def test_groups_of_two_keep_their_gap_here_or_are_refused():
-    """13"""
+    """Defect 13."""
     with pytest.raises(PipelineError, match=r"training.advantage_estimator: with num_generations 2"):
         settings.effective("tiny", {"training": {"num_generations": 2, "advantage_estimator": "grpo"}})
     for estimator, share in (("drgrpo", 0.5), ("rloo", 1.0)):
@@ -457,20 +457,20 @@ def test_groups_of_two_keep_their_gap_here_or_are_refused():
 
 
 def test_the_end_of_the_turn_is_run_past_by_stock(engines, stopping):
-    """14"""
+    """Defect 14."""
     rows = lists(engines.stock(stopping).generate(PROMPTS, dataclasses.replace(ROLLOUT, eos_tokens=None)))
     assert any(STOP in row[:-1] for row in rows)
 
 
 def test_the_end_of_the_turn_ends_the_completion_here(engines, stopping):
-    """14"""
+    """Defect 14."""
     output = engines.ours(stopping).generate(PROMPTS, ROLLOUT)
     assert all(row.index(STOP) == len(row) - 1 for row in lists(output))
     assert not any("<end_of_turn>" in text for text in output.text)
 
 
 def test_a_prompt_begins_with_one_bos_here(engines, model, tokenizer):
-    """14"""
+    """Defect 14."""
     padded = engines.ours(model).generate([PROMPTS[0], f"<bos>{PROMPTS[0]}"] * 2, ROLLOUT).left_padded_prompt_tokens
     plain, doubled, *_ = [row[row != PAD].tolist() for row in padded]
     assert plain[:2] == [BOS, tokenizer.piece_to_id("<start_of_turn>")]
@@ -560,7 +560,12 @@ def bfloat16(base):
 @pytest.fixture(scope="module")
 def stock_lora(bfloat16):
     provider = qwix.LoraProvider(module_path=".*attn_vec_einsum|.*down_proj", rank=4, alpha=8.0, dropout=0.5)
-    return filled(qwix.apply_lora_to_model(bfloat16, provider, **bfloat16.get_model_input(), rngs=nnx.Rngs(0)))
+
+    @nnx.jit  # eagerly it takes longer
+    def adapt(model):
+        return qwix.apply_lora_to_model(model, provider, **model.get_model_input(), rngs=nnx.Rngs(0))
+
+    return filled(adapt(bfloat16))
 
 
 @pytest.fixture(scope="module")
@@ -656,7 +661,7 @@ def resampling(make_learner, tmp_path_factory):
     learner, _ = make_learner(tmp_path_factory.mktemp("run"), block)
 
     def sampled(draws):
-        for step in range(5):
+        for step in range(3):
             again = training.Learner(
                 learner.rl_cluster, {**block, "dynamic_sampling_draws": draws}, TAGS, ROWS, 0, STOP
             )
@@ -667,7 +672,7 @@ def resampling(make_learner, tmp_path_factory):
 
 
 def test_the_stop_token_is_in_the_loss_here(resampling):
-    """3"""
+    """Defect 3."""
     _, sampled = resampling
     batch = next(sampled(0))
     lengths = [sample["tokens"] for sample in batch.samples]
@@ -683,7 +688,7 @@ def test_the_stop_token_is_in_the_loss_here(resampling):
 
 
 def test_short_completions_are_padded_to_a_quarter_of_the_limit_here(resampling):
-    """11"""
+    """Defect 11."""
     _, sampled = resampling
     batch = next(sampled(0))
     assert max(sample["tokens"] for sample in batch.samples) <= 16 == grpo.padded_length(5, 64)
@@ -692,7 +697,7 @@ def test_short_completions_are_padded_to_a_quarter_of_the_limit_here(resampling)
 
 @pytest.mark.parametrize("draws", [1, 6])
 def test_groups_without_signal_are_replaced_here(resampling, draws):
-    """6"""
+    """Defect 6."""
     _, sampled = resampling
     replaced = 0
 
@@ -718,7 +723,7 @@ def test_groups_without_signal_are_replaced_here(resampling, draws):
 
 
 def test_no_beta_pays_for_no_reference_here(resampling):
-    """6"""
+    """Defect 6."""
     learner, _ = resampling
     batch = learner.sample()
     assert not learner.rl_cluster.inference_worker._models
@@ -763,14 +768,14 @@ def interrupted(make_learner, tmp_path_factory):
 
 
 def test_all_checkpoints_are_kept_here(uninterrupted):
-    """8"""
+    """Defect 8."""
     run, _ = uninterrupted
     assert sorted(int(path.name) for path in (run.checkpoints / "actor").iterdir()) == [2, 4, 6, 8, 10]
     assert list(run.ledger()) == [1, 2, 3, 4, 5]
 
 
 def test_the_last_checkpoint_knows_its_step_here(uninterrupted, make_learner):
-    """9"""
+    """Defect 9."""
     run, final = uninterrupted
     before = run.metrics_file.read_bytes(), run.ledger()
     learner, again = make_learner(run.folder, chosen(**TWICE))
@@ -783,7 +788,7 @@ def test_the_last_checkpoint_knows_its_step_here(uninterrupted, make_learner):
 
 
 def test_unseen_prompts_are_skipped_on_resumption_by_stock(interrupted):
-    """10, google/tunix#2290: the prompts that stock goes on with after 2 steps of 2 micro-batches, with μ = 2."""
+    """Defect 10 (google/tunix#2290): where stock goes on in the data after 2 steps of 2 micro-batches, with μ = 2."""
     learner, _ = interrupted
     seen = []
 
@@ -805,7 +810,7 @@ def test_unseen_prompts_are_skipped_on_resumption_by_stock(interrupted):
 
 
 def test_an_interrupted_run_ends_in_the_same_bits_here(uninterrupted, interrupted):
-    """10"""
+    """Defect 10."""
     whole, final = uninterrupted
     learner, run = interrupted
     assert learner.steps_done == 2 and state(learner) != final

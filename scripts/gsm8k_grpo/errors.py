@@ -1,12 +1,34 @@
 """The one exception that users see, and how an entry point ends on it."""
 
+import contextlib
 import errno
+import os
 import sys
 from collections.abc import Callable
+
+_stderr: int | None = None  # the descriptor of standard error while that is silent
 
 
 class PipelineError(Exception):
     """Bad input, said in one sentence: what is wrong (file, row or key), what was expected, how to mend it."""
+
+
+@contextlib.contextmanager
+def silent_stderr():
+    """While entered, and after an exception for good, only `run_stage` still reaches standard error.
+
+    For libraries whose threads print tracebacks of their own beside the exception that they raise.
+    """
+    global _stderr
+    sys.stderr.flush()
+    _stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+    yield
+    sys.stderr.flush()
+    os.dup2(_stderr, 2)
+    os.close(_stderr)
+    _stderr = None
 
 
 def run_stage(stage: Callable[[], None]) -> None:
@@ -17,6 +39,9 @@ def run_stage(stage: Callable[[], None]) -> None:
     try:
         stage()
     except PipelineError as error:
+        if _stderr is not None:
+            os.write(_stderr, f"ERROR: {error}\n".encode())
+            os._exit(1)
         sys.exit(f"ERROR: {error}")
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EPERM, errno.ENOTDIR):

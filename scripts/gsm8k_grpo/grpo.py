@@ -35,7 +35,7 @@ def advantages(rewards: np.ndarray, generations: int, estimator: str) -> np.ndar
       rewards: [prompts · generations] total rewards, the completions of one prompt beside each other.
       generations: G.
       estimator: `grpo`: (r − mean) / standard deviation (DeepSeekMath, section 4.1.2; sample deviation, as TRL, verl
-        and Tunix have it); `rloo`: r − mean of the others (RLOO, eq. 8); `drgrpo`: r − mean (Dr. GRPO, section 3.2).
+        and Tunix have it); `rloo`: r − mean of the others (leave-one-out); `drgrpo`: r − mean (Dr. GRPO, section 3.2).
 
     Returns:
       [prompts · generations] float32; 0 in groups whose rewards are all equal.
@@ -88,7 +88,7 @@ def overlong_penalties(lengths: np.ndarray, max_completion_tokens: int, buffer_t
       buffer_tokens: L_cache, at least 1.
     """
     over = np.asarray(lengths, np.float64) - (max_completion_tokens - buffer_tokens)
-    return -np.clip(over / buffer_tokens, 0.0, 1.0)
+    return 0.0 - np.clip(over / buffer_tokens, 0.0, 1.0)
 
 
 def padded_length(longest_tokens: int, max_completion_tokens: int) -> int:
@@ -168,10 +168,16 @@ def policy_loss(model: nnx.Module, train_example: TrainExample, algo_config, pad
         return_logits=True,
         temperature=algo_config.temperature,
     )
+    old_logps, ref_logps = example.old_per_token_logps, example.ref_per_token_logps
+    # Padding weighs nothing, but 0 · ∞ would be NaN where exp overflows: there, all log-probs are 0.
+    logps, old_logps, ref_logps = (
+        None if each is None else jnp.where(example.mean_weights > 0, each, 0.0)
+        for each in (logps, jax.lax.stop_gradient(logps) if old_logps is None else old_logps, ref_logps)
+    )
     loss, kl, clipped = surrogate(
         logps,
-        jax.lax.stop_gradient(logps) if example.old_per_token_logps is None else example.old_per_token_logps,
-        example.ref_per_token_logps,
+        old_logps,
+        ref_logps,
         example.advantages,
         algo_config.epsilon,
         algo_config.epsilon_high,

@@ -7,6 +7,7 @@ derives from the run's seed and the step: a killed run resumes to what it would 
 
 import dataclasses
 import functools
+import re
 import time
 from collections.abc import Mapping
 
@@ -21,7 +22,7 @@ from tunix.rl import rl_cluster as cluster_lib
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
 
-from gsm8k_grpo import grpo, rewards, rollout, runs, runtime, watch
+from gsm8k_grpo import errors, grpo, rewards, rollout, runs, runtime, watch
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.checkpoints import checkpoint_steps
 from gsm8k_grpo.errors import PipelineError
@@ -122,6 +123,7 @@ def make_cluster(
                 # saves instead, when the step's row is in the log, and keeps all.
                 save_decision_policy=checkpoint_managers.SpecificStepsPolicy(steps=[]),
                 max_to_keep=None,
+                enable_async_checkpointing=False,
             ),
         ),
         rollout_config=base_rollout.RolloutConfig(
@@ -485,10 +487,9 @@ def run(learner: Learner, settings: Mapping, folder: runs.Run) -> None:
             with preemption.lock:
                 row = learner.update(batch)
                 watch.require_finite(row)
-                started = time.perf_counter()
+                row["checkpoint_seconds"] = 0.0
                 if row["step"] in promised:
-                    _write_checkpoint(learner, settings, folder)
-                row["checkpoint_seconds"] = time.perf_counter() - started
+                    row["checkpoint_seconds"] = _write_checkpoint(learner, settings, folder)
                 if recorder:
                     recorder.record(row, batch.samples)
     learner.rl_cluster.actor_trainer.checkpoint_manager.close()
@@ -542,26 +543,33 @@ class Recorder:
         self._folder.prune(self._promised)
 
 
-def _write_checkpoint(learner: Learner, settings: Mapping, folder: runs.Run) -> None:
+def _write_checkpoint(learner: Learner, settings: Mapping, folder: runs.Run) -> float:
     """Adapters and optimizer state of the newest step, on the disk when this returns.
+
+    Returns:
+      the seconds that it took.
 
     Raises:
       PipelineError: they cannot be written; the checkpoints before stand.
     """
-    step, trainer = learner.steps_done, learner.rl_cluster.actor_trainer
+    step, trainer, started = learner.steps_done, learner.rl_cluster.actor_trainer, time.perf_counter()
     try:
-        trainer.checkpoint_manager.save(
-            step * settings["num_iterations"],
-            trainer.model,
-            trainer.optimizer,
-            save_only_lora_params=True,
-            force=True,
-            custom_metadata={"global_step": step, "role": cluster_lib.Role.ACTOR.value},
-        )
-        trainer.checkpoint_manager._checkpoint_manager.wait_until_finished()
+        with errors.silent_stderr():
+            trainer.checkpoint_manager.save(
+                step * settings["num_iterations"],
+                trainer.model,
+                trainer.optimizer,
+                save_only_lora_params=True,
+                force=True,
+                custom_metadata={"global_step": step, "role": cluster_lib.Role.ACTOR.value},
+            )
     except Exception as error:  # Orbax, TensorStore and the system each have their own
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+        system = re.search(
+            r"([^:]+) \[os_error_code", str(error)
+        )  # what TensorStore passes on, at the end of a long text
+        reason = (system[1] if system else str(error) or type(error).__name__).strip().splitlines()[0][:200]
         raise PipelineError(
             f"{folder.checkpoint(step)}: the checkpoint of step {step} cannot be written ({reason}); the ones before "
             "stand. Free some space or make the folder writable, then run the same command again"
         ) from error
+    return time.perf_counter() - started
