@@ -9,12 +9,14 @@ Writes completions.jsonl (per row: completion, what each reading found, right or
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from gsm8k_grpo import evaluation, files, runtime, settings
+from gsm8k_grpo import code, evaluation, files, runtime, settings
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError, run_stage
 from gsm8k_grpo.progress import Progress
+from gsm8k_grpo.unfinished import Unfinished
 
 
 def main() -> None:
@@ -50,34 +52,50 @@ def main() -> None:
     memory.require_evaluation(loaded.config, batch_size, prompt["max_tokens"], how["max_completion_tokens"], mesh)
     cache = rollout.cache_tokens(prompt["max_tokens"], how["max_completion_tokens"])
     sampler = rollout.Sampler(model, loaded.tokenizer, cache, mesh)
-    started = time.monotonic()
-    progress = Progress(f"evaluating {arguments.checkpoint}", len(rows), "rows")
-    graded: list[dict | None] = [None] * len(rows)
-    generated = rollout.greedy(
-        sampler,
-        [row["prompt"] for row in rows],
-        batch_size,
-        prompt["max_tokens"],
-        how["max_completion_tokens"],
-        loaded.stop_id,
-        mesh,
-    )
-    for index, completion in generated:
-        row = rows[index]
-        graded[index] = {
-            "id": row["id"],
-            "completion": completion.text,
-            "answer": row["answer"],
-            **evaluation.grade(completion.text, row["answer"], tags),
-            "tokens": completion.tokens,
-            "truncated": completion.truncated,
-        }
-        progress.advance()
-    seconds = time.monotonic() - started
+    decoding = rollout.Decoding(how["temperature"], how["top_k"], how["top_p"], how["seed"])
+    prompts = [row["prompt"] for row in rows]
+    batches = rollout.batches(prompts, how["samples"], batch_size)
+    progress = Progress(f"evaluating {arguments.checkpoint}", len(rows) * how["samples"], "completions")
+    unfinished = Unfinished(arguments.output, _inputs(arguments, chosen))
+    if done := len(unfinished.batches):
+        print(f"going on after {done} of {len(batches)} batches", flush=True)
+    for batch in batches[:done]:
+        progress.advance(len(batch))
+    for batch in batches[done:]:
+        started = time.monotonic()
+        completions = rollout.complete(
+            sampler,
+            prompts,
+            batch,
+            batch_size,
+            decoding,
+            prompt["max_tokens"],
+            how["max_completion_tokens"],
+            loaded.stop_id,
+            mesh,
+        )
+        graded = [
+            {
+                "id": rows[index]["id"],
+                "sample": sample,
+                "completion": completion.text,
+                "answer": rows[index]["answer"],
+                **evaluation.grade(completion.text, rows[index]["answer"], tags),
+                "tokens": completion.tokens,
+                "stop_reason": "limit" if completion.truncated else "end_of_turn",
+            }
+            for (index, sample), completion in zip(batch, completions, strict=True)
+        ]
+        unfinished.append(graded, time.monotonic() - started)
+        progress.advance(len(batch))
+    places = {row["id"]: place for place, row in enumerate(rows)}
+    graded = [row for batch in unfinished.batches for row in batch["rows"]]
+    graded.sort(key=lambda row: (places[row["id"]], row["sample"]))
+    seconds = sum(batch["seconds"] for batch in unfinished.batches)
     metrics = {
         "split": how["split"],
         "checkpoint": arguments.checkpoint,
-        "decoding": "greedy",
+        "decoding": "greedy" if not how["temperature"] else "sampled",
         "extraction": how["extraction"],
         **evaluation.metrics(graded, how["extraction"]),
         "seconds": round(seconds, 3),
@@ -86,9 +104,26 @@ def main() -> None:
     }
     files.write_jsonl(arguments.output / "completions.jsonl", graded)
     files.write_json(arguments.output / "metrics.json", metrics)
+    unfinished.finish()
     for name in ("answer_accuracy", "flexible_accuracy", "format_accuracy"):
         rate = metrics[name]
         print(f"{name} {rate['value']:.1%} (95 % interval {rate['low']:.1%} to {rate['high']:.1%}, n = {rate['n']})")
+
+
+def _inputs(arguments: argparse.Namespace, chosen: Mapping) -> dict:
+    """All that the rows of an evaluation depend on."""
+    checkpoint = None
+    if arguments.checkpoint != "base":
+        listed = files.read_json(arguments.checkpoints)["checkpoints"]
+        (checkpoint,) = [each["sha256"] for each in listed if each["name"] == arguments.checkpoint]
+    return {
+        "settings": settings.thawed(chosen),
+        "rows": files.sha256_file(arguments.rows),
+        "model": files.read_json(arguments.model / "model.json")["sha256"],
+        "checkpoint": checkpoint,
+        "code": [files.sha256_file(settings.ROOT / path) for path in code.files("evaluate")],
+        "versions": runtime.versions(),
+    }
 
 
 if __name__ == "__main__":

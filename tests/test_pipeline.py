@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from generation import completed
 
 from gsm8k_grpo import report
 
@@ -396,6 +397,42 @@ def test_two_processes_train_the_same_bits_as_one_and_go_on_after_a_kill(finishe
     assert_the_same(alone, together)
 
 
+def test_a_killed_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
+    chosen = yaml.safe_load((finished / "results/tiny/settings.yaml").read_text())
+    chosen["evaluation"] |= {"temperature": 1.0, "samples": 3, "batch_size": 4}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(chosen))
+
+    def start(output):
+        command = [sys.executable, "scripts/evaluate.py", "--settings", tmp_path / "settings.yaml"]
+        command += ["--rows", "results/tiny/prompts/test.jsonl", "--model", "results/models/tiny"]
+        command += ["--checkpoints", "results/tiny/training/checkpoints.json", "--checkpoint", "step-2"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([*command, "--output", output], cwd=finished, **pipes)
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    ended(start(whole))
+    killed = start(stopped)
+    deadline = time.monotonic() + 300
+    while not any(len(path.read_bytes().splitlines()) > 2 for path in stopped.glob("unfinished-*.jsonl")):
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    killed.kill()
+    killed.communicate()
+    assert not (stopped / "metrics.json").exists()
+    assert "of 15 batches" in ended(start(stopped))
+    assert (whole / "completions.jsonl").read_bytes() == (stopped / "completions.jsonl").read_bytes()
+    assert not list(stopped.glob("unfinished-*"))
+    graded = rows(whole / "completions.jsonl")
+    assert [(row["id"], row["sample"]) for row in graded] == [
+        (f"test-{index:05d}", sample) for index in range(20) for sample in range(3)
+    ]
+    assert {row["stop_reason"] for row in graded} <= {"limit", "end_of_turn"}
+    assert len({row["completion"] for row in graded}) > 20
+    timings = ("seconds", "tokens_per_second", "provenance")
+    first, second = (read(folder / "metrics.json") for folder in (whole, stopped))
+    assert {k: v for k, v in first.items() if k not in timings} == {k: v for k, v in second.items() if k not in timings}
+
+
 def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished, tmp_path):
     from gsm8k_grpo import base, files, models, rollout, runs, settings, training
     from gsm8k_grpo.answers import Tags
@@ -408,7 +445,7 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
     def greedy(model, loaded):
         sampler = rollout.Sampler(model, loaded.tokenizer, rollout.cache_tokens(*limits), mesh)
         asked = [row["prompt"] for row in prompts[:8]]
-        return dict(rollout.greedy(sampler, asked, 8, *limits, loaded.stop_id, mesh))
+        return completed(sampler, asked, 8, *limits, loaded.stop_id, mesh)
 
     loaded = base.load(model_folder, mesh)
     lora = {**chosen["training"]["lora"], "alpha": 400.0}  # so that few steps change completions

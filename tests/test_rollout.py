@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from generation import completed
 from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout
 
@@ -38,13 +39,26 @@ def test_greedy_completions_do_not_depend_on_the_batch(model, tokenizer):
     sampler = rollout.Sampler(model, tokenizer, 88, models.make_mesh(1, 1))
     asked = [prompts.build("", question) for question in QUESTIONS]
     stop = tokenizer.piece_to_id("<end_of_turn>")
-    together = dict(rollout.greedy(sampler, asked, 4, 72, LIMIT, stop, models.make_mesh(1, 1)))
-    alone = dict(rollout.greedy(sampler, asked, 1, 72, LIMIT, stop, models.make_mesh(1, 1)))
-    uneven = dict(rollout.greedy(sampler, asked[::-1], 3, 72, LIMIT, stop, models.make_mesh(1, 1)))
-    assert sorted(together) == [0, 1, 2, 3]
+    mesh = models.make_mesh(1, 1)
+    together, alone = (completed(sampler, asked, size, 72, LIMIT, stop, mesh) for size in (4, 1))
+    uneven = completed(sampler, asked[::-1], 3, 72, LIMIT, stop, mesh)
+    assert sorted(together) == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert together == alone
-    assert [together[index] for index in range(4)] == [uneven[3 - index] for index in range(4)]
+    assert [together[index, 0] for index in range(4)] == [uneven[3 - index, 0] for index in range(4)]
     assert all(each.tokens <= LIMIT and each.truncated == (each.tokens == LIMIT) for each in together.values())
+
+
+def test_samples_differ_and_do_not_depend_on_the_batch(model, tokenizer):
+    sampler = rollout.Sampler(model, tokenizer, 88, models.make_mesh(1, 1))
+    asked = [prompts.build("", question) for question in QUESTIONS]
+    decoding = rollout.Decoding(temperature=1.0, top_k=None, top_p=1.0, seed=5)
+    arguments = (72, LIMIT, 107, models.make_mesh(1, 1))
+    by_five, by_three = (completed(sampler, asked, size, *arguments, decoding, samples=3) for size in (5, 3))
+    assert sorted(by_five) == [(index, sample) for index in range(4) for sample in range(3)]
+    assert by_five == by_three
+    assert len({each.text for each in by_five.values()}) > 6
+    other = rollout.Decoding(temperature=1.0, top_k=None, top_p=1.0, seed=6)
+    assert completed(sampler, asked, 5, *arguments, other, samples=3) != by_five
 
 
 @pytest.fixture(scope="module")

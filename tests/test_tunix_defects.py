@@ -18,6 +18,7 @@ import optax
 import pytest
 import qwix
 from flax import nnx
+from generation import completed
 from jax.experimental.compilation_cache import compilation_cache
 from tunix.generate import tokenizer_adapter
 from tunix.rl import common, function_registry, rl_learner
@@ -334,10 +335,10 @@ def test_greedy_takes_the_likeliest_token_here(model, tokenizer, mesh, likeliest
     numbers = mock.Mock(wraps=tokenizer, spec=["encode", "decode", "bos_id", "eos_id", "pad_id"])
     numbers.decode.side_effect = list  # the ids themselves for a text
     sampler = rollout.Sampler(model, numbers, CACHE, mesh)
-    found = dict(rollout.greedy(sampler, PROMPTS, 4, MAX_PROMPT, LIMIT, STOP, mesh))
+    found = completed(sampler, PROMPTS, 4, MAX_PROMPT, LIMIT, STOP, mesh)
     for index, expected in enumerate(likeliest):
         kept = [token for token in expected if token != STOP]
-        assert found[index] == rollout.Completion(kept, len(expected), STOP not in expected)
+        assert found[index, 0] == rollout.Completion(kept, len(expected), STOP not in expected)
 
 
 # 6: DAPO

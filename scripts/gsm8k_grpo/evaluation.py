@@ -26,7 +26,7 @@ def metrics(rows: list[dict], extraction: str) -> dict:
     """Rates with 95 % Wilson intervals over graded rows.
 
     Args:
-      rows: graded rows (`grade` plus `truncated` and `tokens`).
+      rows: graded rows (`grade` plus `tokens` and `stop_reason`).
       extraction: `strict` or `flexible`: whose answers `answer_accuracy` counts.
     """
     counted = {
@@ -35,7 +35,7 @@ def metrics(rows: list[dict], extraction: str) -> dict:
         "format_accuracy": "format_correct",
         "strict_accuracy": "strict_correct",
         "flexible_accuracy": "flexible_correct",
-        "truncated_rate": "truncated",
     }
-    rates = {name: stats.rate(sum(bool(row[key]) for row in rows), len(rows)) for name, key in counted.items()}
+    rates = {name: stats.rate(sum(row[key] for row in rows), len(rows)) for name, key in counted.items()}
+    rates["truncated_rate"] = stats.rate(sum(row["stop_reason"] == "limit" for row in rows), len(rows))
     return {**rates, "mean_completion_tokens": sum(row["tokens"] for row in rows) / len(rows)}

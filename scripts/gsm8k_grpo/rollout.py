@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,21 @@ from gsm8k_grpo.errors import PipelineError
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One generated completion: its text without the stop token, its length with it, and why it ended."""
+    """One generated completion: its text without the stop token, its length with it, and whether the limit cut it."""
 
     text: str
     tokens: int
     truncated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How evaluation picks tokens: greedily at temperature 0, else among the `top_k` and `top_p` likeliest."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float
+    seed: int
 
 
 class Sampler(tunix_sampler.Sampler):
@@ -93,36 +103,55 @@ class Sampler(tunix_sampler.Sampler):
         )
 
 
-def greedy(
+def batches(prompts: list[str], samples: int, batch_size: int) -> list[list[tuple[int, int]]]:
+    """How an evaluation is cut into batches: (index of the prompt, number of the sample), longest prompts first.
+
+    Prompts of like length share a batch. A function of its arguments alone: an evaluation that was stopped goes on with
+    the batches that are left.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    asked = [(index, sample) for index in order for sample in range(samples)]
+    return [asked[start : start + batch_size] for start in range(0, len(asked), batch_size)]
+
+
+def complete(
     sampler: Sampler,
     prompts: list[str],
+    batch: list[tuple[int, int]],
     batch_size: int,
+    decoding: Decoding,
     max_prompt_tokens: int,
     max_completion_tokens: int,
     stop_id: int,
     mesh: Mesh,
-) -> Iterator[tuple[int, Completion]]:
-    """Yields (index of the prompt, its greedy completion), longest prompts first.
+) -> list[Completion]:
+    """The completions of one of `batches`.
 
-    Prompts of like length share a batch. Every batch has `batch_size` rows (the last is filled up and the filling
-    dropped) and one padded length, so that one program serves all.
+    Every batch has `batch_size` rows (one that has fewer is filled up, and the filling dropped) and one padded length:
+    one program serves all. The noise of a row derives from the seed, its prompt's index and its sample's number.
     """
-    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        filled = [prompts[index] for index in chosen] + [prompts[chosen[-1]]] * (batch_size - len(chosen))
-        with mesh:
-            output = sampler(
-                filled,
-                max_generation_steps=max_completion_tokens,
-                max_prompt_length=max_prompt_tokens,
-                eos_tokens=[stop_id],
-                temperature=1.0,
-                top_p=None,  # Tunix: greedy is top_p None; temperature 0 with top_p 1 repeats one token
-            )
-        for index, text, tokens in zip(chosen, output.text, output.tokens, strict=False):
-            truncated = len(tokens) >= max_completion_tokens
-            yield index, Completion(text, len(tokens) + (not truncated), truncated)
+    filled = batch + [batch[-1]] * (batch_size - len(batch))
+    rows = np.array(filled)
+    key = jax.random.key(decoding.seed)
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row[0]), row[1]))(rows)
+    sampled = decoding.temperature > 0
+    with mesh:
+        output = sampler(
+            [prompts[index] for index, _ in filled],
+            max_generation_steps=max_completion_tokens,
+            max_prompt_length=max_prompt_tokens,
+            eos_tokens=[stop_id],
+            temperature=decoding.temperature if sampled else 1.0,
+            # Tunix: greedy is top_p None; temperature 0 with top_p 1 is not.
+            top_p=decoding.top_p if sampled else None,
+            top_k=decoding.top_k if sampled else None,
+            seed=keys,
+        )
+    completions = []
+    for text, tokens in zip(output.text[: len(batch)], output.tokens, strict=False):
+        truncated = len(tokens) >= max_completion_tokens
+        completions.append(Completion(text, len(tokens) + (not truncated), truncated))
+    return completions
 
 
 class SeededRollout(vanilla_rollout.VanillaRollout):

@@ -201,9 +201,15 @@ def _conflicts(settings: Mapping):
     train_rows = (dataset["train_rows"] or 0) - settings["prompt"]["dev_rows"]
     if dataset["train_rows"] and training["prompts_per_step"] > train_rows:
         yield "training.prompts_per_step", f"{training['prompts_per_step']} prompts, but only {train_rows} train rows"
-    vocabulary = shape.get("vocabulary_size")
-    if training["top_k"] and vocabulary and training["top_k"] > vocabulary:
-        yield "training.top_k", f"{training['top_k']} is more than the {vocabulary} pieces of the vocabulary"
+    for block in ("training", "evaluation"):
+        top_k = settings[block]["top_k"]
+        if top_k and top_k > shape["vocabulary_size"]:
+            yield f"{block}.top_k", f"{top_k} is more than the {shape['vocabulary_size']} pieces of the vocabulary"
+    if evaluation["samples"] > 1 and not evaluation["temperature"]:
+        yield (
+            "evaluation.samples",
+            f"{evaluation['samples']} greedy completions of a prompt are the same one; set evaluation.temperature",
+        )
     if training["checkpoint_interval_steps"] > training["max_steps"]:
         yield (
             "training.checkpoint_interval_steps",
