@@ -18,6 +18,18 @@ def test_a_change_is_named_only_when_the_test_finds_one(difference, p, words):
     assert report.verdict({"difference": {"value": difference}, "mcnemar_p": p}) == words
 
 
+@pytest.mark.parametrize(
+    ("p", "smallest", "words"),
+    [
+        (0.2, 0.0523, "600 rows would show a change of ± 5.2 points or more in 4 of 5 tries."),
+        (1.0, None, "600 rows are too few to show any change."),
+        (0.049, 0.0523, ""),
+    ],
+)
+def test_no_significant_change_says_what_could_have_been_seen(p, smallest, words):
+    assert report.resolution({"mcnemar_p": p, "smallest_difference": smallest, "n": 600}) == words
+
+
 def test_numbers_are_printed_as_papers_print_them():
     assert [report.percent(value) for value in (0, 0.12345, 1)] == ["0.0 %", "12.3 %", "100.0 %"]
     assert [report.points(value) for value in (0.056, -0.056)] == ["+5.6", "−5.6"]

@@ -54,6 +54,16 @@ def verdict(compared: dict) -> str:
     return "better" if compared["difference"]["value"] > 0 else "worse"
 
 
+def resolution(compared: dict) -> str:
+    """What a comparison could have shown, where it shows no significant change: a sentence, else nothing."""
+    if compared["mcnemar_p"] < 0.05:
+        return ""
+    if compared["smallest_difference"] is None:
+        return f"{compared['n']} rows are too few to show any change."
+    smallest = f"{100 * compared['smallest_difference']:.1f}"
+    return f"{compared['n']} rows would show a change of ± {smallest} points or more in 4 of 5 tries."
+
+
 def recipe_story(results: Path, recipe: str) -> dict:
     """All that the page says about one recipe, read from its artifacts."""
     folder = results / recipe
@@ -127,7 +137,9 @@ def render(results: Path, recipes: list[str]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(percent=percent, points=points, p_value=p_value, visible=visible, verdict=verdict)
+    environment.filters.update(
+        percent=percent, points=points, p_value=p_value, visible=visible, verdict=verdict, resolution=resolution
+    )
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         stories=[recipe_story(results, recipe) for recipe in recipes],
