@@ -20,7 +20,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
     extraction = settings.stage_settings(arguments.settings, "evaluation")["evaluation"]["extraction"]
-    base, final = files.read_jsonl(arguments.base, ("id",)), files.read_jsonl(arguments.final, ("id",))
+    # With several completions a prompt, the first of each: McNemar's test is of one verdict a row.
+    base, final = (
+        [row for row in files.read_jsonl(path, ("id", "sample")) if row["sample"] == 0]
+        for path in (arguments.base, arguments.final)
+    )
     if [row["id"] for row in base] != [row["id"] for row in final]:
         raise PipelineError(f"{arguments.base} and {arguments.final}: not the same rows; evaluate both again")
     judged = {

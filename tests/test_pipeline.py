@@ -428,6 +428,9 @@ def test_a_killed_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
     ]
     assert {row["stop_reason"] for row in graded} <= {"limit", "end_of_turn"}
     assert len({row["completion"] for row in graded}) > 20
+    measured = read(whole / "metrics.json")
+    assert measured["samples"] == 3 and measured["answer_accuracy"]["n"] == 20
+    assert measured["pass_at_k"]["value"] >= measured["answer_accuracy"]["value"]
     timings = ("seconds", "tokens_per_second", "provenance")
     first, second = (read(folder / "metrics.json") for folder in (whole, stopped))
     assert {k: v for k, v in first.items() if k not in timings} == {k: v for k, v in second.items() if k not in timings}

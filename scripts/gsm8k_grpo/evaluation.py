@@ -1,6 +1,9 @@
 """The one evaluation rule, for the base model and every checkpoint: greedy completions, read, graded, counted."""
 
+import itertools
+from collections.abc import Callable
 from fractions import Fraction
+from operator import itemgetter
 
 from gsm8k_grpo import answers, stats
 from gsm8k_grpo.answers import Tags
@@ -23,19 +26,38 @@ def grade(completion: str, gold: str, tags: Tags) -> dict:
 
 
 def metrics(rows: list[dict], extraction: str) -> dict:
-    """Rates with 95 % Wilson intervals over graded rows.
+    """Rates with 95 % intervals over graded rows.
+
+    With one completion a prompt, Wilson intervals. With k, a rate is the mean over prompts of the share of their k that
+    count, with the interval over prompts; pass@k and maj@k (by `extraction`) are given too.
 
     Args:
-      rows: graded rows (`grade` plus `tokens` and `stop_reason`).
+      rows: graded rows (`grade` plus `id`, `answer`, `tokens` and `stop_reason`), those of a prompt beside each other.
       extraction: `strict` or `flexible`: whose answers `answer_accuracy` counts.
     """
-    counted = {
-        "answer_accuracy": f"{extraction}_correct",
-        "partial_accuracy": "partial_correct",
-        "format_accuracy": "format_correct",
-        "strict_accuracy": "strict_correct",
-        "flexible_accuracy": "flexible_correct",
+    prompts = [list(of_prompt) for _, of_prompt in itertools.groupby(rows, key=lambda row: row["id"])]
+    samples = len(prompts[0])
+
+    def rate(counts: Callable[[dict], bool], k: int = 1) -> dict:
+        return stats.pass_at_k_rate([(samples, sum(map(counts, of_prompt))) for of_prompt in prompts], k)
+
+    judged = f"{extraction}_correct"
+    found = {
+        "answer_accuracy": rate(itemgetter(judged)),
+        "partial_accuracy": rate(itemgetter("partial_correct")),
+        "format_accuracy": rate(itemgetter("format_correct")),
+        "strict_accuracy": rate(itemgetter("strict_correct")),
+        "flexible_accuracy": rate(itemgetter("flexible_correct")),
+        "truncated_rate": rate(lambda row: row["stop_reason"] == "limit"),
+        "samples": samples,
+        "mean_completion_tokens": sum(row["tokens"] for row in rows) / len(rows),
     }
-    rates = {name: stats.rate(sum(row[key] for row in rows), len(rows)) for name, key in counted.items()}
-    rates["truncated_rate"] = stats.rate(sum(row["stop_reason"] == "limit" for row in rows), len(rows))
-    return {**rates, "mean_completion_tokens": sum(row["tokens"] for row in rows) / len(rows)}
+    if samples > 1:
+        votes = [stats.majority([row[extraction] for row in of_prompt]) for of_prompt in prompts]
+        # Readings are texts of one form (`answers.plain`), so equal numbers are equal texts.
+        right = sum(
+            vote == answers.plain(answers.gold_number(row[0]["answer"]))
+            for vote, row in zip(votes, prompts, strict=True)
+        )
+        found |= {"pass_at_k": rate(itemgetter(judged), samples), "maj_at_k": stats.rate(right, len(prompts))}
+    return found

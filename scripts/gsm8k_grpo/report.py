@@ -75,7 +75,10 @@ def recipe_story(results: Path, recipe: str) -> dict:
     for evaluation in evaluated:
         evaluation["step"] = checkpoints.step_of(evaluation["checkpoint"], settings["training"]["max_steps"])
     completions = {
-        name: files.read_jsonl(folder / "evaluations" / name / "completions.jsonl") for name in ("base", "final")
+        name: [
+            row for row in files.read_jsonl(folder / "evaluations" / name / "completions.jsonl") if row["sample"] == 0
+        ]
+        for name in ("base", "final")
     }
     prompts = {
         row["id"]: row["prompt"] for row in files.read_jsonl(folder / "prompts" / f"{evaluated[0]['split']}.jsonl")
