@@ -48,6 +48,7 @@ rule report:
         datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),
         models=expand("results/models/{model}/model.json", model=MODELS),
         prompts=expand("results/{recipe}/prompts/summary.json", recipe=SETTINGS),
+        format_checks=expand("results/{recipe}/format_check.json", recipe=SETTINGS),
         training=expand("results/{recipe}/training/summary.json", recipe=SETTINGS),
         comparisons=expand("results/{recipe}/comparison.json", recipe=SETTINGS),
         plots=expand(

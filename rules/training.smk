@@ -1,5 +1,31 @@
-# GRPO with LoRA. The checkpoints themselves are undeclared: Snakemake would delete them when a job fails. They lie under
+# Does the base model write the format at all? Then GRPO with LoRA. The checkpoints themselves are undeclared: Snakemake
+# would delete them when a job fails. They lie under
 # results/RECIPE/training/runs/FINGERPRINT, where a killed run finds them again; the declared files are written last.
+
+
+rule format_check:
+    input:
+        code=code.files("format_check"),
+        rows="results/{recipe}/prompts/dev.jsonl",
+        model=model_file("model.json"),
+        tokenizer=model_file("tokenizer.model"),
+    output:
+        update("results/{recipe}/format_check.json"),
+    # Before training, which waits for the same files. As an input of `train`, it would make that run again after it.
+    priority: 1
+    log:
+        "results/logs/{recipe}/format_check.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        accelerator=1,
+    params:
+        retry=last_failure("results/logs/{recipe}/format_check.log"),
+        settings=recipe_blocks("seed", "mesh", "prompt", "training"),
+    shell:
+        "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
+        "--model $(dirname {input.model:q}) --output {output:q} 2>&1 | tee {log:q} || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
 rule train:

@@ -39,3 +39,18 @@ def test_several_completions_give_means_over_prompts_and_pass_and_majority():
     assert found["pass_at_k"]["value"] == 3 / 4  # the last prompt has none right
     assert found["maj_at_k"]["value"] == 2 / 4  # 18 = 18.00; a completion without a number does not vote
     assert found["truncated_rate"]["value"] == pytest.approx(1 / 12)
+
+
+@pytest.mark.parametrize(
+    ("completions", "exact", "words"),
+    [
+        (["<r>x</r><a>1</a>", "no"], 0.5, None),
+        (["no", "neither"], 0.0, "in 2 completions the base model never wrote <r>, </r>, <a>, </a>. GRPO only"),
+        (["<r>", "</r>"], 0.0, "never wrote <a>, </a>. GRPO only makes likelier what is sampled"),
+        (["<a>1</a><r>x</r>"], 0.0, "wrote each tag, never all four in order"),
+    ],
+)
+def test_a_format_that_never_occurs_is_warned_of(completions, exact, words):
+    found = evaluation.format_check(completions, TAGS)
+    assert found["exact"]["value"] == exact
+    assert (found["warning"] is None) if words is None else words in found["warning"]

@@ -34,7 +34,8 @@ JOB = re.compile(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)+)", re.MULTILINE)
 STEPS = {f"evaluate tiny {checkpoint}" for checkpoint in ("step-2", "step-4", "final")}
 LATE = {"compare tiny", "plots tiny", "report"}
 AFTER_TRAIN = {"train tiny"} | STEPS | LATE
-AFTER_PROMPTS = {"prompts tiny", "evaluate tiny base"} | AFTER_TRAIN
+CHECK_AND_TRAIN = {"format_check tiny"} | AFTER_TRAIN
+AFTER_PROMPTS = {"prompts tiny", "evaluate tiny base"} | CHECK_AND_TRAIN
 AFTER_MODEL = {"base_model tiny"} | AFTER_PROMPTS
 AFTER_DATA = {"download word-problems"} | AFTER_MODEL
 EVERYTHING = {"settings tiny"} | AFTER_DATA
@@ -147,8 +148,8 @@ def test_jax_and_the_network_would_end_these_runs(snakemake, tmp_path):
     [
         ("report={examples: 4}", {"settings tiny", "report"}),
         ("evaluation={rows: 100}", {"settings tiny", "evaluate tiny base"} | STEPS | LATE),
-        ("training={beta: 0.05}", {"settings tiny"} | AFTER_TRAIN),
-        ("seed=1", {"settings tiny"} | AFTER_TRAIN),
+        ("training={beta: 0.05}", {"settings tiny"} | CHECK_AND_TRAIN),
+        ("seed=1", {"settings tiny"} | CHECK_AND_TRAIN),
         ("prompt={system: Think aloud.}", {"settings tiny"} | AFTER_PROMPTS),
         ("model={dtype: bfloat16}", {"settings tiny"} | AFTER_MODEL),
         ("dataset={seed: 1}", EVERYTHING),
@@ -165,7 +166,7 @@ def test_changed_settings_rerun_their_stages_and_what_follows(snakemake, finishe
         (["gsm8k_grpo/problems.py"], AFTER_DATA),
         (["gsm8k_grpo/habits.py"], AFTER_MODEL),
         (["gsm8k_grpo/training.py"], AFTER_TRAIN),
-        (["gsm8k_grpo/stats.py"], {"evaluate tiny base"} | STEPS | LATE),
+        (["gsm8k_grpo/stats.py"], {"format_check tiny", "evaluate tiny base"} | STEPS | LATE),
         (["compare.py"], {"compare tiny", "report"}),
         (["gsm8k_grpo/plots.py"], {"plots tiny", "report"}),
         (

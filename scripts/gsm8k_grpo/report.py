@@ -91,6 +91,7 @@ def recipe_story(results: Path, recipe: str) -> dict:
         "base": evaluated[0],
         "final": evaluated[-1],
         "compared": files.read_json(folder / "comparison.json"),
+        "format_check": files.read_json(folder / "format_check.json"),
         "training": files.read_json(folder / "training" / "summary.json"),
         "last_steps": last_steps(folder / "training" / "metrics.csv"),
         "prompts": files.read_json(folder / "prompts" / "summary.json"),

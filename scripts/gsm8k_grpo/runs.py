@@ -22,7 +22,7 @@ from gsm8k_grpo import files
 from gsm8k_grpo.errors import PipelineError
 
 # Settings that change nothing in what a step computes. (max_steps does, by way of schedule_steps.)
-NOT_IDENTITY = ("max_steps", "checkpoint_interval_steps", "kept_completions", "wandb_project")
+NOT_IDENTITY = ("max_steps", "checkpoint_interval_steps", "kept_completions", "wandb_project", "format_check_rows")
 
 
 def identity(settings: Mapping) -> dict:
@@ -32,8 +32,12 @@ def identity(settings: Mapping) -> dict:
       settings: the blocks of the stage `train`, as plain mappings.
     """
     training = settings["training"]
-    kept = {key: value for key, value in training.items() if key not in NOT_IDENTITY}
-    return {**settings, "training": {**kept, "schedule_steps": training["schedule_steps"] or training["max_steps"]}}
+    schedule = {"schedule_steps": training["schedule_steps"] or training["max_steps"]}
+    prompt, kept = (
+        {key: value for key, value in settings[block].items() if key not in NOT_IDENTITY}
+        for block in ("prompt", "training")
+    )
+    return {**settings, "prompt": prompt, "training": {**kept, **schedule}}
 
 
 def differences(old: object, new: object, key: str = "") -> list[str]:
