@@ -5,6 +5,7 @@
 rule train:
     input:
         code=code.files("train"),
+        rewards=reward_files,
         rows="results/{recipe}/prompts/train.jsonl",
         model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
