@@ -3,9 +3,9 @@ r"""Stage `train`: GRPO with LoRA from the base model, resuming by itself where 
   python scripts/train.py --settings results/tiny/settings.yaml --rows results/tiny/prompts/train.jsonl \
       --model results/models/tiny --output results/tiny/training
 
-Checkpoints lie under runs/FINGERPRINT (settings, prompts, weights, code and library versions make the fingerprint;
-nothing is continued with other ones). Writes metrics.csv (one row a step), samples.jsonl (some completions with their
-rewards), checkpoints.json and, last, summary.json.
+Checkpoints lie under runs/FINGERPRINT (settings, prompts, weights, code, files of rewards and library versions make the
+fingerprint; nothing is continued with other ones). Writes metrics.csv (one row a step), samples.jsonl (some completions
+with their rewards), checkpoints.json and, last, summary.json.
 """
 
 import argparse

@@ -31,10 +31,10 @@ ENOUGH = 2  # steps, and transition words, for the full reward: GSM8K's problems
 BONUS = 0.1  # of self_correction and fitting_length each: small beside the 1.0 of the weighted sum
 # 95 % of GSM8K's own train solutions have 16 words or more, and none more than 214.
 FITTING_WORDS = (16, 214)
-TRANSITION = re.compile(
-    r"\b(?:first|second|third|next|then|after|now|because|since|so|thus|hence|therefore|finally|lastly)\b",
-    re.IGNORECASE,
-)
+TRANSITIONS = {
+    *("first", "second", "third", "next", "then", "after", "now", "finally", "lastly"),
+    *("because", "since", "so", "thus", "hence", "therefore"),
+}
 CORRECTION = re.compile(
     r"\b(?:wait|actually|oops|hold on|correction|mistake|let me (?:re|double[ -]?)?(?:check|calculate|do))\b",
     re.IGNORECASE,
@@ -167,11 +167,12 @@ def weighted_logic(completion: str, gold: Fraction, tags: Tags) -> float:
     steps: set[tuple[str, ...]] = set()
     used: set[str] = set()
     for sentence in SENTENCE_END.split(completion[start:end]):
-        said = tuple(WORD.findall(TRANSITION.sub(" ", sentence).casefold()))
+        words = WORD.findall(sentence.casefold())
+        said = tuple(word for word in words if word not in TRANSITIONS)
         if len(said) < 3 or said in steps or not answers.NUMBER.search(sentence):
             continue
         steps.add(said)
-        used.update([word for word in map(str.casefold, TRANSITION.findall(sentence)) if word not in used][:1])
+        used.update([word for word in words if word in TRANSITIONS and word not in used][:1])
     return 0.3 * (min(len(steps), ENOUGH) + min(len(used), ENOUGH)) / (2 * ENOUGH)
 
 
@@ -210,11 +211,14 @@ def self_correction(completion: str, gold: Fraction, tags: Tags) -> float:
     if answers.strict(completion, tags) != gold:
         return 0.0
     start, end = _reasoning(completion, tags)
+    cues = list(CORRECTION.finditer(completion, start, end))
+    if not cues:
+        return 0.0
     found = [(match.start(), answers.parse_number(match[0])) for match in answers.NUMBER.finditer(completion, start)]
     places = [place for place, _ in found]
     last_place = {number: place for place, number in found}
     ends = [match.start() for match in SENTENCE_END.finditer(completion, start, end)] + [end]
-    for cue in CORRECTION.finditer(completion, start, end):
+    for cue in cues:
         after = bisect_left(places, cue.end())
         if not 0 < after < len(found) or places[after] >= end:
             continue
