@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 
-from gsm8k_grpo import code, files, settings
+from gsm8k_grpo import code, files, own_rewards, settings
 from gsm8k_grpo.checkpoints import checkpoint_names
 from gsm8k_grpo.errors import PipelineError
 
@@ -80,6 +80,11 @@ def model_file(name):
     return lambda wildcards: (
         f"results/models/{SETTINGS[wildcards.recipe]['model']['name']}/{name}"
     )
+
+
+def reward_files(wildcards):
+    """The files of a recipe's rewards that are the user's own."""
+    return own_rewards.paths(SETTINGS[wildcards.recipe]["training"]["rewards"])
 
 
 def evaluations(wildcards):

@@ -31,6 +31,7 @@ rule format_check:
 rule train:
     input:
         code=code.files("train"),
+        rewards=reward_files,
         rows="results/{recipe}/prompts/train.jsonl",
         model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),

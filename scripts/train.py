@@ -3,9 +3,9 @@ r"""Stage `train`: GRPO with LoRA from the base model, resuming by itself where 
   python scripts/train.py --settings results/tiny/settings.yaml --rows results/tiny/prompts/train.jsonl \
       --model results/models/tiny --output results/tiny/training
 
-Checkpoints lie under runs/FINGERPRINT (settings, prompts, weights, code and library versions make the fingerprint;
-nothing is continued with other ones). Writes metrics.csv (one row a step), samples.jsonl (some completions with their
-rewards), checkpoints.json and, last, summary.json.
+Checkpoints lie under runs/FINGERPRINT (settings, prompts, weights, code, files of rewards and library versions make the
+fingerprint; nothing is continued with other ones). Writes metrics.csv (one row a step), samples.jsonl (some completions
+with their rewards), checkpoints.json and, last, summary.json.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from gsm8k_grpo import checkpoints, code, files, runs, runtime, settings, watch
+from gsm8k_grpo import checkpoints, code, files, own_rewards, runs, runtime, settings, watch
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import run_stage
 
@@ -62,6 +62,7 @@ def _run(arguments: argparse.Namespace, chosen: Mapping, manifest: dict, leads: 
         "rows": files.sha256_file(arguments.rows),
         "model": manifest["sha256"],
         "code": files.sha256_text("".join(files.sha256_file(settings.ROOT / path) for path in code.files("train"))),
+        "rewards": own_rewards.hashes(chosen["training"]["rewards"], settings.ROOT),
         "versions": runtime.versions(),
     }
     fingerprint = files.sha256_text(files.canonical_json(inputs))[:16]
@@ -83,6 +84,8 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
     """Trains from the run's newest checkpoint to the end."""
     training_settings, prompt = chosen["training"], chosen["prompt"]
     print(f"{len(rows)} prompts, {training_settings['max_steps']} steps", flush=True)
+    for name in filter(own_rewards.is_own, training_settings["rewards"]):
+        own_rewards.load(name, settings.ROOT)  # its faults are said before a model is loaded
     runtime.configure_jax()
     from gsm8k_grpo import base, memory, models, training
 

@@ -1,5 +1,8 @@
-"""The published rewards: their values by hand, their ranges, and the faults of the published versions."""
+"""The published rewards: their tables of cases, ranges, and what they withstand; and how a recipe's are computed."""
 
+import inspect
+import re
+import time
 from fractions import Fraction
 
 import pytest
@@ -12,10 +15,54 @@ from gsm8k_grpo.errors import PipelineError
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
+SHORT = Tags("<r>", "</r>", "<a>", "</a>")  # as the tables of cases write them
+RANGES = {
+    "format_exact": (0, 3),
+    "format_approximate": (-2, 2),
+    "answer": (-1, 3),
+    "number": (0, 1.5),
+    "number_boxed": (0, 1.5),
+    "weighted_format": (0, 0.25),
+    "weighted_logic": (0, 0.3),
+    "weighted_accuracy": (0, 0.45),
+    "self_correction": (0, 0.1),
+    "fitting_length": (0, 0.1),
+    "minigrpo": (0, 1),
+}
+
+
+def cases():
+    """(name, completion, gold, reward) of each row of the tables in the rewards' docstrings."""
+    for name, reward in rewards.PUBLISHED.items():
+        for line in inspect.getdoc(reward).splitlines():
+            if line.startswith("|") and "| gold" not in line:
+                completion, gold, value = (cell.strip() for cell in line.strip("|").split("|"))
+                completion = re.sub(r"\{(\d+) words\}", lambda words: "word " * int(words[1]), completion)
+                yield pytest.param(name, completion.replace(r"\n", "\n"), gold, float(value), id=f"{name}: {line}")
+
+
+def rows(*golds):
+    """Rows of prompts with these gold answers."""
+    return [{"id": f"train-{index}", "prompt": f"{index}?", "answer": gold} for index, gold in enumerate(golds)]
+
 
 def completed(answer):
     """A completion in the exact format."""
     return f"<reasoning>because</reasoning>\n<answer>{answer}</answer>"
+
+
+@pytest.mark.parametrize(("name", "completion", "gold", "reward"), cases())
+def test_each_reward_does_what_its_table_of_cases_says(name, completion, gold, reward):
+    assert rewards.PUBLISHED[name](completion, Fraction(gold), SHORT) == pytest.approx(reward, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", rewards.PUBLISHED)
+def test_each_reward_says_its_range_and_has_a_table(name):
+    low, high = RANGES[name]
+    said = inspect.getdoc(rewards.PUBLISHED[name]).replace("−", "-")
+    assert f"Range {low:g} … {high:g}." in said
+    values = [case.values[3] for case in cases() if case.values[0] == name]
+    assert len(values) >= 4 and max(values) == high and min(values) == low
 
 
 @pytest.mark.parametrize(
@@ -83,25 +130,56 @@ def test_the_number_reward_takes_the_first_number_after_the_opening_tag(completi
     assert rewards.number(completion, Fraction(gold), TAGS) == reward
 
 
-@given(st.lists(st.sampled_from([*TAGS.all(), "18", "-", "1,000", " ", "x"])).map("".join), st.integers(-100, 100))
-def test_rewards_stay_in_their_documented_ranges(completion, gold):
-    scores = rewards.score(list(rewards.PUBLISHED), [completion], [str(gold)], TAGS)
-    assert scores["format_exact"][0] in (0.0, 3.0)
-    assert -2.0 <= scores["format_approximate"][0] <= 2.0
+PIECES = [*TAGS.all(), "18", "-", "1,000", " ", "x", ". ", "So ", "Wait, ", "= 5", "\\boxed{", "}", "####", "\n"]
+
+
+@given(st.lists(st.sampled_from(PIECES)).map("".join) | st.text(), st.integers(-100, 100))
+def test_rewards_are_finite_numbers_in_their_documented_ranges(completion, gold):
+    scores = rewards.score(list(rewards.PUBLISHED), rows(str(gold)), [completion], TAGS)
+    assert list(scores) == list(RANGES)
+    for name, (low, high) in RANGES.items():
+        assert isinstance(scores[name][0], float) and low <= scores[name][0] <= high, name
     assert scores["answer"][0] in (-1.0, -0.5, 0.0, 0.25, 0.5, 3.0)
-    assert scores["number"][0] in (0.0, 1.5)
+
+
+def test_the_weighted_set_sums_to_one_and_two_small_bonuses():
+    reasoning = "First, 16 - 3 = 12 eggs. Wait, 16 - 3 = 13 eggs. So 13 + 5 = 18 eggs are what she has."
+    best = f"<reasoning>{reasoning}</reasoning><answer>18</answer>"
+    names = ["weighted_format", "weighted_logic", "weighted_accuracy", "self_correction", "fitting_length"]
+    scores = rewards.score(names, rows("18"), [best], TAGS)
+    assert [values[0] for values in scores.values()] == pytest.approx([0.25, 0.30, 0.45, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("name", ["weighted_logic", "self_correction", "fitting_length"])
+@pytest.mark.parametrize("words", ["so ", "wait, ", "so 1. ", "wait 1 ", "first 5 then 6 so 7 "])
+def test_more_of_the_same_earns_nothing_more(name, words):
+    def reward(times):
+        completion = f"<reasoning>9 eggs. {words * times}</reasoning><answer>18</answer>"
+        return rewards.PUBLISHED[name](completion, Fraction(18), TAGS)
+
+    few, many = reward(20), reward(400)
+    assert many <= few
+
+
+@pytest.mark.parametrize("piece", ["wait 1 ", "so 1 ", "\\boxed{", "\\boxed{1}{", "<reasoning>", "1. ", "1,", "{}"])
+def test_no_completion_takes_long(piece):
+    completion = f"<reasoning>5 {piece * 20_000}</reasoning><answer>18</answer>"
+    started = time.perf_counter()
+    rewards.score(list(rewards.PUBLISHED), rows("18"), [completion], TAGS)
+    assert time.perf_counter() - started < 5
 
 
 def test_scores_keep_the_order_of_names_and_completions():
-    scores = rewards.score(["number", "format_exact"], [completed("18"), "18", completed("-2.5")], ["18"] * 3, TAGS)
+    texts = [completed("18"), "18", completed("-2.5")]
+    scores = rewards.score(["number", "format_exact"], rows(*["18"] * 3), texts, TAGS)
     assert list(scores.items()) == [("number", [1.5, 0.0, 0.0]), ("format_exact", [3.0, 0.0, 3.0])]
 
 
 def test_an_unknown_reward_is_named_with_those_that_exist():
     with pytest.raises(PipelineError, match=r"^training\.rewards: no reward 'speed'; there are format_exact, "):
-        rewards.score(["answer", "speed"], ["x"], ["1"], TAGS)
+        rewards.score(["answer", "speed"], rows("1"), ["x"], TAGS)
 
 
 def test_completions_without_gold_answers_are_refused():
     with pytest.raises(ValueError):
-        rewards.score(["answer"], ["x", "y"], ["1"], TAGS)
+        rewards.score(["answer"], rows("1"), ["x", "y"], TAGS)

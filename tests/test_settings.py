@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gsm8k_grpo import settings
+from gsm8k_grpo import rewards, settings
 from gsm8k_grpo.errors import PipelineError
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +144,19 @@ FAULTS = {
     "group of one": ({"training": {"num_generations": 1}}, "training.num_generations: 1 is less than the minimum of 2"),
     "negative beta": ({"training": {"beta": -0.1}}, "training.beta: -0.1 is less than the minimum of 0"),
     "no steps": ({"training": {"max_steps": 0}}, "training.max_steps: 0 is less than the minimum of 1"),
-    "unknown reward": ({"training": {"rewards": ["speed"]}}, "training.rewards.0: 'speed' is not one of"),
+    "unknown reward": (
+        {"training": {"rewards": ["answer", "speed"]}},
+        "training.rewards.1: 'speed' is not one of ['format_exact', 'format_approximate', 'answer', ",
+    ),
+    "a reward that is no text": ({"training": {"rewards": [3]}}, "training.rewards.0: 3 is not of type 'string'"),
+    "a reward without a function": (
+        {"training": {"rewards": ["mine.py:"]}},
+        "training.rewards.0: 'mine.py:' does not match",
+    ),
+    "a reward's file that is not there": (
+        {"training": {"rewards": ["nowhere/mine.py:f"]}},
+        f"training.rewards: nowhere/mine.py:f: {ROOT}/nowhere/mine.py: no such file",
+    ),
     "reward twice": (
         {"training": {"rewards": ["answer"] * 2}},
         "training.rewards: ['answer', 'answer'] has non-unique",
@@ -240,6 +252,22 @@ def test_a_fault_is_one_sentence_that_names_recipe_and_key(what):
     with pytest.raises(PipelineError) as refused:
         settings.effective("tiny", overrides)
     assert sentence(refused).startswith(f"recipe tiny: {expected}")
+
+
+def test_the_schema_names_the_rewards_that_there_are():
+    assert TOP["$defs"]["reward"]["else"]["enum"] == list(rewards.PUBLISHED)
+
+
+def test_a_reward_of_ones_own_is_looked_up_in_the_project_and_never_run(project):
+    root = project(mine={"training": {"rewards": ["answer", "more/mine.py:brief"]}})
+    (root / "more").mkdir()
+    (root / "more" / "mine.py").write_text("def brief(prompts, completions, answers): ...\nraise SystemExit('run')\n")
+    assert settings.effective("mine", {}, root)["training"]["rewards"] == ["answer", "more/mine.py:brief"]
+    with pytest.raises(PipelineError) as refused:
+        settings.effective("mine", {"training": {"rewards": ["more/mine.py:long"]}}, root)
+    assert sentence(refused) == (
+        "recipe mine: training.rewards: more/mine.py:long: more/mine.py has no `def long`; it has brief"
+    )
 
 
 def test_a_missing_key_is_named():

@@ -186,6 +186,24 @@ def test_edited_code_reruns_the_stages_that_use_it_and_what_follows(snakemake, p
     assert changed == {f"scripts/{name}" for name in edited}
 
 
+def test_an_edited_reward_of_ones_own_reruns_training_and_what_follows_and_no_other_recipe(snakemake, project):
+    settings = yaml.safe_load((project / "recipes" / "tiny.yaml").read_text())
+    settings["training"]["rewards"] = ["answer", "more/mine.py:brief"]
+    (project / "recipes" / "own.yaml").write_text(yaml.safe_dump(settings))
+    mine = project / "more" / "mine.py"
+    mine.parent.mkdir()
+    mine.write_text("def brief(prompts, completions, answers):\n    raise SystemExit('run')\n")
+    both = ("--config", "recipes=[tiny,own]")
+    finish(snakemake, project, *both)
+    assert not planned(snakemake, project, *both)
+    rewrite([mine])
+    assert not planned(snakemake, project, *both)
+    append(mine, "# another\n")
+    jobs = planned(snakemake, project, *both)
+    assert set(jobs) == {name.replace("tiny", "own") for name in AFTER_TRAIN}
+    assert "reason: Updated input files: more/mine.py\n" in jobs["train own"]
+
+
 def test_comments_and_rewritten_files_rerun_nothing(snakemake, project):
     append(project / "config.yaml", "# a comment\n")
     append(project / "recipes" / "tiny.yaml", "# a comment\n")
@@ -238,6 +256,7 @@ def test_every_recipe_has_a_dry_run(snakemake, sources, recipe):
         ("training={num_generations: 1}", "recipe tiny: training.num_generations: 1 is less than the minimum of 2"),
         ("training={micro_batch_prompts: 7}", "recipe tiny: training.micro_batch_prompts: 7 does not divide"),
         ("training={checkpoint_interval_steps: 7}", "recipe tiny: training.checkpoint_interval_steps: 7 lies beyond"),
+        ("training={rewards: [mine.py:f]}", "recipe tiny: training.rewards: mine.py"),
         ("recipes=gemma", "recipes: there is no recipe 'gemma'; there are "),
     ],
     ids=lambda value: value.split(":")[0],

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from gsm8k_grpo import own_rewards
 from gsm8k_grpo.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +109,7 @@ def effective(recipe: str, overrides: Mapping, root: Path = ROOT) -> dict:
     if recipe not in known:
         raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {', '.join(sorted(known))}")
     merged = merge(merge(read_yaml(root / "config.yaml"), read_yaml(known[recipe])), overrides)
-    check(merged, f"recipe {recipe}")
+    check(merged, f"recipe {recipe}", root)
     return merged
 
 
@@ -135,8 +136,8 @@ def load_selected(selected: str | list[str], overrides: Mapping, root: Path = RO
     return loaded
 
 
-def check(settings: Mapping, where: str) -> None:
-    """Validates merged settings: the schema first, then what spans several keys."""
+def check(settings: Mapping, where: str, root: Path = ROOT) -> None:
+    """Validates merged settings: the schema first, then what spans several keys, then files of code that they name."""
     errors = sorted(
         Validator(schema()).iter_errors(settings), key=lambda error: [str(part) for part in error.absolute_path]
     )
@@ -144,6 +145,10 @@ def check(settings: Mapping, where: str) -> None:
         raise PipelineError(f"{where}: {_sentence(jsonschema.exceptions.best_match(errors))}")
     for key, problem in _conflicts(settings):
         raise PipelineError(f"{where}: {key}: {problem}")
+    built_in = schema()["$defs"]["reward"]["else"]["enum"]
+    fault = own_rewards.problem(settings["training"]["rewards"], built_in, root)
+    if fault:
+        raise PipelineError(f"{where}: training.rewards: {fault}")
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:

@@ -322,15 +322,15 @@ class Learner(grpo_learner.GRPOLearner):
     def _draw(self, step: int, draw: int, rows: list[dict]) -> list[Group]:
         """Samples and rewards G completions for each row's prompt."""
         settings, generations = self._settings, self._settings["num_generations"]
+        repeated = [row for row in rows for _ in range(generations)]
         self.rl_cluster.rollout.start_draw(step, draw)
         output = self.rl_cluster.generate(
-            prompts=[row["prompt"] for row in rows for _ in range(generations)],
+            prompts=[row["prompt"] for row in repeated],
             micro_batch_size=settings["micro_batch_prompts"] * generations,
         )
-        answers = [row["answer"] for row in rows for _ in range(generations)]
         by_name = {
             name: np.asarray(values, np.float64)
-            for name, values in rewards.score(settings["rewards"], output.text, answers, self._tags).items()
+            for name, values in rewards.score(settings["rewards"], repeated, output.text, self._tags).items()
         }
         lengths = np.array([len(tokens) for tokens in output.tokens])
         if settings["truncated_completions"] == "penalise":
