@@ -11,10 +11,10 @@ rule format_check:
         tokenizer=model_file("tokenizer.model"),
     output:
         update("results/{recipe}/format_check.json"),
-    # Before training, which waits for the same files. As an input of `train`, it would make that run again after it.
-    priority: 1
     log:
         "results/logs/{recipe}/format_check.log",
+    # Before training, which waits for the same files. As an input of `train`, it would make that run again after it.
+    priority: 1
     conda:
         ENVIRONMENT
     resources:
