@@ -87,9 +87,7 @@ def state(output: Path) -> str:
     rows = [len(path.read_bytes().splitlines()) for path in output.glob("runs/*/metrics.jsonl")]
     listed = [json.loads(path.read_text()) for path in output.glob("runs/*/checkpoints.json")]
     saved = max((int(step) for each in listed for step in each), default=0)
-    written = [
-        path for path in output.glob("runs/*/checkpoints/actor/*") if path.name not in (listed[0] if listed else ())
-    ]
+    written = [path for path in output.glob("runs/*/checkpoints/actor/*") if "tmp" in path.name]
     torn = f", {written[0].name} half written" if written else ""
     return f"{rows[0] if rows else 0} rows, checkpoint {saved}{torn}"
 

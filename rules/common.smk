@@ -40,6 +40,9 @@ os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 )
 
+# A signal to the whole process group (Ctrl-C, a preempted machine) must not take the log from a stage that still saves.
+TEE = "(trap '' INT TERM; exec tee"
+
 
 wildcard_constraints:
     recipe="|".join(SETTINGS),

@@ -47,7 +47,7 @@ def main() -> None:
     if arguments.checkpoint != "base":
         if not arguments.checkpoints:
             raise PipelineError(f"--checkpoints: {arguments.checkpoint} needs the checkpoints.json of its training")
-        model = base.load_checkpoint(loaded.model, arguments.checkpoints, arguments.checkpoint, mesh)
+        model = base.load_checkpoint(loaded, arguments.checkpoints, arguments.checkpoint, mesh)
     batch_size = min(how["batch_size"], len(rows))
     memory.require_evaluation(loaded.config, batch_size, prompt["max_tokens"], how["max_completion_tokens"], mesh)
     cache = rollout.cache_tokens(prompt["max_tokens"], how["max_completion_tokens"])

@@ -13,7 +13,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from gsm8k_grpo import checkpoints, code, files, own_rewards, runs, runtime, settings, watch
+from gsm8k_grpo import checkpoints, code, files, own_rewards, runs, runtime, settings, trackers, watch
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import run_stage
 
@@ -52,6 +52,9 @@ def main() -> None:
     if start < steps[-1]:
         _train(arguments.model, manifest, chosen, rows, run)
     if leads:
+        if start == steps[-1]:  # finished before, perhaps in the very moment when it was killed
+            run.prune(steps)
+            trackers.Trackers(run.folder, run.history(start), {"wandb_project": None}, "").close()
         _write(arguments.output, run, steps, run.history(steps[-1]), chosen, rows)
 
 
@@ -120,7 +123,7 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
 
 def _write(output: Path, run: runs.Run, steps: list[int], history: list[dict], chosen: Mapping, rows: list) -> None:
     """The declared artifacts, from a run's folder in which all steps are made; summary.json last."""
-    ledger = run.ledger()
+    ledger, inputs = run.ledger(), files.read_json(run.folder / "inputs.json")
     kept = [
         {
             "name": checkpoints.checkpoint_name(step, steps[-1]),
@@ -136,12 +139,12 @@ def _write(output: Path, run: runs.Run, steps: list[int], history: list[dict], c
         output / "checkpoints.json",
         {
             "fingerprint": run.folder.name,
+            "model": inputs["model"],
             "seed": chosen["seed"],
             "lora": settings.thawed(chosen["training"]["lora"]),
             "checkpoints": kept,
         },
     )
-    inputs = files.read_json(run.folder / "inputs.json")
     phases = [name for name in history[0] if name.endswith("_seconds")]
     files.write_json(
         output / "summary.json",

@@ -18,6 +18,7 @@ import yaml
 from generation import completed
 
 from gsm8k_grpo import report
+from gsm8k_grpo.errors import PipelineError
 
 ROOT = Path(__file__).parents[1]
 SMALLEST = {
@@ -267,6 +268,48 @@ def test_sigterm_saves_the_newest_step_and_ends_within_seconds(finished, tmp_pat
     assert sorted(read(run / "checkpoints.json")) == ["2", "4"]  # the one between is gone
 
 
+def test_a_signal_to_all_processes_saves_too_and_the_log_says_so(finished, tmp_path):
+    """As Ctrl-C and preempted machines send it, through Snakemake, to the whole process group."""
+    folder = tmp_path / "project"
+    kept_out = shutil.ignore_patterns("runs", "evaluations", "training")
+    shutil.copytree(finished, folder, ignore=kept_out)
+    command = [sys.executable, "-m", "snakemake", "results/tiny/training/checkpoints.json", "--cores", "1"]
+    command += [
+        "--configfile",
+        "smallest.yaml",
+        "--config",
+        "training={max_steps: 200, checkpoint_interval_steps: 200}",
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PATH": path}, start_new_session=True, **pipes)
+    wait_for(process, folder / "results/tiny/training", "metrics.jsonl", more_than=2)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=120)
+    log = folder / "results/logs/tiny/train.log"
+    deadline = time.monotonic() + 30
+    while "SIGTERM: step" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    (saved,) = folder.glob("results/tiny/training/runs/*/checkpoints.json")
+    assert max(map(int, read(saved))) >= 3
+
+
+def test_sigterm_on_a_full_disk_says_so(finished, tmp_path):
+    output = tmp_path / "training"
+    started = train(finished, output, max_steps=200, checkpoint_interval_steps=200)
+    started.kill()
+    started.communicate()
+    limited = f"ulimit -f 20; exec {sys.executable} scripts/train.py --settings {output.with_suffix('.yaml')}"
+    limited += f" --output {output} --rows results/tiny/prompts/train.jsonl --model results/models/tiny"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    stopped = subprocess.Popen(["bash", "-c", limited], cwd=finished, **pipes)
+    wait_for(stopped, output, "metrics.jsonl")
+    stopped.send_signal(signal.SIGTERM)
+    printed = ended(stopped, 128 + signal.SIGTERM)
+    assert "ERROR: SIGTERM: " in printed and "cannot be written (File too large)" in printed
+
+
 def test_a_finished_run_trains_nothing_more_and_leaves_the_same_artifacts(finished, tmp_path):
     output = tmp_path / "training"
     shutil.copytree(finished / "results/tiny/training", output)
@@ -474,10 +517,14 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
         }
         for step in (1, 2, 3)
     ]
-    files.write_json(tmp_path / "listed.json", {"seed": 0, "lora": settings.thawed(lora), "checkpoints": listed})
+    manifest = {"seed": 0, "lora": settings.thawed(lora), "checkpoints": listed, "model": loaded.sha256}
+    files.write_json(tmp_path / "other.json", {**manifest, "model": {"weights": "0" * 64}})
+    with pytest.raises(PipelineError, match=r"other.json: these adapters were trained on another base model"):
+        base.load_checkpoint(loaded, tmp_path / "other.json", "step-1", mesh)
+    files.write_json(tmp_path / "listed.json", manifest)
     for step in (3, 1, 2):
         fresh = base.load(model_folder, mesh)
-        adapted = base.load_checkpoint(fresh.model, tmp_path / "listed.json", f"step-{step}", mesh)
+        adapted = base.load_checkpoint(fresh, tmp_path / "listed.json", f"step-{step}", mesh)
         assert greedy(adapted, fresh) == live[f"step-{step}"]
 
 

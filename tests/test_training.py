@@ -59,4 +59,6 @@ def test_replacements_are_other_rows_and_a_function_of_seed_step_and_draw():
     assert len(set(drawn())) == 3 and not {0, 1, 2} & set(drawn())
     assert drawn() == drawn()
     assert len({str(drawn(step, draw, seed)) for step in (4, 5) for draw in (1, 2) for seed in (0, 1)}) > 4
-    assert training.replacement_rows(ROWS, 4, 1, ROWS[:8], count=3, seed=0) == []
+    few = [row["id"] for row in training.replacement_rows(ROWS, 4, 1, ROWS[:8], count=3, seed=0)]
+    assert sorted(set(few)) == [8, 9] and len(few) == 3
+    assert training.replacement_rows(ROWS, 4, 1, ROWS, count=3, seed=0) == []

@@ -8,10 +8,11 @@ from gsm8k_grpo import watch
 from gsm8k_grpo.errors import PipelineError
 
 
-def rows(norms, flat=None):
+def rows(norms, flat=None, replaced=0.0):
     flat = flat or [0.0] * len(norms)
+    others = {"groups_replaced": replaced, "reward": -0.5, "truncated_rate": 1.0}
     return [
-        {"step": step, "gradient_norm": norm, "groups_without_signal": share, "reward": -0.5}
+        {"step": step, "gradient_norm": norm, "groups_without_signal": share, **others}
         for step, (norm, share) in enumerate(zip(norms, flat, strict=True), start=1)
     ]
 
@@ -43,4 +44,12 @@ def test_a_run_without_signal_is_named_at_once_and_not_at_every_step():
     assert [step for step, each in enumerate(said, start=1) if each] == [5, 55, 105]
     assert said[4][0].startswith("step 5: nothing is learned: for 5 steps, all completions of each prompt earned")
     assert "mean now -0.5" in said[4][0] and "training.num_generations" in said[4][0]
-    assert watch.warnings(rows([0.0] * 5, [1.0, 1.0, 0.9, 1.0, 1.0])) == []
+    assert watch.warnings(rows([1.0] * 5, [1.0, 1.0, 0.9, 1.0, 1.0])) == []
+    assert watch.warnings(rows([1.0] * 5, [1.0] * 5, replaced=1.0)) == []  # others were drawn in their place
+
+
+def test_a_gradient_that_stays_0_is_named():
+    assert watch.warnings(rows([0.0] * 4)) == []
+    (said,) = watch.warnings(rows([0.0] * 5))
+    assert said.startswith("step 5: nothing is learned: for 5 steps the gradient was exactly 0, and 100% of")
+    assert "training.max_completion_tokens" in said

@@ -14,12 +14,13 @@ from gsm8k_grpo.errors import PipelineError
 
 @dataclasses.dataclass(frozen=True)
 class BaseModel:
-    """Weights on a mesh, their configuration, the tokenizer, and the id that ends a turn."""
+    """Weights on a mesh, their configuration, the tokenizer, the id that ends a turn, and the hashes of its files."""
 
     model: nnx.Module
     config: object
     tokenizer: object
     stop_id: int
+    sha256: dict
 
 
 def load(folder: Path, mesh: Mesh) -> BaseModel:
@@ -33,26 +34,28 @@ def load(folder: Path, mesh: Mesh) -> BaseModel:
             "embeddings; it belongs to another model"
         )
     model = models.load(folder / "weights", config, mesh, jnp.dtype(manifest["dtype"]))
-    return BaseModel(model, config, tokenizer, tokenizer.piece_to_id(prompts.STOP_TOKENS["gemma"]))
+    return BaseModel(model, config, tokenizer, tokenizer.piece_to_id(prompts.STOP_TOKENS["gemma"]), manifest["sha256"])
 
 
-def load_checkpoint(model: nnx.Module, manifest_file: Path, name: str, mesh: Mesh) -> nnx.Module:
+def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh) -> nnx.Module:
     """The base model with the adapters of one checkpoint.
 
     Raises:
-      PipelineError: no such checkpoint, or files that are not those that training wrote (by hash).
+      PipelineError: no such checkpoint, files that are not those that training wrote, or another base (by hash).
     """
     manifest = files.read_json(manifest_file)
+    if manifest["model"] != base.sha256:
+        raise PipelineError(f"{manifest_file}: these adapters were trained on another base model than the one given")
     by_name = {checkpoint["name"]: checkpoint for checkpoint in manifest["checkpoints"]}
     if name not in by_name:
         raise PipelineError(f"{manifest_file}: no checkpoint {name!r}; there are {', '.join(by_name)}")
     folder = manifest_file.parent / by_name[name]["path"]
     if not folder.is_dir() or files.sha256_tree(folder) != by_name[name]["sha256"]:
         raise PipelineError(
-            f"{folder}: is not the checkpoint that training wrote (missing or changed); move {folder.parents[2]} away "
-            "and train again with --forcerun train"
+            f"{folder}: is not the checkpoint that training wrote (missing or changed); run again with "
+            "--forcerun train: it is set aside and made again from the one before"
         )
-    adapted = models.with_lora(model, manifest["lora"], manifest["seed"], mesh)
+    adapted = models.with_lora(base.model, manifest["lora"], manifest["seed"], mesh)
     adapters = nnx.state(adapted, nnx.LoRAParam)
     with ocp.PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore(

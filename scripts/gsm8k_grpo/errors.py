@@ -31,6 +31,12 @@ def silent_stderr():
     _stderr = None
 
 
+def say(text: str) -> None:
+    """A line on standard error, also while that is silent; nothing where nobody reads it any more."""
+    with contextlib.suppress(OSError):
+        os.write(2 if _stderr is None else _stderr, f"{text}\n".encode())
+
+
 def run_stage(stage: Callable[[], None]) -> None:
     """Runs one entry point; an expected failure prints one line and exits with 1 instead of a traceback.
 
@@ -40,11 +46,19 @@ def run_stage(stage: Callable[[], None]) -> None:
         stage()
     except PipelineError as error:
         if _stderr is not None:
-            os.write(_stderr, f"ERROR: {error}\n".encode())
+            say(f"ERROR: {error}")
             os._exit(1)
         sys.exit(f"ERROR: {error}")
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EPERM, errno.ENOTDIR):
+        if error.errno not in (
+            errno.EACCES,
+            errno.EROFS,
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EPERM,
+            errno.ENOTDIR,
+            errno.EISDIR,
+        ):
             raise
         sys.exit(
             f"ERROR: {error.filename or 'an output file'} cannot be written ({error.strerror}): "

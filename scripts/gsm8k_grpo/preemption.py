@@ -1,10 +1,11 @@
 """SIGTERM (a preempted machine) and Ctrl-C while training: save what is whole, then end within seconds."""
 
-import contextlib
 import os
 import signal
 import threading
 from collections.abc import Callable
+
+from gsm8k_grpo import errors
 
 WAIT_SECONDS = 20.0  # clouds give 30 from the signal to the end
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -24,17 +25,25 @@ class Preemption:
           stopped: saves the state and says, in a sentence, from where the run goes on.
         """
         self.lock = threading.Lock()
-        self._stopped = stopped
+        self._stopped, self._signalled = stopped, False
 
     def __enter__(self) -> "Preemption":
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self._former = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
         self._former_descriptor = signal.set_wakeup_fd(self._write)  # written to at once, wherever the main thread is
-        threading.Thread(target=self._wait, daemon=True).start()
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
         return self
 
+    def _note(self, *_: object) -> None:
+        self._signalled = True
+
     def __exit__(self, *_: object) -> None:
+        if (
+            self._signalled
+        ):  # the main thread may have failed since, of a pipe whose reader was ended by the same signal
+            self._thread.join()  # which ends the process
         signal.set_wakeup_fd(self._former_descriptor)
         for number, handler in self._former.items():
             signal.signal(number, handler)
@@ -48,15 +57,10 @@ class Preemption:
         name = signal.Signals(byte[0]).name
         try:
             if self.lock.acquire(timeout=WAIT_SECONDS):
-                self._say(f"{name}: {self._stopped()}")
+                errors.say(f"{name}: {self._stopped()}")
             else:
-                self._say(f"{name}: the step takes too long to wait for; the last checkpoint stands")
+                errors.say(f"{name}: the update takes too long to wait for; the last checkpoint stands")
         except BaseException as error:
-            self._say(f"ERROR: {name}: {error}")
+            errors.say(f"ERROR: {name}: {error}")
         finally:
             os._exit(128 + byte[0])
-
-    @staticmethod
-    def _say(text: str) -> None:
-        with contextlib.suppress(OSError):  # whoever read this may have been ended by the same signal
-            os.write(2, f"{text}\n".encode())

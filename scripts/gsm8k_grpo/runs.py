@@ -68,7 +68,13 @@ class Run:
         """The hash of each checkpoint that was written whole, by step."""
         if not self._ledger_file.exists():
             return {}
-        return {int(step): digest for step, digest in files.read_json(self._ledger_file).items()}
+        try:
+            return {int(step): digest for step, digest in files.read_json(self._ledger_file).items()}
+        except (PipelineError, ValueError, AttributeError):
+            raise PipelineError(
+                f"{self._ledger_file}: is not what training wrote (the hash of each checkpoint); put it back from a "
+                f"copy, or move {self.folder} away to train from the start"
+            ) from None
 
     def commit(self, step: int) -> None:
         """Lists a checkpoint with its hash: from here on it is one."""

@@ -305,6 +305,8 @@ def stage_settings(argument: str, *blocks: str) -> Mapping:
         if not path.is_file():
             raise PipelineError(f"--settings: {argument}: no such file")
         settings = read_yaml(path)
+        if schema()["properties"].keys() <= settings.keys():  # by hand, from a results/RECIPE/settings.yaml
+            check(settings, argument)
     for block in blocks:
         if block not in settings:
             raise PipelineError(f"--settings: no block {block!r}; this stage needs {', '.join(blocks)}")

@@ -11,7 +11,11 @@ from gsm8k_grpo.settings import thawed
 
 
 class Trackers:
-    """Passes each row on. A run that goes on writes TensorBoard's files anew: no step is missing, or there twice."""
+    """Passes each row on, so that no step is missing there, or there twice.
+
+    A run that goes on passes all rows again: TensorBoard's files are written anew, and Weights & Biases (in another
+    folder, where it is offline) leaves out the steps that it has.
+    """
 
     def __init__(self, folder: Path, history: list[dict], settings: Mapping, name: str):
         """
@@ -23,23 +27,20 @@ class Trackers:
         """
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
-        self._wandb = None
+        self._wandb = (
+            _wandb_run(folder, settings["wandb_project"], name, settings) if settings["wandb_project"] else None
+        )
         for row in history:
-            self._to_board(row)
+            self.log(row)
         self._board.flush()
-        if settings["wandb_project"]:
-            self._wandb = _wandb_run(folder, settings["wandb_project"], name, settings)
 
     def log(self, row: dict) -> None:
         """One step's figures."""
-        self._to_board(row)
+        figures = {name: value for name, value in row.items() if name != "step" and value is not None}
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, row["step"])
         if self._wandb:
-            self._wandb.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
-
-    def _to_board(self, row: dict) -> None:
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                self._board.add_scalar(name, value, row["step"])
+            self._wandb.log(figures, step=row["step"])
 
     def close(self) -> None:
         """Writes what is left."""

@@ -7,6 +7,7 @@ derives from the run's seed and the step: a killed run resumes to what it would 
 
 import dataclasses
 import functools
+import itertools
 import re
 import time
 from collections.abc import Mapping
@@ -49,14 +50,14 @@ def batch_rows(rows: list[dict], step: int, prompts_per_step: int, seed: int) ->
 
 
 def replacement_rows(rows: list[dict], step: int, draw: int, taken: list[dict], count: int, seed: int) -> list[dict]:
-    """The `count` rows of a step's later draw (1, 2, …), none of them among `taken`; none at all if too few are left.
+    """The `count` rows of a step's later draw (1, 2, …), none of them among `taken`; where fewer are left, over again.
 
     Like `batch_rows` a pure function of its inputs.
     """
     order = np.random.default_rng((seed, step, draw)).permutation(len(rows))
     ids = {row["id"] for row in taken}
     others = [rows[index] for index in order if rows[index]["id"] not in ids]
-    return others[:count] if len(others) >= count else []
+    return list(itertools.islice(itertools.cycle(others), count))
 
 
 def learning_rate_schedule(settings: Mapping) -> optax.Schedule:
@@ -65,7 +66,7 @@ def learning_rate_schedule(settings: Mapping) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=settings["learning_rate"],
-        warmup_steps=min(max(1, round(settings["warmup_fraction"] * updates)), max(1, updates - 1)),
+        warmup_steps=round(settings["warmup_fraction"] * updates),
         decay_steps=max(2, updates),
     )
 
@@ -553,6 +554,11 @@ def _write_checkpoint(learner: Learner, settings: Mapping, folder: runs.Run) -> 
       PipelineError: they cannot be written; the checkpoints before stand.
     """
     step, trainer, started = learner.steps_done, learner.rl_cluster.actor_trainer, time.perf_counter()
+    if not np.isfinite(float(optax.global_norm(nnx.state(trainer.model, nnx.LoRAParam)))):
+        raise PipelineError(
+            f"step {step}: its update made adapters that are no numbers; training stopped, the last checkpoint stands. "
+            "Lower training.learning_rate"
+        )
     try:
         with errors.silent_stderr():
             trainer.checkpoint_manager.save(

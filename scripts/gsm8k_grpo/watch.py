@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Callable
 
 from gsm8k_grpo.errors import PipelineError
 
@@ -41,9 +42,7 @@ def warnings(history: list[dict]) -> list[str]:
             f"last {len(before)} steps was {usual:.3g}; if that goes on, lower training.learning_rate or "
             "training.max_gradient_norm"
         )
-    flat = 0
-    while flat < len(history) and history[-1 - flat]["groups_without_signal"] == 1.0:
-        flat += 1
+    flat = _streak(history, lambda each: each["groups_without_signal"] == 1.0 and not each["groups_replaced"])
     if flat and flat % REPEAT_STEPS == FLAT_STEPS:
         said.append(
             f"step {row['step']}: nothing is learned: for {flat} steps, all completions of each prompt earned the same "
@@ -51,4 +50,16 @@ def warnings(history: list[dict]) -> list[str]:
             "what is rewarded: change prompt.system or training.rewards, raise training.temperature or "
             "training.num_generations; where it is high, nothing is left to learn: harder questions"
         )
+    still = _streak(history, lambda each: each["gradient_norm"] == 0.0)
+    if still and still % REPEAT_STEPS == FLAT_STEPS and not flat:
+        said.append(
+            f"step {row['step']}: nothing is learned: for {still} steps the gradient was exactly 0, and "
+            f"{row['truncated_rate']:.0%} of the completions were cut at the limit; raise "
+            "training.max_completion_tokens, or let training.truncated_completions be keep"
+        )
     return said
+
+
+def _streak(history: list[dict], holds: Callable[[dict], bool]) -> int:
+    """For how many of the newest rows something holds."""
+    return next((count for count, row in enumerate(reversed(history)) if not holds(row)), len(history))
