@@ -12,30 +12,40 @@ def grade(completion: str, gold: str, tags: Tags) -> dict:
     """What each reading finds in one completion, and whether it is right."""
     target = answers.gold_number(gold)
     strict, flexible = answers.strict(completion, tags), answers.flexible(completion)
+    cascade = answers.cascade(completion, tags)
+    strict_correct = strict == target
     return {
         "strict": answers.plain(strict),
         "flexible": answers.plain(flexible),
-        "strict_correct": strict == target,
+        "cascade": answers.plain(cascade),
+        "strict_correct": strict_correct,
         "flexible_correct": flexible == target,
-        "partial_correct": answers.within(strict, target, TOLERANCE),
+        "cascade_correct": cascade == target,
+        "partial_correct": strict_correct or answers.within(strict, target, TOLERANCE),
         "format_correct": answers.has_format(completion, tags),
     }
 
 
+def rates(rows: list[dict]) -> dict:
+    """Rates with 95 % Wilson intervals over the rows of `grade`."""
+    counted = ("partial", "format", "strict", "flexible", "cascade")
+    return {f"{name}_accuracy": _rate(rows, f"{name}_correct") for name in counted}
+
+
 def metrics(rows: list[dict], extraction: str) -> dict:
-    """Rates with 95 % Wilson intervals over graded rows.
+    """Rates with 95 % Wilson intervals over the rows of one evaluation.
 
     Args:
       rows: graded rows (`grade` plus `truncated` and `tokens`).
-      extraction: `strict` or `flexible`: whose answers `answer_accuracy` counts.
+      extraction: `strict`, `flexible` or `cascade`: whose answers `answer_accuracy` counts.
     """
-    counted = {
-        "answer_accuracy": f"{extraction}_correct",
-        "partial_accuracy": "partial_correct",
-        "format_accuracy": "format_correct",
-        "strict_accuracy": "strict_correct",
-        "flexible_accuracy": "flexible_correct",
-        "truncated_rate": "truncated",
+    return {
+        "answer_accuracy": _rate(rows, f"{extraction}_correct"),
+        **rates(rows),
+        "truncated_rate": _rate(rows, "truncated"),
+        "mean_completion_tokens": sum(row["tokens"] for row in rows) / len(rows),
     }
-    rates = {name: stats.rate(sum(bool(row[key]) for row in rows), len(rows)) for name, key in counted.items()}
-    return {**rates, "mean_completion_tokens": sum(row["tokens"] for row in rows) / len(rows)}
+
+
+def _rate(rows: list[dict], key: str) -> dict:
+    return stats.rate(sum(bool(row[key]) for row in rows), len(rows))
