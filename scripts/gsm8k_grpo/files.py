@@ -1,5 +1,6 @@
 """Reading and writing artifacts: atomic writes, rows with their line numbers in errors, content hashes."""
 
+import codecs
 import hashlib
 import json
 import os
@@ -61,7 +62,8 @@ def read_jsonl(path: str | Path, keys: Iterable[str] = ()) -> list[dict]:
     """
     keys = tuple(keys)
     rows = []
-    for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
+    # Windows begins files with a mark that JSON does not know.
+    for number, line in enumerate(_read_bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if not line.strip():
             continue
         row = _parse(path, number, line)
