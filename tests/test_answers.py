@@ -250,6 +250,11 @@ def test_within_ten_percent(guess, gold, inside):
     assert answers.within(number(guess), Fraction(gold), Fraction(1, 10)) is inside
 
 
+@given(*[st.fractions(-200, 200, max_denominator=40)] * 2, st.fractions(0, 2, max_denominator=20))
+def test_within_is_the_definition(guess, gold, tolerance):
+    assert answers.within(guess, gold, tolerance) is (abs(guess - gold) <= tolerance * abs(gold))
+
+
 MARKS = ["1,000", "####", "٣", "٠", "²", r"\boxed{", r"\frac{1}{2}", r"\frac{", r"\$", "{,}", " 1/2"]
 FRAGMENTS = st.sampled_from([*"0159.,-−$%/*=# \n<x{}\\", *MARKS, *TAGS.all()])
 
@@ -264,6 +269,7 @@ def test_no_text_raises_and_the_readings_agree(text):
     assert last == (answers._value(every[-1]) if every else None)
     cascade, box = answers.cascade(text, TAGS), answers.boxed(text)
     assert cascade == box if box is not None else cascade is not None or last is None
+    assert answers.readings(text, TAGS) == (answers.strict(text, TAGS), last, cascade)
     if answers.has_format(text, TAGS):
         assert answers.answer_block(text, TAGS) is not None
     block = answers.answer_block(text, TAGS)

@@ -131,18 +131,26 @@ def answer_block(completion: str, tags: Tags) -> str | None:
 def strict(completion: str, tags: Tags) -> Fraction | None:
     """The number in the recipe's answer block; without a block, the one after the last `####`; else None."""
     block = answer_block(completion, tags)
-    if block is None and "####" in completion:
-        block = completion.rsplit("####", 1)[1].split("\n", 1)[0]
-    return None if block is None else parse_number(block)
+    return _after_hashes(completion) if block is None else parse_number(block)
+
+
+def _after_hashes(completion: str) -> Fraction | None:
+    _, mark, rest = completion.rpartition("####")
+    return parse_number(rest.partition("\n")[0]) if mark else None
 
 
 def cascade(completion: str, tags: Tags) -> Fraction | None:
     """The first of these that gives a number: the last box, the recipe's answer block, the last number anywhere."""
-    value = boxed(completion)
-    if value is None:
-        block = answer_block(completion, tags)
-        value = None if block is None else parse_number(block)
-    return flexible(completion) if value is None else value
+    return readings(completion, tags)[2]
+
+
+def readings(completion: str, tags: Tags) -> tuple[Fraction | None, Fraction | None, Fraction | None]:
+    """What `strict`, `flexible` and `cascade` read, with nothing looked for twice."""
+    block = answer_block(completion, tags)
+    in_tags = None if block is None else parse_number(block)
+    last, box = flexible(completion), boxed(completion)
+    by_cascade = box if box is not None else in_tags if in_tags is not None else last
+    return _after_hashes(completion) if block is None else in_tags, last, by_cascade
 
 
 def has_format(completion: str, tags: Tags) -> bool:
@@ -191,4 +199,8 @@ def plain(value: Fraction | None) -> str | None:
 
 def within(guess: Fraction | None, gold: Fraction, tolerance: Fraction) -> bool:
     """Whether a guess lies within a relative tolerance of the gold number; at gold 0 only 0 does."""
-    return guess is not None and abs(guess - gold) <= tolerance * abs(gold)
+    if guess is None:
+        return False
+    # |guess − gold| ≤ tolerance · |gold|, times the three denominators: whole numbers take a fraction of the time.
+    apart = abs(guess.numerator * gold.denominator - gold.numerator * guess.denominator)
+    return apart * tolerance.denominator <= tolerance.numerator * abs(gold.numerator) * guess.denominator

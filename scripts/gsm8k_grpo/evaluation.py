@@ -11,17 +11,15 @@ TOLERANCE = Fraction(1, 10)  # of partial_accuracy
 def grade(completion: str, gold: str, tags: Tags) -> dict:
     """What each reading finds in one completion, and whether it is right."""
     target = answers.gold_number(gold)
-    strict, flexible = answers.strict(completion, tags), answers.flexible(completion)
-    cascade = answers.cascade(completion, tags)
-    strict_correct = strict == target
+    strict, flexible, cascade = answers.readings(completion, tags)
     return {
         "strict": answers.plain(strict),
         "flexible": answers.plain(flexible),
         "cascade": answers.plain(cascade),
-        "strict_correct": strict_correct,
+        "strict_correct": strict == target,
         "flexible_correct": flexible == target,
         "cascade_correct": cascade == target,
-        "partial_correct": strict_correct or answers.within(strict, target, TOLERANCE),
+        "partial_correct": answers.within(strict, target, TOLERANCE),
         "format_correct": answers.has_format(completion, tags),
     }
 

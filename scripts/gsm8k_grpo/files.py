@@ -41,7 +41,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     """Writes one JSON object a line, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+    write_text(path, "".join(encoder.encode(row) + "\n" for row in rows))
 
 
 def read_json(path: str | Path) -> Any:
