@@ -5,7 +5,8 @@ r"""How many completions a second `scripts/grade.py` grades on one core.
 Completions of 300 to 1,000 characters as models write them about GSM8K's problems, in equal parts with the recipe's
 tags, as plain text with `####`, with `\boxed{}` and without any mark; half of them right. Prints the median and the
 range of several repeats: of reading both files, matching, grading by all readings and writing rows.jsonl and
-metrics.json (what grade.py does after its imports), and of grading alone.
+metrics.json (what grade.py does after its imports), and of grading alone. A second is one of this process on its core,
+so that what else the machine does counts little.
 """
 
 import argparse
@@ -68,14 +69,14 @@ def main() -> None:
             path.write_text("".join(json.dumps({"id": row, key: value}) + "\n" for row, value in enumerate(column)))
         sys.argv = ["grade.py", "--completions", str(paths[0]), "--answers", str(paths[1]), "--output", f"{folder}/out"]
         for _ in range(arguments.repeats):
-            started = time.perf_counter()
+            started = time.process_time()
             with contextlib.redirect_stdout(io.StringIO()):
                 grade()
-            whole.append(arguments.rows / (time.perf_counter() - started))
+            whole.append(arguments.rows / (time.process_time() - started))
             completions, golds = grading.read_completions(paths[0]), grading.read_golds(paths[1])
-            started = time.perf_counter()
+            started = time.process_time()
             grading.grade(completions, golds, tags)
-            alone.append(arguments.rows / (time.perf_counter() - started))
+            alone.append(arguments.rows / (time.process_time() - started))
     print(f"{arguments.rows:,} completions of {min(lengths)} to {max(lengths)} characters, {arguments.repeats} repeats")
     for what, rates in (("grade.py, files included", whole), ("all readings alone", alone)):
         low, middle, high = min(rates), statistics.median(rates), max(rates)
