@@ -31,6 +31,7 @@ def main() -> None:
         "answer": f"{extraction}_correct",
         "strict": "strict_correct",
         "flexible": "flexible_correct",
+        "cascade": "cascade_correct",
         "partial": "partial_correct",
         "format": "format_correct",
     }

@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+import time
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsm8k_grpo import answers
@@ -42,10 +43,53 @@ READINGS = {
     "18 dollars": ("18", "18", "18"),
     "= 18": ("18", "18", "18"),
     "\n18\n": ("18", "18", "18"),
-    "3/4": ("3/4", "3", "4"),
-    "-3/4": ("-3/4", "-3", "4"),
-    "**3 / 4**": ("3/4", "3", "4"),
+    "3/4": ("3/4", "3/4", "3/4"),
+    "-3/4": ("-3/4", "-3/4", "-3/4"),
+    "−3/4": ("-3/4", "-3/4", "-3/4"),
+    "**3/4**": ("3/4", "3/4", "3/4"),
+    "**3 / 4**": ("3/4", "3/4", "3/4"),
+    "3 / 4 cups": ("3/4", "3/4", "3/4"),
+    "3/4.": ("3/4", "3/4", "3/4"),
+    "= 48/2": ("24", "24", "24"),
+    "1,500/2": ("750", "750", "750"),
+    "$3/4$": ("3/4", "3/4", "3/4"),
+    "$3/4": ("3/4", "3/4", "3/4"),
+    r"$\frac{3}{4}$": ("3/4", "3/4", "3/4"),
+    r"-\dfrac{3}{4}": ("-3/4", "-3/4", "-3/4"),
+    r"\frac{-3}{4}": ("-3/4", "-3/4", "-3/4"),
+    r"\frac{1,500}{2}": ("750", "750", "750"),
+    r"\frac{x}{4}": ("4", "4", "4"),
+    r"\frac{3}{0}": (None, "3", "0"),
+    # A whole number, one space and a fraction are one number, as recipes and carpenters write it.
+    "1 1/2": ("3/2", "3/2", "3/2"),
+    "-1 1/2": ("-3/2", "-3/2", "-3/2"),
+    "1 1/2 cups": ("3/2", "3/2", "3/2"),
+    r"1\frac{1}{2}": ("3/2", "3/2", "3/2"),
+    r"1 \frac{1}{2}": ("3/2", "3/2", "3/2"),
+    "1-1/2": (None, "1", "1/2"),
+    "1.5 1/2": (None, "1.5", "1/2"),
+    "2: 1/2": (None, "2", "1/2"),
+    "1/2 1/2": (None, "1/2", "1/2"),
+    "12/31/2024": (None, "12", "2024"),
+    "12 / 31 / 2024": (None, "12", "2024"),
+    "1/2/3/4": (None, "1", "4"),
+    "3/4.5": (None, "3", "4.5"),
+    "2.5/4": (None, "2.5", "4"),
     "3/0": (None, "3", "0"),
+    "1/0": (None, "1", "0"),
+    "1/00": (None, "1", "0"),
+    "0/1": ("0", "0", "0"),
+    "1/٠": (None, None, None),
+    "٣": ("3", "3", "3"),
+    "3/\n4": (None, "3", "4"),
+    r"\$5": ("5", "5", "5"),
+    r"-\$5": ("-5", "-5", "-5"),
+    r"18\%": ("18", "18", "18"),
+    "1{,}000": ("1000", "1000", "1000"),
+    r"1\,000": ("1000", "1000", "1000"),
+    r"18\,\text{cm}": ("18", "18", "18"),
+    "1e3": (None, "1", "3"),
+    "- 5": ("5", "5", "5"),
     "5-3": (None, "5", "3"),
     "18 or 19": (None, "18", "19"),
     "1,2": (None, "1", "2"),
@@ -95,6 +139,10 @@ COMPLETIONS = {
     "hashes repeated": ("#### 4\n#### 5", "5", "5", False),
     "block before hashes": ("<answer>4</answer>\n#### 5", "4", "5", False),
     "empty block before hashes": ("<answer></answer>\n#### 5", None, "5", False),
+    "hashes before a token": ("2+2=4\n#### 4<|im_end|>", "4", "4", False),
+    "fraction": ("<reasoning>2</reasoning><answer>3/4</answer>", "3/4", "3/4", True),
+    "fraction last": ("So it is 3/4 of the cake.", None, "3/4", False),
+    "number, then a date": ("18 on 12/31/2024", None, "2024", False),
     "number alone": ("4", None, "4", False),
     "nothing": ("", None, None, False),
 }
@@ -106,6 +154,44 @@ def test_a_completion_is_read_strictly_and_flexibly(what):
     assert answers.strict(completion, TAGS) == number(strict)
     assert answers.flexible(completion) == number(flexible)
     assert answers.has_format(completion, TAGS) is has_format
+
+
+# what: completion, the box's number, what the cascade reads
+CASCADES = {
+    "box, tags and another number": (r"\boxed{3} <answer>4</answer> 5", "3", "3"),
+    "box after the tags": (r"<answer>4</answer> so $\boxed{3}$", "3", "3"),
+    "box in the tags": (r"<answer>\boxed{4}</answer> 5", "4", "4"),
+    "tags without a box": ("<answer>4</answer> 5", None, "4"),
+    "hashes, which the published cascade does not know": ("#### 4\nThat was question 5.", None, "5"),
+    "last number alone": ("4 and 5", None, "5"),
+    "nothing": ("eighteen", None, None),
+    "empty": ("", None, None),
+    "the published example": (r"$\boxed{12}$", "12", "12"),
+    "two boxes": (r"\boxed{12} or \boxed{13}", "13", "13"),
+    "box never closed": (r"\boxed{12} or \boxed{13", "12", "12"),
+    "only box never closed": (r"<answer>4</answer> \boxed{13", None, "4"),
+    "box without a number": (r"\boxed{\text{none}} <answer>4</answer>", None, "4"),
+    "box with two numbers": (r"\boxed{3 \text{ or } 4} <answer>5</answer>", None, "5"),
+    "empty box": (r"4 \boxed{}", None, "4"),
+    "box with braces": (r"\boxed{\text{about }\frac{3}{4}\text{ of }\$1{,}000}", None, "1000"),
+    "fraction in a box": (r"\boxed{\frac{3}{4}}", "3/4", "3/4"),
+    "fraction deep in a box": (r"\boxed{\text{about {\frac{3}{4}}}} 5", "3/4", "3/4"),
+    "braces deeper than boxes are read": (r"\boxed{{{{{4}}}}} 5", None, "5"),
+    "box in a box": (r"\boxed{\boxed{4}} 5", "4", "4"),
+    "units in a box": (r"\boxed{\$18.50 \text{ dollars}} 5", "18.5", "18.5"),
+    "equation in a box": (r"\boxed{x = -7} 5", "-7", "-7"),
+    "space before the brace": (r"\boxed {4} 5", "4", "4"),
+    "no box": ("boxed{4} 5", None, "5"),
+    "numbers in the tags": ("<answer>4 or 5</answer> 6", None, "6"),
+    "tags in the wrong order": ("</answer>4<answer> 6", None, "6"),
+}
+
+
+@pytest.mark.parametrize("what", CASCADES)
+def test_the_cascade_reads_the_box_then_the_tags_then_the_last_number(what):
+    completion, box, cascade = CASCADES[what]
+    assert answers.boxed(completion) == number(box)
+    assert answers.cascade(completion, TAGS) == number(cascade)
 
 
 def test_tags_are_the_recipes_own():
@@ -164,20 +250,42 @@ def test_within_ten_percent(guess, gold, inside):
     assert answers.within(number(guess), Fraction(gold), Fraction(1, 10)) is inside
 
 
-FRAGMENTS = st.sampled_from([*"0159.,-−$%/*=# \n<x", "1,000", "####", "٣", "²", *TAGS.all()])
+@given(*[st.fractions(-200, 200, max_denominator=40)] * 2, st.fractions(0, 2, max_denominator=20))
+def test_within_is_the_definition(guess, gold, tolerance):
+    assert answers.within(guess, gold, tolerance) is (abs(guess - gold) <= tolerance * abs(gold))
+
+
+MARKS = ["1,000", "####", "٣", "٠", "²", r"\boxed{", r"\frac{1}{2}", r"\frac{", r"\$", "{,}", " 1/2"]
+FRAGMENTS = st.sampled_from([*"0159.,-−$%/*=# \n<x{}\\", *MARKS, *TAGS.all()])
 
 
 @given(st.one_of(st.text(), st.lists(FRAGMENTS, max_size=40).map("".join)))
 def test_no_text_raises_and_the_readings_agree(text):
     first, last, whole = answers.first_number(text), answers.flexible(text), answers.parse_number(text)
-    if whole is not None and "/" not in text:
+    if whole is not None:
         assert first == last == whole
+    every = list(answers.NUMBER.finditer(answers._without_latex(text)))
+    assert first == (answers._value(every[0]) if every else None)
+    assert last == (answers._value(every[-1]) if every else None)
+    cascade, box = answers.cascade(text, TAGS), answers.boxed(text)
+    assert cascade == box if box is not None else cascade is not None or last is None
+    assert answers.readings(text, TAGS) == (answers.strict(text, TAGS), last, cascade)
     if answers.has_format(text, TAGS):
         assert answers.answer_block(text, TAGS) is not None
     block = answers.answer_block(text, TAGS)
     if block is not None:
         assert TAGS.answer_start not in block and TAGS.answer_end not in block
         assert answers.strict(text, TAGS) == answers.parse_number(block)
+
+
+@settings(max_examples=60)
+@given(st.lists(FRAGMENTS, min_size=1, max_size=4).map("".join), st.lists(FRAGMENTS, max_size=3).map("".join))
+def test_whatever_is_repeated_is_read_in_linear_time(repeated, end):
+    text = repeated * (30_000 // len(repeated)) + end
+    started = time.process_time()
+    answers.first_number(text), answers.cascade(text, TAGS), answers.boxed(rf"\boxed{{{text}}}")
+    answers.strict(text, TAGS), answers.strict(f"<answer>{text}</answer>", TAGS), answers.has_format(text, TAGS)
+    assert time.process_time() - started < 2  # seconds: some 0.05 where it is linear, 10 and more where quadratic
 
 
 READ_ALL = """
@@ -187,6 +295,7 @@ tags = answers.Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 text = sys.argv[1] * (1_000_000 // len(sys.argv[1])) + sys.argv[2]
 answers.first_number(text), answers.flexible(text), answers.has_format(text, tags)
 answers.strict(text, tags), answers.strict(f"<answer>{text}</answer>", tags)
+answers.cascade(text, tags), answers.cascade(f"\\boxed{{{text}}}", tags)
 """
 
 
@@ -198,6 +307,15 @@ answers.strict(text, tags), answers.strict(f"<answer>{text}</answer>", tags)
         ("000,", "0"),
         ("1.", ""),
         ("1 ", "/"),
+        ("1 1/", "x"),
+        ("1 / ", ""),
+        ("0", "/0"),
+        ("1/0", ""),
+        ("{", ""),
+        ("\\boxed{", ""),
+        ("\\boxed{{}", ""),
+        ("{,}", "1"),
+        (" ", "1"),
         ("-", ""),
         ("<<<<", ""),
         ("#", ""),

@@ -1,11 +1,63 @@
-"""Counting: one completion a prompt as rates, several as means over prompts, pass@k and maj@k."""
+"""One rule for evaluation: readings, rates of one or several completions a prompt, comparison, format check."""
+
+import json
+import runpy
+import sys
 
 import pytest
 
-from gsm8k_grpo import evaluation, stats
+from gsm8k_grpo import evaluation, files, settings, stats
 from gsm8k_grpo.answers import Tags
 
-TAGS = Tags("<r>", "</r>", "<a>", "</a>")
+TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+BEFORE = ("18", "<answer>18</answer> or 19", "none")
+AFTER = ("18", r"<answer>17</answer>, no, \boxed{18}, or 19", r"\boxed{18}, 19")
+RIGHT = {"strict": (1, 0), "flexible": (1, 1), "cascade": (2, 3)}  # rows before and after, by each reading
+
+
+def graded(completions):
+    """Rows as the stage `evaluate` writes them."""
+    return [
+        {
+            **{
+                "id": str(index),
+                "sample": 0,
+                "answer": "18",
+                **evaluation.grade(text, "18", TAGS),
+                "tokens": 4 * index,
+            },
+            "stop_reason": "limit" if index == 2 else "end_of_turn",
+        }
+        for index, text in enumerate(completions)
+    ]
+
+
+@pytest.mark.parametrize("extraction", RIGHT)
+def test_answer_accuracy_is_that_of_the_recipes_extraction(extraction):
+    metrics = evaluation.metrics(graded(AFTER), extraction)
+    assert metrics["answer_accuracy"] == metrics[f"{extraction}_accuracy"]
+    for name, (_, right) in RIGHT.items():
+        assert (metrics[f"{name}_accuracy"]["value"], metrics[f"{name}_accuracy"]["n"]) == (right / 3, 3)
+    assert (metrics["truncated_rate"]["value"], metrics["mean_completion_tokens"]) == (1 / 3, 4.0)
+
+
+@pytest.mark.parametrize("extraction", RIGHT)
+def test_the_comparison_of_answers_is_by_the_recipes_extraction(root, tmp_path, monkeypatch, extraction):
+    files.write_jsonl(tmp_path / "base.jsonl", graded(BEFORE))
+    files.write_jsonl(tmp_path / "final.jsonl", graded(AFTER))
+    chosen = settings.effective("tiny", {"evaluation": {"extraction": extraction}}, root)
+    files.write_json(tmp_path / "settings.yaml", chosen)  # JSON is YAML
+    command = ["compare.py", "--settings", str(tmp_path / "settings.yaml"), "--output", str(tmp_path / "out.json")]
+    command += ["--base", str(tmp_path / "base.jsonl"), "--final", str(tmp_path / "final.jsonl")]
+    monkeypatch.setattr(sys, "argv", command)
+    runpy.run_path(str(root / "scripts" / "compare.py"))["main"]()
+    compared = json.loads((tmp_path / "out.json").read_text())
+    assert compared["answer"] == compared[extraction]
+    for name, (before, after) in RIGHT.items():
+        assert compared[name]["fixed"] - compared[name]["broken"] == after - before
+
+
+SHORT = Tags("<r>", "</r>", "<a>", "</a>")
 
 
 def rows(*prompts, gold="18"):
@@ -14,7 +66,7 @@ def rows(*prompts, gold="18"):
         {
             "id": str(index),
             "answer": gold,
-            **evaluation.grade(text, gold, TAGS),
+            **evaluation.grade(text, gold, SHORT),
             "tokens": 4,
             "stop_reason": "limit" if text.endswith("…") else "end_of_turn",
         }
@@ -51,6 +103,6 @@ def test_several_completions_give_means_over_prompts_and_pass_and_majority():
     ],
 )
 def test_a_format_that_never_occurs_is_warned_of(completions, exact, words):
-    found = evaluation.format_check(completions, TAGS)
+    found = evaluation.format_check(completions, SHORT)
     assert found["exact"]["value"] == exact
     assert (found["warning"] is None) if words is None else words in found["warning"]

@@ -60,9 +60,9 @@ def test_json_and_rows_read_back_as_written(tmp_path):
     assert (tmp_path / "x.jsonl").read_bytes().count(b"\n") == 2
 
 
-def test_windows_line_ends_and_empty_lines_are_read(tmp_path):
+def test_the_mark_and_line_ends_of_windows_and_empty_lines_are_read(tmp_path):
     path = tmp_path / "x.jsonl"
-    path.write_bytes(b'{"a": 1}\r\n\r\n  \n{"a": 2}')
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}')
     assert files.read_jsonl(path) == [{"a": 1}, {"a": 2}]
 
 

@@ -21,7 +21,15 @@ def test_a_published_row_is_normalised():
 
 @pytest.mark.parametrize(
     ("final", "answer"),
-    [("#### 18", "18"), ("####18", "18"), ("#### -3 ", "-3"), ("#### $2.50", "2.5"), ("#### 1\n#### 2", "2")],
+    [
+        ("#### 18", "18"),
+        ("####18", "18"),
+        ("#### -3 ", "-3"),
+        ("#### $2.50", "2.5"),
+        ("#### $-1,000.", "-1000"),
+        ("#### 3/4", "0.75"),
+        ("#### 1\n#### 2", "2"),
+    ],
 )
 def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
     assert gsm8k.normalise({"question": "q", "answer": f"text\n{final}"}, "id", "here")["answer"] == answer
@@ -32,6 +40,14 @@ def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
     [
         ({"question": "q", "answer": "18"}, "'answer' has no '####'"),
         ({"question": "q", "answer": "#### - 5"}, "'- 5' after '####' is not one number"),
+        (
+            {"question": "q", "answer": "#### " + "1" * 1_000_000},
+            "'1111111111111111111111111111111111111111' after '####'",
+        ),
+        (
+            {"question": "q", "answer": "#### " + "1" * 1_000_000 + "x"},
+            "'1111111111111111111111111111111111111111' after",
+        ),
         ({"question": "q", "answer": "#### A1"}, "'A1' after '####' is not one number"),
         ({"question": "half \ud800", "answer": "#### 1"}, "'question' has half of a character"),
         ({"question": "q", "answer": "#### many"}, "'many' after '####' is not one number"),

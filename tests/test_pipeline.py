@@ -107,6 +107,7 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
             "format_accuracy",
             "strict_accuracy",
             "flexible_accuracy",
+            "cascade_accuracy",
             "truncated_rate",
         ):
             assert metrics[rate].keys() == {"value", "low", "high", "n"}

@@ -1,22 +1,40 @@
 r"""The one answer parser: rewards and evaluation read completions through these functions only.
 
-Numbers are exact decimals (or fractions, for `3/4`), never floats. Two readings of a completion, under the field's
-names (lm-evaluation-harness, `gsm8k.yaml`): *strict* is the number in the recipe's answer tags, or after `####`;
-*flexible* is the last number anywhere.
+Numbers are exact decimals or fractions, never floats. Three readings of a completion, under the field's names: *strict*
+is the number in the recipe's answer tags, or after `####`; *flexible* is the last number anywhere (both as in
+lm-evaluation-harness, `gsm8k.yaml`); *cascade* is the last `\boxed{}`, else the answer tags, else the last number (as
+published with Gemma 3 1B, see recipe gemma3-1b-working-out). Which reading wins where is a table in
+tests/test_answers.py.
+
+Every pattern takes time linear in the input: its parts are bounded, or taken whole and never given back (`++`,
+`(?>…)`).
 """
 
+import functools
 import re
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-# A number as models write it: sign (ASCII or U+2212), digits with optional thousands commas, optional decimals.
-# Every part is bounded or unambiguous, so that a match is linear in the input. The look-behind keeps the minus of
-# "5-3" an operator. Commas are of thousands only where all groups of a run are of three digits, so that "1,2" is two
-# numbers; that a run is tried at its beginning alone keeps a long one that ends badly linear.
-NUMBER = re.compile(r"(?:(?<![\d.)\w])[-−])?\$?(?:(?:(?<!\d,)\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)")
-MAX_DIGITS = 400  # a longer run of digits is noise, not an answer: no arithmetic is done on it
-FRACTION = re.compile(r"([-−]?)\$?(\d{1,20})\s*/\s*(\d{1,20})")
+MAX_DIGITS = 400  # a longer number is noise, not an answer: no arithmetic is done on it
+
+# Commas are of thousands only where all groups of a run are of three digits, so that "1,2" is two numbers; that a run
+# is tried at its beginning alone keeps a long one that ends badly linear.
+_INTEGER = r"(?>(?<!\d,)\d{1,3}(?:,\d{3})++(?!,?\d)|\d++)"
+# `3/4`, `3 / 4` and the mixed `1 1/2`. Two slashes are a date, a denominator of 0 or with decimals is none: these are
+# read as the numbers beside the slash.
+_FRACTION = rf"(?<!/)(?<!/ )(?:({_INTEGER}) )?({_INTEGER}) ?/ ?(?!0++(?!\d))({_INTEGER})(?!\d|\.\d| ?/ ?\d)"
+# A number as models write it: sign (ASCII or U+2212), dollar, then a fraction or a decimal. The look-behind keeps the
+# minus of "5-3" an operator.
+NUMBER = re.compile(rf"(?:(?<![\d.)\w])[-−])?\$?(?:{_FRACTION}|{_INTEGER}(?:\.\d++)?|(?<!\d)\.\d++)")
+_DIGIT = re.compile(r"\d")
+# In a text turned round: the last digit, then all before it that can be of one number with it, and what precedes that.
+_LAST_DIGIT = re.compile(r"\d[\d.,$/ −-]*+.?", re.DOTALL)
+# LaTeX for what NUMBER reads: fractions, escaped dollars, thousands as `1{,}000` or `1\,000`.
+_LATEX = re.compile(r"\\[dt]?frac ?\{ ?([-−]?[\d,]++) ?\} ?\{ ?([\d,]++) ?\}|\\(?=\$)|\\!|\\,|\{,\}")
+# Braces are followed three deep, as in `\boxed{\text{about }\frac{3}{4}}`.
+_BOXED = re.compile(r"\\boxed ?\{((?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+)\}")
 
 
 @dataclass(frozen=True)
@@ -33,9 +51,41 @@ class Tags:
         return (self.reasoning_start, self.reasoning_end, self.answer_start, self.answer_end)
 
 
-def _parse(text: str) -> Fraction | None:
-    cleaned = text.replace("−", "-").replace("$", "").replace(",", "")
-    return Fraction(cleaned) if len(cleaned) <= MAX_DIGITS else None
+def _without_latex(text: str) -> str:
+    return _LATEX.sub(_from_latex, text) if "\\" in text or "{,}" in text else text
+
+
+def _from_latex(found: re.Match) -> str:
+    if found[1]:
+        mixed = found.string[: found.start()][-1:].isdigit()  # 1\frac{1}{2}
+        return f"{' ' if mixed else ''}{found[1]}/{found[2]}"
+    return "," if found[0] in (r"\,", "{,}") else ""
+
+
+def _value(found: re.Match | None) -> Fraction | None:
+    """The number that NUMBER has found."""
+    if found is None:
+        return None
+    text = found[0]
+    if not text.isdecimal():
+        text = text.replace(",", "").replace("$", "").replace("−", "-")
+    if len(text) > MAX_DIGITS:
+        return None
+    if found[3] is None:
+        return Fraction(int(text)) if text.isdecimal() else Fraction(text)
+    whole, above, below = (int(part.replace(",", "")) if part else 0 for part in found.groups())
+    if not below:  # a zero of another script
+        return None
+    value = whole + Fraction(above, below)
+    return -value if text[0] == "-" else value
+
+
+def _numbers(text: str) -> Iterator[re.Match]:
+    """All numbers of a text, in order."""
+    text = _without_latex(text)
+    # Python finds a digit forty times as fast as it sees that no sign, dollar or point begins a number.
+    digit = _DIGIT.search(text)
+    return NUMBER.finditer(text, max(0, digit.start() - len("-$."))) if digit else iter(())
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -43,24 +93,29 @@ def parse_number(text: str) -> Fraction | None:
 
     Decoration is ignored (`**18**`, `= 18`, `18.`, `50%`); a text with several numbers states none.
     """
-    whole = FRACTION.fullmatch(text.strip().strip("*").strip())
-    if whole and int(whole[3]):
-        value = Fraction(int(whole[2]), int(whole[3]))
-        return -value if whole[1] else value
-    found = NUMBER.findall(text)
-    return _parse(found[0]) if len(found) == 1 else None
+    found = _numbers(text)
+    only = next(found, None)
+    return None if next(found, None) else _value(only)
 
 
 def first_number(text: str) -> Fraction | None:
     """The first number in a text, or None."""
-    found = NUMBER.search(text)
-    return _parse(found[0]) if found else None
+    return _value(next(_numbers(text), None))
 
 
 def flexible(completion: str) -> Fraction | None:
     """The last number anywhere in a completion, or None."""
-    last = deque(NUMBER.finditer(completion), maxlen=1)
-    return _parse(last[0][0]) if last else None
+    # From the end, as NUMBER alone would spend most of all grading on the numbers before the last.
+    ending = _LAST_DIGIT.search(_without_latex(completion)[::-1])
+    return _value(deque(NUMBER.finditer(ending[0][::-1]), maxlen=1).pop()) if ending else None
+
+
+def boxed(completion: str) -> Fraction | None:
+    r"""The number in the last closed `\boxed{…}`, or None."""
+    if r"\boxed" not in completion:
+        return None
+    last = deque(_BOXED.finditer(completion), maxlen=1)
+    return parse_number(last[0][1]) if last else None
 
 
 def answer_block(completion: str, tags: Tags) -> str | None:
@@ -76,26 +131,44 @@ def answer_block(completion: str, tags: Tags) -> str | None:
 def strict(completion: str, tags: Tags) -> Fraction | None:
     """The number in the recipe's answer block; without a block, the one after the last `####`; else None."""
     block = answer_block(completion, tags)
-    if block is None and "####" in completion:
-        block = completion.rsplit("####", 1)[1].split("\n", 1)[0]
-    return None if block is None else parse_number(block)
+    return _after_hashes(completion) if block is None else parse_number(block)
+
+
+def _after_hashes(completion: str) -> Fraction | None:
+    _, mark, rest = completion.rpartition("####")
+    return parse_number(rest.partition("\n")[0]) if mark else None
+
+
+def cascade(completion: str, tags: Tags) -> Fraction | None:
+    """The first of these that gives a number: the last box, the recipe's answer block, the last number anywhere."""
+    return readings(completion, tags)[2]
+
+
+def readings(completion: str, tags: Tags) -> tuple[Fraction | None, Fraction | None, Fraction | None]:
+    """What `strict`, `flexible` and `cascade` read, with nothing looked for twice."""
+    block = answer_block(completion, tags)
+    in_tags = None if block is None else parse_number(block)
+    last, box = flexible(completion), boxed(completion)
+    by_cascade = box if box is not None else in_tags if in_tags is not None else last
+    return _after_hashes(completion) if block is None else in_tags, last, by_cascade
 
 
 def has_format(completion: str, tags: Tags) -> bool:
     """Whether the whole completion is one reasoning block, then one answer block, with only white space around."""
     text = completion.strip()
+    if not (text.startswith(tags.reasoning_start) and text.endswith(tags.answer_end)):
+        return False
     if any(text.count(tag) != 1 for tag in tags.all()):
         return False
     reasoning_end = text.find(tags.reasoning_end)
     answer_start = text.find(tags.answer_start)
     return (
-        text.startswith(tags.reasoning_start)
-        and text.endswith(tags.answer_end)
-        and len(tags.reasoning_start) <= reasoning_end < answer_start
+        len(tags.reasoning_start) <= reasoning_end < answer_start
         and not text[reasoning_end + len(tags.reasoning_end) : answer_start].strip()
     )
 
 
+@functools.lru_cache(maxsize=2**14)  # a group's completions share their gold
 def gold_number(answer: str) -> Fraction:
     """The gold answer of a normalised row as a number.
 
@@ -126,4 +199,8 @@ def plain(value: Fraction | None) -> str | None:
 
 def within(guess: Fraction | None, gold: Fraction, tolerance: Fraction) -> bool:
     """Whether a guess lies within a relative tolerance of the gold number; at gold 0 only 0 does."""
-    return guess is not None and abs(guess - gold) <= tolerance * abs(gold)
+    if guess is None:
+        return False
+    # |guess − gold| ≤ tolerance · |gold|, times the three denominators: whole numbers take a fraction of the time.
+    apart = abs(guess.numerator * gold.denominator - gold.numerator * guess.denominator)
+    return apart * tolerance.denominator <= tolerance.numerator * abs(gold.numerator) * guess.denominator

@@ -8,21 +8,29 @@ from operator import itemgetter
 from gsm8k_grpo import answers, stats
 from gsm8k_grpo.answers import Tags
 
+COUNTED = ("partial", "format", "strict", "flexible", "cascade")
 TOLERANCE = Fraction(1, 10)  # of partial_accuracy
 
 
 def grade(completion: str, gold: str, tags: Tags) -> dict:
     """What each reading finds in one completion, and whether it is right."""
     target = answers.gold_number(gold)
-    strict, flexible = answers.strict(completion, tags), answers.flexible(completion)
+    strict, flexible, cascade = answers.readings(completion, tags)
     return {
         "strict": answers.plain(strict),
         "flexible": answers.plain(flexible),
+        "cascade": answers.plain(cascade),
         "strict_correct": strict == target,
         "flexible_correct": flexible == target,
+        "cascade_correct": cascade == target,
         "partial_correct": answers.within(strict, target, TOLERANCE),
         "format_correct": answers.has_format(completion, tags),
     }
+
+
+def rates(rows: list[dict]) -> dict:
+    """Rates with 95 % Wilson intervals over the rows of `grade`, one a question."""
+    return {f"{name}_accuracy": stats.rate(sum(row[f"{name}_correct"] for row in rows), len(rows)) for name in COUNTED}
 
 
 def metrics(rows: list[dict], extraction: str) -> dict:
@@ -33,7 +41,7 @@ def metrics(rows: list[dict], extraction: str) -> dict:
 
     Args:
       rows: graded rows (`grade` plus `id`, `answer`, `tokens` and `stop_reason`), those of a prompt beside each other.
-      extraction: `strict` or `flexible`: whose answers `answer_accuracy` counts.
+      extraction: `strict`, `flexible` or `cascade`: whose answers `answer_accuracy` counts.
     """
     prompts = [list(of_prompt) for _, of_prompt in itertools.groupby(rows, key=lambda row: row["id"])]
     samples = len(prompts[0])
@@ -44,10 +52,7 @@ def metrics(rows: list[dict], extraction: str) -> dict:
     judged = f"{extraction}_correct"
     found = {
         "answer_accuracy": rate(itemgetter(judged)),
-        "partial_accuracy": rate(itemgetter("partial_correct")),
-        "format_accuracy": rate(itemgetter("format_correct")),
-        "strict_accuracy": rate(itemgetter("strict_correct")),
-        "flexible_accuracy": rate(itemgetter("flexible_correct")),
+        **{f"{name}_accuracy": rate(itemgetter(f"{name}_correct")) for name in COUNTED},
         "truncated_rate": rate(lambda row: row["stop_reason"] == "limit"),
         "samples": samples,
         "mean_completion_tokens": sum(row["tokens"] for row in rows) / len(rows),

@@ -1,5 +1,6 @@
 """Reading and writing artifacts: atomic writes, rows with their line numbers in errors, content hashes."""
 
+import codecs
 import hashlib
 import json
 import os
@@ -40,7 +41,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     """Writes one JSON object a line, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+    write_text(path, "".join(encoder.encode(row) + "\n" for row in rows))
 
 
 def read_json(path: str | Path) -> Any:
@@ -61,7 +63,8 @@ def read_jsonl(path: str | Path, keys: Iterable[str] = ()) -> list[dict]:
     """
     keys = tuple(keys)
     rows = []
-    for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
+    # Windows begins files with a mark that JSON does not know.
+    for number, line in enumerate(_read_bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if not line.strip():
             continue
         row = _parse(path, number, line)

@@ -19,6 +19,7 @@ RATES = {
     "answer_accuracy": "answer (the recipe's own reading)",
     "strict_accuracy": "strict (answer tags or ####)",
     "flexible_accuracy": "flexible (last number, format ignored)",
+    "cascade_accuracy": "cascade (\\boxed{}, else answer tags, else last number)",
     "partial_accuracy": "within ±10 %",
     "format_accuracy": "format",
     "truncated_rate": "cut at the token limit",

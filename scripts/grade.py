@@ -1,0 +1,69 @@
+r"""Grades completions from anywhere (this pipeline, vLLM, TRL, an API) against gold answers, as stage `evaluate` does.
+
+  python scripts/grade.py --completions completions.jsonl --answers gold.jsonl --output graded
+
+Completions are rows with `id` and `completion`, gold answers rows with `id` and `answer` (a number, or GSM8K's solution
+that ends in `#### 18`); other keys are ignored. Writes rows.jsonl (what each reading found, right or wrong) and
+metrics.json (the rates).
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from gsm8k_grpo import evaluation, files, grading, runtime
+from gsm8k_grpo.answers import Tags
+from gsm8k_grpo.errors import PipelineError, run_stage
+
+TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--completions", type=Path, required=True, help="jsonl with id and completion")
+    parser.add_argument("--answers", type=Path, required=True, help="jsonl with id and answer")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--tags",
+        nargs=4,
+        default=TAGS,
+        metavar=("RS", "RE", "AS", "AE"),
+        help=f"start and end of reasoning, start and end of the answer (default: {' '.join(TAGS)})",
+    )
+    parser.add_argument("--subset", action="store_true", help="gold answers may be without a completion")
+    arguments = parser.parse_args()
+    tags = Tags(*arguments.tags)
+    for index, tag in enumerate(tags.all()):
+        if any(tag in other for other in tags.all()[:index] + tags.all()[index + 1 :]):
+            raise PipelineError(f"--tags: {tag!r} is a part of another tag; the four must tell themselves apart")
+    inputs = (arguments.completions, arguments.answers)
+    rows_file, metrics_file = arguments.output / "rows.jsonl", arguments.output / "metrics.json"
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise PipelineError(f"--output: {arguments.output} is a file, expected a folder")
+    if {rows_file.resolve(), metrics_file.resolve()} & {path.resolve() for path in inputs}:
+        raise PipelineError(f"--output: {arguments.output} would write over what is graded; name another folder")
+    started = time.monotonic()
+    completions, golds = grading.read_completions(arguments.completions), grading.read_golds(arguments.answers)
+    grading.require_matches(completions, golds, inputs, arguments.subset)
+    graded = grading.grade(completions, golds, tags)
+    rates = evaluation.rates(graded)
+    files.write_jsonl(rows_file, graded)
+    seconds = time.monotonic() - started
+    metrics = {
+        "completions": {"path": str(arguments.completions), "sha256": files.sha256_file(arguments.completions)},
+        "answers": {"path": str(arguments.answers), "sha256": files.sha256_file(arguments.answers)},
+        "tags": list(tags.all()),
+        "rows": len(graded),
+        "rows_without_completion": len(golds) - len(graded),
+        **rates,
+        "seconds": round(seconds, 3),
+        "completions_per_second": round(len(graded) / seconds, 1),
+        "provenance": runtime.provenance(),
+    }
+    files.write_json(metrics_file, metrics)
+    for name, rate in rates.items():
+        print(f"{name} {rate['value']:.1%} (95 % interval {rate['low']:.1%} to {rate['high']:.1%}, n = {rate['n']})")
+
+
+if __name__ == "__main__":
+    run_stage(main)
