@@ -40,9 +40,6 @@ CORRECTION = re.compile(
     re.IGNORECASE,
 )
 SENTENCE_END = re.compile(r"[.!?;](?=\s)|\n")
-BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
-FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
-SPACING = re.compile(r"\\[,!]|[{}]")  # how LaTeX writes thousands: 1{,}000, 1,\!000, 1\,000
 WORD = re.compile(r"\w+|[-+−*/×÷=]")
 
 
@@ -112,7 +109,7 @@ def number(completion: str, gold: Fraction, tags: Tags) -> float:
 
 
 def number_boxed(completion: str, gold: Fraction, tags: Tags) -> float:
-    r"""As `number`, but the last closed `\boxed{…}`, if any, goes first (gemma3-1b-working-out). Range 0 … 1.5.
+    r"""As `number`, but a number in the last closed `\boxed{…}` goes first (gemma3-1b-working-out). Range 0 … 1.5.
 
     | completion                             | gold | reward |
     | <r>$\boxed{18}$</r>                    | 18   | 1.5    |
@@ -120,15 +117,14 @@ def number_boxed(completion: str, gold: Fraction, tags: Tags) -> float:
     | $\boxed{1,\!800\text{ dollars}}$       | 1800 | 1.5    |
     | $\boxed{-\frac{1}{2}}$                 | -1/2 | 1.5    |
     | $\boxed{5}$ <a>18</a>                  | 18   | 0      |
-    | \boxed{} <a>18</a>                     | 18   | 0      |
+    | \boxed{} <a>18</a>                     | 18   | 1.5    |
     | \boxed{18 <a>18</a>                    | 18   | 1.5    |
     | 18                                     | 18   | 0      |
     """
-    boxes = BOXED.findall(completion)
-    if not boxes:
+    box = answers.boxed(completion)
+    if box is None:
         return number(completion, gold, tags)
-    plain = SPACING.sub("", FRACTION.sub(r"\1/\2", boxes[-1]))
-    return 1.5 if answers.parse_number(plain) == gold else 0.0
+    return 1.5 if box == gold else 0.0
 
 
 def weighted_format(completion: str, gold: Fraction, tags: Tags) -> float:
