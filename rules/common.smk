@@ -3,6 +3,9 @@
 # All outputs are in `update`: when a job fails, Snakemake puts the former files back. It also takes them for finished
 # under the new settings; so a failed job leaves a mark (LOG.failed), which is a parameter of its rule: another mark than
 # the one of the last run means that the job is tried again.
+#
+# Logs are written by a `tee` that ignores signals: one to the whole process group (Ctrl-C, a preempted machine) must not
+# take the log from a stage that still saves.
 import os
 import sys
 from pathlib import Path
@@ -39,9 +42,6 @@ ENVIRONMENT = f"../envs/{config['platform']}.yaml"
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 )
-
-# A signal to the whole process group (Ctrl-C, a preempted machine) must not take the log from a stage that still saves.
-TEE = "(trap '' INT TERM; exec tee"
 
 
 wildcard_constraints:

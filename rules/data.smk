@@ -18,7 +18,7 @@ rule download:
         source_hashes=source_hashes,
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} "
-        "--output $(dirname {output.manifest:q}) 2>&1 | {TEE} {log:q}) || "
+        "--output $(dirname {output.manifest:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
@@ -43,5 +43,5 @@ rule prompts:
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --train {input.train:q} "
         "--test {input.test:q} --tokenizer {input.tokenizer:q} "
-        "--output $(dirname {output.summary:q}) 2>&1 | {TEE} {log:q}) || "
+        "--output $(dirname {output.summary:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"

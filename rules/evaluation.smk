@@ -33,7 +33,7 @@ rule evaluate:
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
         "--model $(dirname {input.model:q}) --checkpoint {wildcards.checkpoint} "
-        "{params.checkpoints} --output $(dirname {output.metrics:q}) 2>&1 | {TEE} {log:q}) || "
+        "{params.checkpoints} --output $(dirname {output.metrics:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
@@ -53,5 +53,5 @@ rule compare:
         settings=recipe_blocks("evaluation"),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --base {input.base:q} "
-        "--final {input.final:q} --output {output:q} 2>&1 | {TEE} {log:q}) || "
+        "--final {input.final:q} --output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"

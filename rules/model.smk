@@ -21,5 +21,5 @@ rule base_model:
         rows=lambda wildcards, input: f"--rows {input.rows}" if input.rows else "",
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} {params.rows} "
-        "--output $(dirname {output.manifest:q}) 2>&1 | {TEE} {log:q}) || "
+        "--output $(dirname {output.manifest:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"

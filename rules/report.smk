@@ -15,7 +15,7 @@ rule settings:
         settings=lambda wildcards: files.canonical_json(SETTINGS[wildcards.recipe]),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} "
-        "--output {output:q} 2>&1 | {TEE} {log:q}) || "
+        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
@@ -35,7 +35,7 @@ rule plots:
         retry=last_failure("results/logs/{recipe}/plots.log"),
     shell:
         "python3 {input.code[0]} --metrics {input.metrics:q} --evaluations {input.evaluations:q} "
-        "--output $(dirname {output.accuracy:q}) 2>&1 | {TEE} {log:q}) || "
+        "--output $(dirname {output.accuracy:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
@@ -67,5 +67,5 @@ rule report:
         recipes=list(SETTINGS),
     shell:
         "python3 {input.code[0]} --recipes {params.recipes:q} --results results "
-        "--output {output:q} 2>&1 | {TEE} {log:q}) || "
+        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"

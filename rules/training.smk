@@ -24,7 +24,7 @@ rule format_check:
         settings=recipe_blocks("seed", "mesh", "prompt", "training"),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
-        "--model $(dirname {input.model:q}) --output {output:q} 2>&1 | {TEE} {log:q}) || "
+        "--model $(dirname {input.model:q}) --output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
@@ -52,5 +52,5 @@ rule train:
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
         "--model $(dirname {input.model:q}) "
-        "--output $(dirname {output.checkpoints:q}) 2>&1 | {TEE} {log:q}) || "
+        "--output $(dirname {output.checkpoints:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"

@@ -595,6 +595,7 @@ def test_too_large_a_batch_is_refused_by_name_before_anything_is_computed(finish
     )
     assert "too little memory" in error and "training.num_generations" in error
     chosen["evaluation"] |= {"max_completion_tokens": 400_000_000}
+    chosen["model"]["architecture"]["sliding_window_tokens"] = 500_000_000
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(chosen))
     error = fails(
         finished,
