@@ -40,10 +40,10 @@ class Preemption:
         self._signalled = True
 
     def __exit__(self, *_: object) -> None:
-        if (
-            self._signalled
-        ):  # the main thread may have failed since, of a pipe whose reader was ended by the same signal
-            self._thread.join()  # which ends the process
+        if self._signalled:
+            # The main thread may have failed since, of a pipe whose reader was ended by the same signal; the other one
+            # saves, and ends the process.
+            self._thread.join()
         signal.set_wakeup_fd(self._former_descriptor)
         for number, handler in self._former.items():
             signal.signal(number, handler)
