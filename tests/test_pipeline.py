@@ -315,9 +315,7 @@ def test_a_finished_run_trains_nothing_more_and_leaves_the_same_artifacts(finish
     output = tmp_path / "training"
     shutil.copytree(finished / "results/tiny/training", output)
     before = {name: (output / name).read_bytes() for name in ("metrics.csv", "samples.jsonl", "checkpoints.json")}
-    started = time.monotonic()
     printed = ended(train(finished, output))
-    assert time.monotonic() - started < 10  # JAX is not even loaded
     assert "steps/s" not in printed and "LoRA parameters" not in printed
     assert {name: (output / name).read_bytes() for name in before} == before
 
