@@ -1,7 +1,18 @@
-"""Whole evaluations of a few prompts, for the tests."""
+"""A small model's sizes, a few questions, and whole evaluations of prompts, for the tests."""
 
 from gsm8k_grpo import rollout
 
+ARCHITECTURE = {
+    "num_layers": 2,
+    "embed_dim": 32,
+    "hidden_dim": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "vocabulary_size": 400,
+    "sliding_window_tokens": 128,
+}
+QUESTIONS = ["Ana has 3 pens, buys 4 more.", "Ben has 12 cups.", "Cleo has 5 coins, finds 2 more, loses 3.", "Dan?"]
 GREEDY = rollout.Decoding(temperature=0.0, top_k=None, top_p=1.0, seed=0)
 
 

@@ -3,23 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from generation import completed
+from generation import ARCHITECTURE, QUESTIONS, completed
 from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout
 
 from gsm8k_grpo import models, prompts, rollout, tokenizers
 
-ARCHITECTURE = {
-    "num_layers": 2,
-    "embed_dim": 32,
-    "hidden_dim": 32,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 8,
-    "vocabulary_size": 400,
-    "sliding_window_tokens": 128,
-}
-QUESTIONS = ["Ana has 3 pens, buys 4 more.", "Ben has 12 cups.", "Cleo has 5 coins, finds 2 more, loses 3.", "Dan?"]
 LIMIT = 12
 
 

@@ -18,7 +18,7 @@ import optax
 import pytest
 import qwix
 from flax import nnx
-from generation import completed
+from generation import ARCHITECTURE, QUESTIONS, completed
 from jax.experimental.compilation_cache import compilation_cache
 from tunix.generate import tokenizer_adapter
 from tunix.rl import common, function_registry, rl_learner
@@ -31,17 +31,6 @@ from gsm8k_grpo import checkpoints, grpo, models, prompts, rollout, runs, settin
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError
 
-ARCHITECTURE = {
-    "num_layers": 2,
-    "embed_dim": 32,
-    "hidden_dim": 32,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 8,
-    "vocabulary_size": 400,
-    "sliding_window_tokens": 128,
-}
-QUESTIONS = ["Ana has 3 pens, buys 4 more.", "Ben has 12 cups.", "Cleo has 5 coins, finds 2 more, loses 3.", "Dan?"]
 PROMPTS = [prompts.build("", question) for question in QUESTIONS]
 PAD, BOS, STOP = 0, 2, 107
 MAX_PROMPT, LIMIT = 64, 24

@@ -477,6 +477,8 @@ def run(learner: Learner, settings: Mapping, folder: runs.Run) -> None:
     def stopped() -> str:
         if not alone:
             return "the processes of one run do not stop together; the last checkpoint stands"
+        if recorder.recorded < learner.steps_done:
+            return f"step {learner.steps_done} went wrong; the last checkpoint stands"
         if recorder.saved < learner.steps_done:
             _write_checkpoint(learner, settings, folder)
             recorder.commit(learner.steps_done)
@@ -517,6 +519,11 @@ class Recorder:
         self.saved = len(history)  # the newest step with a checkpoint
         if history:
             print(f"resuming after step {len(history)} of {settings['max_steps']}", flush=True)
+
+    @property
+    def recorded(self) -> int:
+        """The newest step with a row."""
+        return len(self._history)
 
     def record(self, row: dict, samples: list[dict]) -> None:
         """One step; `row["tokens"]` counts this step's, what is recorded counts all so far."""
@@ -570,9 +577,7 @@ def _write_checkpoint(learner: Learner, settings: Mapping, folder: runs.Run) -> 
                 custom_metadata={"global_step": step, "role": cluster_lib.Role.ACTOR.value},
             )
     except Exception as error:  # Orbax, TensorStore and the system each have their own
-        system = re.search(
-            r"([^:]+) \[os_error_code", str(error)
-        )  # what TensorStore passes on, at the end of a long text
+        system = re.search(r"([^:]+) \[os_error_code", str(error))  # at the end of TensorStore's long text
         reason = (system[1] if system else str(error) or type(error).__name__).strip().splitlines()[0][:200]
         raise PipelineError(
             f"{folder.checkpoint(step)}: the checkpoint of step {step} cannot be written ({reason}); the ones before "
