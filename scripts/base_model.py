@@ -4,7 +4,8 @@ r"""Stage `base_model`: the weights and the tokenizer that training starts from.
       --rows results/data/word-problems/train.jsonl
 
 Writes weights/ (Orbax), tokenizer.model, provenance.json and, last, model.json (source, architecture, parameters,
-hashes): the same weights have the same model.json, so that making them again reruns nothing.
+hashes): the same weights have the same model.json, so that making them again reruns nothing. Of a fetched model, what
+was beside its weights is kept in published/.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError, run_stage
 
 
-def pretrain(model_settings: Mapping, rows: list[dict], tokenizer_file: Path) -> tuple[object, dict]:
-    """A miniature trained from scratch on demonstrations of the rows; its tokenizer is written on the way."""
+def pretrain(model_settings: Mapping, rows: list[dict], tokenizer_file: Path) -> tuple[dict, dict]:
+    """The weights of a miniature trained from scratch on demonstrations of the rows; its tokenizer is written too."""
     from gsm8k_grpo import models, pretraining
 
     recipe, architecture = model_settings["pretraining"], model_settings["architecture"]
@@ -43,14 +44,12 @@ def pretrain(model_settings: Mapping, rows: list[dict], tokenizer_file: Path) ->
         flush=True,
     )
     pretraining.train(model, data, recipe, recipe["seed"], tokenizer.pad_id())
-    return model, {"source": "pretrained", "seed": recipe["seed"], "rows": len(data.tokens)}
+    return models.weights(model), {"source": "pretrained", "seed": recipe["seed"], "rows": len(data.tokens)}
 
 
-def from_kaggle(model_settings: Mapping, tokenizer_file: Path) -> tuple[object, dict]:
-    """Gemma 2 as published on Kaggle (Flax), downloaded or from kagglehub's own cache."""
+def from_kaggle(model_settings: Mapping) -> tuple[Path, dict]:
+    """The folder of Gemma 2 as published on Kaggle (Flax), downloaded or from kagglehub's own cache."""
     import kagglehub
-    from tunix.models.gemma import model as gemma
-    from tunix.models.gemma import params
 
     try:
         folder = Path(kagglehub.model_download(model_settings["handle"]))
@@ -60,14 +59,19 @@ def from_kaggle(model_settings: Mapping, tokenizer_file: Path) -> tuple[object, 
             f"({type(error).__name__}): accept the model's licence on its Kaggle page and set KAGGLE_USERNAME and "
             "KAGGLE_KEY, or put kagglehub's own credentials file in place"
         ) from None
-    vocabularies, checkpoints = sorted(folder.glob("tokenizer*.model")), sorted(folder.glob("*/_METADATA"))
-    if not vocabularies or not checkpoints:
-        raise PipelineError(f"{folder}: expected a tokenizer*.model and one folder with a Flax checkpoint")
-    shutil.copyfile(vocabularies[0], tokenizer_file)
-    tokenizers.load(tokenizer_file)
-    version = {"gemma2_2b": "2-2b"}[model_settings["architecture"]]
-    model = gemma.Gemma.from_params(params.load_and_format_params(str(checkpoints[0].parent)), version=version)
-    return model, {"source": "kaggle", "handle": model_settings["handle"]}
+    return folder, {"source": "kaggle", "handle": model_settings["handle"]}
+
+
+def convert(folder: Path, architecture: Mapping | str, making: Path) -> dict:
+    """The weights of a fetched model; its tokenizer, and what else the folder says of it, are copied into `making`."""
+    from gsm8k_grpo import pretrained
+
+    print(f"reading {folder}", flush=True)
+    weights, tokenizer_file = pretrained.read(folder, architecture)
+    shutil.copyfile(tokenizer_file, making / "tokenizer.model")
+    tokenizers.load(making / "tokenizer.model")
+    pretrained.copy_published(folder, making / "published")
+    return weights
 
 
 def main() -> None:
@@ -84,28 +88,33 @@ def main() -> None:
     from gsm8k_grpo import models
 
     with tempfile.TemporaryDirectory(dir=arguments.output, prefix=".making.") as making:
-        tokenizer_file, weights = Path(making, "tokenizer.model"), Path(making, "weights")
+        making = Path(making)
         if chosen["source"] == "pretrained":
             if not arguments.rows:
                 raise PipelineError("--rows: a pretrained miniature needs the rows to pretrain on")
             rows = files.read_jsonl(arguments.rows, keys=("question", "solution", "answer"))
-            model, origin = pretrain(chosen, rows, tokenizer_file)
+            weights, origin = pretrain(chosen, rows, making / "tokenizer.model")
         else:
-            model, origin = from_kaggle(chosen, tokenizer_file)
-        models.save(model, weights)
+            folder, origin = from_kaggle(chosen)
+            weights = convert(folder, chosen["architecture"], making)
+        models.save(weights, making / "weights")
         manifest = {
             "name": chosen["name"],
             "origin": origin,
             "architecture": chosen["architecture"],
             "dtype": chosen["dtype"],
-            "parameters": models.count_parameters(model),
-            "sha256": {"weights": models.weights_hash(model), "tokenizer": files.sha256_file(tokenizer_file)},
+            "parameters": sum(array.size for array in models.leaves(weights).values()),
+            "sha256": {
+                "weights": models.weights_hash(weights),
+                "tokenizer": files.sha256_file(making / "tokenizer.model"),
+            },
         }
         # Everything is made; only renames are left. model.json says that the rest is whole, so it goes last.
         (arguments.output / "model.json").unlink(missing_ok=True)
-        shutil.rmtree(arguments.output / "weights", ignore_errors=True)
-        weights.replace(arguments.output / "weights")
-        tokenizer_file.replace(arguments.output / "tokenizer.model")
+        for name in ("weights", "published"):
+            shutil.rmtree(arguments.output / name, ignore_errors=True)
+        for path in making.iterdir():
+            path.replace(arguments.output / path.name)
     files.write_json(arguments.output / "provenance.json", runtime.provenance())
     files.write_json(arguments.output / "model.json", settings.thawed(manifest))
 

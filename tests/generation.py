@@ -3,6 +3,7 @@
 from gsm8k_grpo import rollout
 
 ARCHITECTURE = {
+    "family": "gemma2",
     "num_layers": 2,
     "embed_dim": 32,
     "hidden_dim": 32,
@@ -23,3 +24,13 @@ def completed(sampler, prompts, batch_size, max_prompt_tokens, limit, stop_id, m
         arguments = (sampler, prompts, batch, batch_size, decoding, max_prompt_tokens, limit, stop_id, mesh)
         found.update(zip(batch, rollout.complete(*arguments), strict=True))
     return found
+
+
+# One small model of each family: windows shorter than the sequences, Gemma 3 with one KV head as in its 1B, and local
+# layers on both sides of the global one.
+SMALL = {"embed_dim": 32, "hidden_dim": 48, "num_heads": 4, "head_dim": 8, "vocabulary_size": 64}
+FAMILIES = {
+    "gemma2": {"family": "gemma2", **SMALL, "num_layers": 2, "num_kv_heads": 2, "sliding_window_tokens": 6},
+    "gemma3": {"family": "gemma3", **SMALL, "num_layers": 7, "num_kv_heads": 1, "sliding_window_tokens": 5},
+    "qwen2": {"family": "qwen2", **SMALL, "num_layers": 2, "num_kv_heads": 2, "sliding_window_tokens": None},
+}

@@ -1,15 +1,21 @@
 """Models: initialisation, storage, adapters, and what settings assume of the published shapes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tunix.models.gemma import model as gemma2_lib
+from tunix.models.gemma3 import model as gemma3_lib
+from tunix.models.qwen2 import model as qwen2_lib
 
-from gsm8k_grpo import models, settings
+from gsm8k_grpo import families, models
 from gsm8k_grpo.errors import PipelineError
 
 ARCHITECTURE = {
+    "family": "gemma2",
     "num_layers": 2,
     "embed_dim": 32,
     "hidden_dim": 48,
@@ -44,18 +50,27 @@ def logits(model):
     return np.asarray(model(tokens, jnp.arange(8).reshape(1, 8), None, mask)[0])
 
 
-def test_settings_know_the_published_shapes():
-    for name, known in settings.PRESETS.items():
-        config = models.config(name)
-        assert known == {
-            "embed_dim": config.embed_dim,
-            "hidden_dim": config.hidden_dim,
-            "num_heads": config.num_heads,
-            "num_kv_heads": config.num_kv_heads,
-            "vocabulary_size": config.num_embed,
-            "sliding_window_tokens": config.sliding_window_size,
-        }
-    assert settings.PRESETS.keys() == models.PRESETS.keys()
+@pytest.mark.parametrize(
+    ("name", "tunix"),
+    [
+        ("gemma2_2b", gemma2_lib.ModelConfig.gemma2_2b()),
+        ("gemma3_1b", gemma3_lib.ModelConfig.gemma3_1b_it()),
+        ("qwen2.5_0.5b", qwen2_lib.ModelConfig.qwen2p5_0p5b_instruct()),
+    ],
+)
+def test_the_published_shapes_are_tunixs(name, tunix):
+    config = models.config(name)
+    if name == "gemma2_2b":  # without the 128 rows that belong to no token
+        assert tunix.num_embed - config.num_embed == 128
+        tunix = dataclasses.replace(tunix, num_embed=config.num_embed)
+    if name == "gemma3_1b":  # of initial weights, which are loaded
+        tunix = dataclasses.replace(tunix, param_dtype=jnp.float32)
+    assert config == tunix
+    assert models.vocabulary_size(config) == families.PRESETS[name]["vocabulary_size"]
+
+
+def test_each_family_has_a_published_shape():
+    assert {shape["family"] for shape in families.PRESETS.values()} == families.FAMILIES.keys()
 
 
 def test_no_matrix_starts_at_zero_and_the_seed_decides(model):
@@ -67,7 +82,7 @@ def test_no_matrix_starts_at_zero_and_the_seed_decides(model):
 
 
 def test_saved_weights_load_to_the_same_bits(model, mesh, tmp_path):
-    models.save(model, tmp_path / "weights")
+    models.save(models.weights(model), tmp_path / "weights")
     loaded = models.load(tmp_path / "weights", models.config(ARCHITECTURE), mesh, jnp.float32)
     for first, second in zip(*(jax.tree.leaves(nnx.state(each)) for each in (model, loaded)), strict=True):
         np.testing.assert_array_equal(first, second)

@@ -538,7 +538,7 @@ from gsm8k_grpo import models, rollout
 
 mesh = models.make_mesh(2, 4)
 sizes = {"num_layers": 1, "embed_dim": 32, "hidden_dim": 64, "num_heads": 8, "num_kv_heads": 4, "head_dim": 8}
-config = models.config({**sizes, "vocabulary_size": 64, "sliding_window_tokens": 64})
+config = models.config({**sizes, "family": "gemma2", "vocabulary_size": 64, "sliding_window_tokens": 64})
 model = models.initialise(config, seed=0)
 state = nnx.state(model)
 nnx.update(model, jax.device_put(state, nnx.get_named_sharding(state, mesh)))

@@ -8,6 +8,7 @@ from gsm8k_grpo import models, pretraining
 from gsm8k_grpo.errors import PipelineError
 
 ARCHITECTURE = {
+    "family": "gemma2",
     "num_layers": 2,
     "embed_dim": 32,
     "hidden_dim": 32,

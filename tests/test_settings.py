@@ -230,9 +230,21 @@ FAULTS = {
         {"training": {"warmup_fraction": 1.0}},
         "training.warmup_fraction: 1.0 is greater than",
     ),
-    "window shorter than a sequence": (
-        {"training": {"max_completion_tokens": 200}},
-        "model.architecture.sliding_window_tokens: 128 is less than the 248 tokens of prompt and completion",
+    "no window": (
+        {"model": {"architecture": {"sliding_window_tokens": None}}},
+        "model.architecture.sliding_window_tokens: Gemma 2 has local layers: expected a number",
+    ),
+    "a window where there is none": (
+        {"model": {"architecture": {"family": "qwen2"}}},
+        "model.architecture.sliding_window_tokens: Qwen2.5 has no local layers: expected null",
+    ),
+    "adapters on modules of another family": (
+        {"model": {"architecture": {"family": "qwen2", "sliding_window_tokens": None}}},
+        "training.lora.target_modules: q_einsum is no module of Qwen2.5; there are q_proj, k_proj, ",
+    ),
+    "fused attention": (
+        {"model": {"architecture": {"num_heads": 2, "num_kv_heads": 2}}},
+        "model.architecture.num_kv_heads: as many as num_heads (2): Tunix then has one matrix",
     ),
     "tag inside another": (
         {"prompt": {"tags": {"answer_start": "<reason"}}},

@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 from jax.sharding import Mesh
 
+from gsm8k_grpo import models
 from gsm8k_grpo.errors import PipelineError
 
 BYTES_PER_LOGIT = 4  # log-probs are taken in float32 whatever the weights' precision
@@ -49,7 +50,7 @@ def require_training(config: object, training: dict, max_prompt_tokens: int, mes
     """Refuses a micro-batch whose logits and their gradient alone do not fit."""
     sequences = training["micro_batch_prompts"] * training["num_generations"]
     tokens = max_prompt_tokens + training["max_completion_tokens"]
-    logits = 2 * sequences * tokens * config.num_embed * BYTES_PER_LOGIT
+    logits = 2 * sequences * tokens * models.vocabulary_size(config) * BYTES_PER_LOGIT
     require(
         max(logits, kv_cache_bytes(config, sequences, tokens)),
         mesh,
@@ -60,7 +61,7 @@ def require_training(config: object, training: dict, max_prompt_tokens: int, mes
 
 def require_evaluation(config: object, rows: int, max_prompt_tokens: int, completion_tokens: int, mesh: Mesh) -> None:
     """Refuses an evaluation batch whose prompt logits or KV cache alone do not fit."""
-    logits = rows * max_prompt_tokens * config.num_embed * BYTES_PER_LOGIT
+    logits = rows * max_prompt_tokens * models.vocabulary_size(config) * BYTES_PER_LOGIT
     cache = kv_cache_bytes(config, rows, max_prompt_tokens + completion_tokens)
     require(
         logits + cache,

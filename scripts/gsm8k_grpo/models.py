@@ -11,70 +11,117 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import qwix
-from flax import nnx
+from flax import nnx, traverse_util
 from jax.sharding import Mesh
 from qwix._src.utils import flax_util
-from tunix.models.gemma import model as gemma
+from tunix.models.gemma import model as gemma2_lib
+from tunix.models.gemma3 import model as gemma3_lib
+from tunix.models.qwen2 import model as qwen2_lib
 
+from gsm8k_grpo import families
 from gsm8k_grpo.errors import PipelineError
+from gsm8k_grpo.gemma2 import Gemma2
 
-# The published Gemma 2 2B: https://arxiv.org/abs/2408.00118, table 1.
-PRESETS = {"gemma2_2b": gemma.ModelConfig.gemma2_2b}
+CLASSES = {
+    gemma2_lib.ModelConfig: Gemma2,
+    gemma3_lib.ModelConfig: gemma3_lib.Gemma3,
+    qwen2_lib.ModelConfig: qwen2_lib.Qwen2,
+}
 
 
-def config(architecture: Mapping | str) -> gemma.ModelConfig:
-    """The Tunix configuration of a Gemma 2 architecture.
+def config(architecture: Mapping | str) -> object:
+    """The Tunix configuration of an architecture, to compute in float32 unless `load` is told otherwise.
 
     Args:
       architecture: a preset's name, or the sizes of a small model (`model.architecture` in `config.yaml`).
     """
-    if isinstance(architecture, str):
-        return PRESETS[architecture]()
-    layers = architecture["num_layers"]
-    alternating = (gemma.AttentionType.LOCAL_SLIDING, gemma.AttentionType.GLOBAL) * layers
-    return gemma.ModelConfig(
-        num_layers=layers,
-        num_embed=architecture["vocabulary_size"],
-        embed_dim=architecture["embed_dim"],
-        hidden_dim=architecture["hidden_dim"],
-        num_heads=architecture["num_heads"],
-        head_dim=architecture["head_dim"],
-        num_kv_heads=architecture["num_kv_heads"],
-        sliding_window_size=architecture["sliding_window_tokens"],
-        attention_types=alternating[:layers],
-        # What makes it Gemma 2: soft caps, and norms after attention and feed-forward too.
-        final_logit_softcap=30.0,
-        attn_logits_soft_cap=50.0,
-        use_post_attn_norm=True,
-        use_post_ffw_norm=True,
+    sizes = families.sizes(architecture)
+    common = {
+        "num_layers": sizes["num_layers"],
+        "embed_dim": sizes["embed_dim"],
+        "hidden_dim": sizes["hidden_dim"],
+        "num_heads": sizes["num_heads"],
+        "head_dim": sizes["head_dim"],
+        "num_kv_heads": sizes["num_kv_heads"],
+    }
+    if sizes["family"] == "gemma2":
+        local, whole = gemma2_lib.AttentionType.LOCAL_SLIDING, gemma2_lib.AttentionType.GLOBAL
+        return gemma2_lib.ModelConfig(
+            **common,
+            num_embed=sizes["vocabulary_size"],
+            sliding_window_size=sizes["sliding_window_tokens"],
+            attention_types=((local, whole) * sizes["num_layers"])[: sizes["num_layers"]],
+            # What makes it Gemma 2: soft caps, and norms after attention and feed-forward too.
+            final_logit_softcap=30.0,
+            attn_logits_soft_cap=50.0,
+            use_post_attn_norm=True,
+            use_post_ffw_norm=True,
+        )
+    if sizes["family"] == "gemma3":  # five local layers to a global one, by Tunix's class
+        return gemma3_lib.ModelConfig(
+            **common,
+            num_embed=sizes["vocabulary_size"],
+            sliding_window_size=sizes["sliding_window_tokens"],
+            local_base_frequency=10_000,
+            global_base_frequency=1_000_000,
+            param_dtype=jnp.float32,
+        )
+    return qwen2_lib.ModelConfig(
+        **common,
+        vocab_size=sizes["vocabulary_size"],
+        norm_eps=1e-6,
+        rope_theta=1_000_000,
+        use_tied_embedding=True,
     )
 
 
-def initialise(model_config: gemma.ModelConfig, seed: int) -> nnx.Module:
+def vocabulary_size(model_config: object) -> int:
+    """Rows of the embedding, which Tunix's configurations name differently."""
+    return model_config.vocab_size if isinstance(model_config, qwen2_lib.ModelConfig) else model_config.num_embed
+
+
+def build(model_config: object) -> nnx.Module:
+    """A model of the configuration's family, with Tunix's own initial weights."""
+    return CLASSES[type(model_config)](model_config, rngs=nnx.Rngs(0))
+
+
+def initialise(model_config: object, seed: int) -> nnx.Module:
     """A randomly initialised model, float32.
 
     Tunix leaves the feed-forward kernels at zero (its models are loaded, not trained from scratch), where they would
     get no gradient: every matrix is drawn here, normal with standard deviation 1/√fan-in (LeCun).
     """
-    model = gemma.Gemma(model_config, rngs=nnx.Rngs(seed))
+    model = build(model_config)
     state = nnx.state(model)
     key = jax.random.key(seed)
     for index, (path, variable) in enumerate(nnx.to_flat_state(state)):
         name, shape = "/".join(map(str, path)), variable.shape
         if len(shape) >= 2:
-            if "input_embedding" in name:
-                deviation = 0.02  # tied with the output: small logits at first
-            else:
-                # q (N, D, H) and kv (2, K, D, H) contract D; the output projection (N, H, D) contracts N·H.
-                fan_in = shape[0] * shape[1] if "attn_vec" in name else shape[-2]
-                deviation = fan_in**-0.5
+            # The embedding is tied with the output: small logits at first.
+            deviation = 0.02 if "input_embedding" in name else _fan_in(name, shape) ** -0.5
             variable[...] = deviation * jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
-        elif "post_" in name:
+        elif "post_" in name and name.endswith("scale"):
             # Gemma stores scale − 1. At 0.4 the normed branches do not drown the token in the residual stream, and a
             # small model learns visibly sooner.
             variable[...] = jnp.full(shape, -0.6, jnp.float32)
     nnx.update(model, state)
     return model
+
+
+def _fan_in(name: str, shape: tuple[int, ...]) -> int:
+    """How many inputs each output of a matrix sums over."""
+    if "attn_vec" in name or "o_proj" in name:
+        return shape[0] * shape[1]  # (N, H, D) contracts N·H
+    if len(shape) == 3 and any(part in name for part in ("q_proj", "k_proj", "v_proj")):
+        return shape[0]  # Qwen: (D, N, H)
+    return shape[-2]  # Gemma: q (N, D, H) and kv (2, K, D, H); kernels (in, out)
+
+
+def abstract(model_config: object, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
+    """The model's structure without weights, to compute in `dtype` (Gemma computes in its weights' own)."""
+    if isinstance(model_config, qwen2_lib.ModelConfig):
+        model_config = dataclasses.replace(model_config, dtype=dtype)
+    return nnx.eval_shape(lambda: build(model_config))
 
 
 def make_mesh(fsdp: int, tp: int) -> Mesh:
@@ -97,32 +144,41 @@ def count_parameters(model: nnx.Module, kind: type = nnx.Param) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, kind)))
 
 
-def weights_hash(model: nnx.Module) -> str:
+def weights(model: nnx.Module) -> dict:
+    """All weights as nested dicts of arrays, by Tunix's names: what `save` and `weights_hash` take."""
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def leaves(weights: Mapping) -> dict[tuple, object]:
+    """The arrays of `weights`, by path."""
+    return traverse_util.flatten_dict(weights)
+
+
+def weights_hash(weights: Mapping) -> str:
     """One hash over all weights: names, dtypes, shapes and bytes. (Files of equal weights differ: Orbax dates them.)"""
     digest = hashlib.sha256()
-    for path, leaf in sorted(nnx.to_flat_state(nnx.state(model)), key=lambda item: str(item[0])):
-        array = np.asarray(leaf[...])
+    for path, leaf in sorted(leaves(weights).items(), key=lambda item: str(item[0])):
+        array = np.asarray(leaf)
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def save(model: nnx.Module, folder: Path) -> None:
+def save(weights: Mapping, folder: Path) -> None:
     """Writes all weights as an Orbax checkpoint into `folder`, which must not exist yet."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), nnx.to_pure_dict(nnx.state(model)))
+        checkpointer.save(folder.absolute(), weights)
 
 
-def load(folder: Path, model_config: gemma.ModelConfig, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
-    """Loads weights saved by `save`, each array straight into its shards on the mesh.
+def load(folder: Path, model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
+    """Loads weights saved by `save`, each array straight into its shards on the mesh, to compute in `dtype`.
 
     Raises:
       PipelineError: no weights there, or weights of another architecture.
     """
     if not folder.is_dir():
         raise PipelineError(f"{folder}: no weights; make them again with --forcerun base_model")
-    model = nnx.eval_shape(lambda: gemma.Gemma(model_config, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(abstract(model_config, dtype))
     shardings = nnx.get_named_sharding(state, mesh)
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),

@@ -1,9 +1,7 @@
 """Generation through Tunix's sampler: rollouts for training, greedy completions for evaluation."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -65,19 +63,25 @@ class Sampler(tunix_sampler.Sampler):
     def transformer(self) -> nnx.Module:
         """The model as Tunix asks for it to make a cache: with our `init_cache`."""
         model = super().transformer
-        object.__setattr__(model, "init_cache", functools.partial(self._init_cache, type(model).init_cache, model))
+        object.__setattr__(model, "init_cache", self._init_cache)
         return model
 
-    def _init_cache(self, stock: Callable, model: nnx.Module, batch_size: int, tokens: int, dtype: object) -> dict:
-        """What `stock` would make, all zero, sharded by rows (fsdp) and KV heads (tp)."""
-        shapes = jax.eval_shape(lambda: stock(model, batch_size, tokens, dtype))
+    def _init_cache(self, batch_size: int, tokens: int, dtype: object) -> dict:
+        """An empty cache as all of Tunix's models have it, sharded by rows (fsdp) and KV heads (tp)."""
+        sizes = self.cache_config
         rows = "fsdp" if batch_size % self._mesh.shape["fsdp"] == 0 else None
+        sharded = NamedSharding(self._mesh, PartitionSpec(rows, None, "tp", None))
+        whole = NamedSharding(self._mesh, PartitionSpec())
 
-        def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-            spec = PartitionSpec(rows, None, "tp", None) if leaf.ndim == 4 else PartitionSpec()
-            return jnp.zeros(leaf.shape, leaf.dtype, device=NamedSharding(self._mesh, spec))
+        def layer() -> dict:
+            shape = (batch_size, tokens, sizes.num_kv_heads, sizes.head_dim)
+            return {
+                "k": jnp.zeros(shape, dtype, device=sharded),
+                "v": jnp.zeros(shape, dtype, device=sharded),
+                "end_index": jnp.zeros((batch_size,), jnp.int32, device=whole),
+            }
 
-        return jax.tree.map(zeros, shapes)
+        return {f"layer_{index}": layer() for index in range(sizes.num_layers)}
 
     def _sample(self, logits: jax.Array, eos: jax.Array, cache: dict, sampler_state: object) -> object:
         """Draws the next token of each row; `sampler_state.seed` holds one key a row (greedy: unused)."""

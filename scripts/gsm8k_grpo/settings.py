@@ -11,17 +11,10 @@ from typing import Any
 import jsonschema
 import yaml
 
-from gsm8k_grpo import own_rewards
+from gsm8k_grpo import families, own_rewards
 from gsm8k_grpo.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
-# What checks need to know of the published shapes; the shapes themselves are Tunix's (models.PRESETS).
-PRESETS = {
-    "gemma2_2b": {
-        **{"embed_dim": 2304, "hidden_dim": 9216, "num_heads": 8, "num_kv_heads": 4, "vocabulary_size": 256_128},
-        "sliding_window_tokens": 4096,
-    }
-}
 RESERVED = ("data", "models", "logs", "cache")  # folders of results/ that are no recipe's
 # JSON Schema takes 100.0 for an integer, which Python's range() does not, and YAML's .nan and .inf for numbers.
 _TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
@@ -179,21 +172,9 @@ def _conflicts(settings: Mapping):
         yield "model.handle", "source kaggle needs a handle such as google/gemma-2/flax/gemma2-2b-it"
     if model["source"] == "pretrained" and not (model["pretraining"] and isinstance(model["architecture"], Mapping)):
         yield "model.pretraining", "source pretrained needs model.pretraining and the sizes of model.architecture"
-    shape = model["architecture"] if isinstance(model["architecture"], Mapping) else PRESETS[model["architecture"]]
-    heads, kv_heads = shape["num_heads"], shape["num_kv_heads"]
-    if heads % kv_heads:
-        yield "model.architecture.num_kv_heads", f"{kv_heads} does not divide num_heads {heads}"
+    shape = families.sizes(model["architecture"])
+    yield from _architecture_conflicts(shape, training["lora"]["target_modules"])
     yield from _mesh_conflicts(settings, shape)
-    longest = settings["prompt"]["max_tokens"] + max(
-        settings[block]["max_completion_tokens"] for block in ("training", "evaluation")
-    )
-    if shape["sliding_window_tokens"] < longest:
-        # Tunix 0.1.7 compares cache positions, padding included, with token positions, padding not included.
-        yield (
-            "model.architecture.sliding_window_tokens",
-            f"{shape['sliding_window_tokens']} is less than the {longest} tokens of prompt and completion, and Tunix "
-            "misplaces a sliding window over padded prompts; use a larger window or lower prompt.max_tokens",
-        )
     if training["prompts_per_step"] % training["micro_batch_prompts"]:
         yield (
             "training.micro_batch_prompts",
@@ -245,6 +226,30 @@ def _conflicts(settings: Mapping):
     for index, tag in enumerate(tags):
         if any(tag in other for other in tags[:index] + tags[index + 1 :]):
             yield "prompt.tags", f"the tag {tag!r} is a part of another tag; the four must tell themselves apart"
+
+
+def _architecture_conflicts(shape: Mapping, target_modules: list[str]):
+    """Yields (key, problem) for sizes that make no model of the family, and modules that it does not have."""
+    family, heads, kv_heads = families.FAMILIES[shape["family"]], shape["num_heads"], shape["num_kv_heads"]
+    if heads % kv_heads:
+        yield "model.architecture.num_kv_heads", f"{kv_heads} does not divide num_heads {heads}"
+    if heads == kv_heads and "kv_einsum" in family.modules:
+        yield (
+            "model.architecture.num_kv_heads",
+            f"as many as num_heads ({heads}): Tunix then has one matrix for queries, keys and values, which none of "
+            "training.lora.target_modules is; use fewer",
+        )
+    window = shape["sliding_window_tokens"]
+    if family.windowed and window is None:
+        yield "model.architecture.sliding_window_tokens", f"{family.title} has local layers: expected a number"
+    if not family.windowed and window is not None:
+        yield "model.architecture.sliding_window_tokens", f"{family.title} has no local layers: expected null"
+    for module in target_modules:
+        if module not in family.modules:
+            yield (
+                "training.lora.target_modules",
+                f"{module} is no module of {family.title}; there are {', '.join(family.modules)}",
+            )
 
 
 def _mesh_conflicts(settings: Mapping, shape: Mapping):
