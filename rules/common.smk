@@ -37,6 +37,8 @@ if Path("results").exists() and not os.access("results", os.W_OK | os.X_OK):
 # Recipes may share data sets and models; load_settings has made sure that they mean the same by one name.
 DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
+# The runs of each recipe that has several seeds.
+SEEDED = settings.seeded(config["recipes"], SETTINGS)
 ENVIRONMENT = f"../envs/{config['platform']}.yaml"
 # The Python that runs Snakemake runs the stages too; with --sdm conda, the environment's own goes before it.
 os.environ.update(
@@ -48,7 +50,9 @@ wildcard_constraints:
     recipe="|".join(SETTINGS),
     dataset="|".join(DATASETS),
     model="|".join(MODELS),
-    checkpoint="base|step-[0-9]+|final",
+    seeded="|".join(SEEDED),
+    evaluations="evaluations|evaluations-dev",
+    checkpoint="base|step-[0-9]+|final|best",
 
 
 def blocks(chosen, *names):
@@ -90,10 +94,33 @@ def reward_files(wildcards):
     return own_rewards.paths(SETTINGS[wildcards.recipe]["training"]["rewards"])
 
 
-def evaluations(wildcards):
-    """The metrics of all checkpoints of a rule's recipe, base first."""
-    names = checkpoint_names(SETTINGS[wildcards.recipe]["training"])
-    return [f"results/{wildcards.recipe}/evaluations/{name}/metrics.json" for name in names]
+def split_of(wildcards):
+    """The split that a folder of evaluations is on: `evaluations` on the recipe's, `evaluations-dev` on dev."""
+    named = SETTINGS[wildcards.recipe]["evaluation"]["split"]
+    return named if wildcards.evaluations == "evaluations" else "dev"
+
+
+def selection(recipe):
+    """The metrics of all checkpoints of a recipe on dev, base first: what the best one is chosen on."""
+    chosen = SETTINGS[recipe]
+    folder = "evaluations" if chosen["evaluation"]["split"] == "dev" else "evaluations-dev"
+    names = checkpoint_names(chosen["training"])
+    return [f"results/{recipe}/{folder}/{name}/metrics.json" for name in names]
+
+
+def same_evaluations(wildcards):
+    """Evaluations that may be the very one wanted: then their rows are taken over, and nothing is computed twice."""
+    if wildcards.checkpoint == "best":
+        final = f"results/{wildcards.recipe}/evaluations/final/metrics.json"
+        on_dev = split_of(wildcards) == "dev"
+        return selection(wildcards.recipe) if on_dev else [final]
+    if wildcards.checkpoint != "base":
+        return []
+    parts = ("mesh", "dataset", "model", "prompt", "evaluation")
+    wanted = blocks(SETTINGS[wildcards.recipe], *parts)
+    first = next(name for name, chosen in SETTINGS.items() if blocks(chosen, *parts) == wanted)
+    shared = f"results/{first}/{wildcards.evaluations}/base/metrics.json"
+    return [] if first == wildcards.recipe else [shared]
 
 
 def source_hashes(wildcards):

@@ -1,13 +1,10 @@
-# Base model and checkpoints by one rule, then base against final on the same rows.
+# Base model and checkpoints by one rule: all of them on dev, which decides what is best; base, best and final on test.
 
 
 rule evaluate:
     input:
         code=code.files("evaluate"),
-        rows=lambda wildcards: "results/{recipe}/prompts/{split}.jsonl".format(
-            recipe=wildcards.recipe,
-            split=SETTINGS[wildcards.recipe]["evaluation"]["split"],
-        ),
+        rows=lambda wildcards: f"results/{wildcards.recipe}/prompts/{split_of(wildcards)}.jsonl",
         model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
         checkpoints=branch(
@@ -15,25 +12,53 @@ rule evaluate:
             then=[],
             otherwise="results/{recipe}/training/checkpoints.json",
         ),
+        best=branch(
+            lambda wildcards: wildcards.checkpoint == "best",
+            then="results/{recipe}/best.json",
+            otherwise=[],
+        ),
+        same=same_evaluations,
     output:
-        completions=update("results/{recipe}/evaluations/{checkpoint}/completions.jsonl"),
-        metrics=update("results/{recipe}/evaluations/{checkpoint}/metrics.json"),
+        completions=update("results/{recipe}/{evaluations}/{checkpoint}/completions.jsonl"),
+        metrics=update("results/{recipe}/{evaluations}/{checkpoint}/metrics.json"),
     log:
-        "results/logs/{recipe}/evaluate-{checkpoint}.log",
+        "results/logs/{recipe}/{evaluations}-{checkpoint}.log",
     conda:
         ENVIRONMENT
     resources:
         accelerator=1,
     params:
-        retry=last_failure("results/logs/{recipe}/evaluate-{checkpoint}.log"),
+        retry=last_failure("results/logs/{recipe}/{evaluations}-{checkpoint}.log"),
         settings=recipe_blocks("mesh", "prompt", "evaluation"),
-        checkpoints=lambda wildcards, input: (
-            f"--checkpoints {input.checkpoints}" if input.checkpoints else ""
+        split=split_of,
+        files=lambda wildcards, input: " ".join(
+            f"--{option} {path}"
+            for option in ("checkpoints", "best", "same")
+            for path in [input.get(option)]
+            if path
         ),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
-        "--model $(dirname {input.model:q}) --checkpoint {wildcards.checkpoint} "
-        "{params.checkpoints} --output $(dirname {output.metrics:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
+        "--split {params.split} --model $(dirname {input.model:q}) --checkpoint {wildcards.checkpoint} "
+        "{params.files} --output $(dirname {output.metrics:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+
+
+rule best:
+    input:
+        code=code.files("best"),
+        metrics=lambda wildcards: selection(wildcards.recipe),
+    output:
+        update("results/{recipe}/best.json"),
+    log:
+        "results/logs/{recipe}/best.log",
+    conda:
+        ENVIRONMENT
+    params:
+        retry=last_failure("results/logs/{recipe}/best.log"),
+    shell:
+        "python3 {input.code[0]} --metrics {input.metrics:q} "
+        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
@@ -42,6 +67,7 @@ rule compare:
         code=code.files("compare"),
         base="results/{recipe}/evaluations/base/completions.jsonl",
         final="results/{recipe}/evaluations/final/completions.jsonl",
+        best="results/{recipe}/evaluations/best/completions.jsonl",
     output:
         update("results/{recipe}/comparison.json"),
     log:
@@ -53,5 +79,29 @@ rule compare:
         settings=recipe_blocks("evaluation"),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --base {input.base:q} "
-        "--final {input.final:q} --output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
+        "--final {input.final:q} --best {input.best:q} --output {output:q} 2>&1 | "
+        "(trap '' INT TERM; exec tee {log:q}) || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+
+
+rule over_seeds:
+    input:
+        code=code.files("over_seeds"),
+        metrics=lambda wildcards: expand(
+            "results/{run}/evaluations/{checkpoint}/metrics.json",
+            run=SEEDED[wildcards.seeded],
+            checkpoint=("base", "final", "best"),
+        ),
+    output:
+        update("results/{seeded}/seeds.json"),
+    log:
+        "results/logs/{seeded}/over_seeds.log",
+    conda:
+        ENVIRONMENT
+    params:
+        retry=last_failure("results/logs/{seeded}/over_seeds.log"),
+        runs=lambda wildcards: SEEDED[wildcards.seeded],
+    shell:
+        "python3 {input.code[0]} --results results --runs {params.runs:q} --output {output:q} 2>&1 | "
+        "(trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"

@@ -23,7 +23,12 @@ rule plots:
     input:
         code=code.files("plots"),
         metrics="results/{recipe}/training/metrics.csv",
-        evaluations=evaluations,
+        selection=lambda wildcards: selection(wildcards.recipe),
+        best="results/{recipe}/best.json",
+        evaluations=expand(
+            "results/{{recipe}}/evaluations/{checkpoint}/metrics.json",
+            checkpoint=("base", "final", "best"),
+        ),
     output:
         accuracy=update("results/{recipe}/plots/accuracy.svg"),
         training=update("results/{recipe}/plots/training.svg"),
@@ -34,7 +39,8 @@ rule plots:
     params:
         retry=last_failure("results/logs/{recipe}/plots.log"),
     shell:
-        "python3 {input.code[0]} --metrics {input.metrics:q} --evaluations {input.evaluations:q} "
+        "python3 {input.code[0]} --metrics {input.metrics:q} --selection {input.selection:q} "
+        "--best {input.best:q} --evaluations {input.evaluations:q} "
         "--output $(dirname {output.accuracy:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
@@ -51,6 +57,7 @@ rule report:
         format_checks=expand("results/{recipe}/format_check.json", recipe=SETTINGS),
         training=expand("results/{recipe}/training/summary.json", recipe=SETTINGS),
         comparisons=expand("results/{recipe}/comparison.json", recipe=SETTINGS),
+        seeds=expand("results/{seeded}/seeds.json", seeded=SEEDED),
         plots=expand(
             "results/{recipe}/plots/{plot}.svg",
             recipe=SETTINGS,
@@ -65,7 +72,8 @@ rule report:
     params:
         retry=last_failure("results/logs/report.log"),
         recipes=list(SETTINGS),
+        seeded=lambda wildcards: f"--seeded {' '.join(SEEDED)}" if SEEDED else "",
     shell:
-        "python3 {input.code[0]} --recipes {params.recipes:q} --results results "
+        "python3 {input.code[0]} --recipes {params.recipes:q} {params.seeded} --results results "
         "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"

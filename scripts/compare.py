@@ -1,8 +1,9 @@
-r"""Stage `compare`: base against final on the same rows: paired counts, difference with interval, exact McNemar test.
+r"""Stage `compare`: base against final, and against best, on the same rows: paired counts, exact McNemar test.
 
   python scripts/compare.py --settings results/tiny/settings.yaml \
       --base results/tiny/evaluations/base/completions.jsonl \
-      --final results/tiny/evaluations/final/completions.jsonl --output results/tiny/comparison.json
+      --final results/tiny/evaluations/final/completions.jsonl \
+      --best results/tiny/evaluations/best/completions.jsonl --output results/tiny/comparison.json
 """
 
 import argparse
@@ -17,16 +18,28 @@ def main() -> None:
     parser.add_argument("--settings", required=True, help="JSON text or a settings.yaml; needs the block evaluation")
     parser.add_argument("--base", type=Path, required=True, help="the base model's completions.jsonl")
     parser.add_argument("--final", type=Path, required=True, help="the final checkpoint's completions.jsonl")
+    parser.add_argument("--best", type=Path, required=True, help="the completions.jsonl of the one chosen on dev")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
     extraction = settings.stage_settings(arguments.settings, "evaluation")["evaluation"]["extraction"]
-    # With several completions a prompt, the first of each: McNemar's test is of one verdict a row.
-    base, final = (
+    final, best = (paired(arguments.base, path, extraction) for path in (arguments.final, arguments.best))
+    files.write_json(arguments.output, {**final, "best": best, "provenance": runtime.provenance()})
+
+
+def paired(base_file: Path, trained_file: Path, extraction: str) -> dict:
+    """Each verdict of `evaluation.grade`, before against after, as `stats.paired`.
+
+    With several completions a prompt, the first of each: McNemar's test is of one verdict a row.
+
+    Raises:
+      PipelineError: not the same rows.
+    """
+    base, trained = (
         [row for row in files.read_jsonl(path, ("id", "sample")) if row["sample"] == 0]
-        for path in (arguments.base, arguments.final)
+        for path in (base_file, trained_file)
     )
-    if [row["id"] for row in base] != [row["id"] for row in final]:
-        raise PipelineError(f"{arguments.base} and {arguments.final}: not the same rows; evaluate both again")
+    if [row["id"] for row in base] != [row["id"] for row in trained]:
+        raise PipelineError(f"{base_file} and {trained_file}: not the same rows; evaluate both again")
     judged = {
         "answer": f"{extraction}_correct",
         "strict": "strict_correct",
@@ -35,10 +48,9 @@ def main() -> None:
         "partial": "partial_correct",
         "format": "format_correct",
     }
-    compared = {
-        name: stats.paired([row[key] for row in base], [row[key] for row in final]) for name, key in judged.items()
+    return {
+        name: stats.paired([row[key] for row in base], [row[key] for row in trained]) for name, key in judged.items()
     }
-    files.write_json(arguments.output, {**compared, "provenance": runtime.provenance()})
 
 
 if __name__ == "__main__":

@@ -26,17 +26,33 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=Path, required=True, help="prompts to evaluate on")
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--checkpoint", default="base", help="base, step-N or final")
+    parser.add_argument("--split", choices=("dev", "test"), help="which split the rows are; default: the settings'")
+    parser.add_argument("--checkpoint", default="base", help="base, step-N, final, or best: the one that --best names")
     parser.add_argument("--checkpoints", type=Path, help="checkpoints.json of the training (not for base)")
+    parser.add_argument("--best", type=Path, help="best.json: which checkpoint was chosen on dev")
+    parser.add_argument(
+        "--same",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="metrics.json of evaluations whose rows are taken over if equal",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
     chosen = settings.stage_settings(arguments.settings, "mesh", "prompt", "evaluation")
     prompt, how = chosen["prompt"], chosen["evaluation"]
     tags = Tags(**prompt["tags"])
+    split = arguments.split or how["split"]
+    limit = "rows" if split == how["split"] else "selection_rows"
     rows = files.read_jsonl(arguments.rows, keys=("id", "prompt", "answer"))
-    if how["rows"] and how["rows"] > len(rows):
-        raise PipelineError(f"evaluation.rows: {how['rows']} rows wanted, {arguments.rows} has {len(rows)}")
-    rows = rows[: how["rows"]]
+    if how[limit] and how[limit] > len(rows):
+        raise PipelineError(f"evaluation.{limit}: {how[limit]} rows wanted, {arguments.rows} has {len(rows)}")
+    rows = rows[: how[limit]]
+    checkpoint = _checkpoint(arguments)
+    inputs = _inputs(arguments, chosen, rows, checkpoint)
+    fingerprint = files.sha256_text(files.canonical_json(inputs))
+    if _taken_over(arguments, fingerprint):
+        return
 
     runtime.configure_jax()
     from gsm8k_grpo import base, memory, models, rollout
@@ -44,10 +60,8 @@ def main() -> None:
     mesh = models.make_mesh(**chosen["mesh"])
     loaded = base.load(arguments.model, mesh)
     model = loaded.model
-    if arguments.checkpoint != "base":
-        if not arguments.checkpoints:
-            raise PipelineError(f"--checkpoints: {arguments.checkpoint} needs the checkpoints.json of its training")
-        model = base.load_checkpoint(loaded, arguments.checkpoints, arguments.checkpoint, mesh)
+    if checkpoint["name"] != "base":
+        model = base.load_checkpoint(loaded, arguments.checkpoints, checkpoint["name"], mesh)
     batch_size = min(how["batch_size"], len(rows))
     memory.require_evaluation(loaded.config, batch_size, prompt["max_tokens"], how["max_completion_tokens"], mesh)
     cache = rollout.cache_tokens(prompt["max_tokens"], how["max_completion_tokens"])
@@ -55,8 +69,8 @@ def main() -> None:
     decoding = rollout.Decoding(how["temperature"], how["top_k"], how["top_p"], how["seed"])
     prompts = [row["prompt"] for row in rows]
     batches = rollout.batches(prompts, how["samples"], batch_size)
-    progress = Progress(f"evaluating {arguments.checkpoint}", len(rows) * how["samples"], "completions")
-    unfinished = Unfinished(arguments.output, _inputs(arguments, chosen))
+    progress = Progress(f"evaluating {checkpoint['name']} on {split}", len(rows) * how["samples"], "completions")
+    unfinished = Unfinished(arguments.output, fingerprint)
     if done := len(unfinished.batches):
         print(f"going on after {done} of {len(batches)} batches", flush=True)
     for batch in batches[:done]:
@@ -80,7 +94,7 @@ def main() -> None:
                 "sample": sample,
                 "completion": completion.text,
                 "answer": rows[index]["answer"],
-                **evaluation.grade(completion.text, rows[index]["answer"], tags),
+                **evaluation.grade(completion.text, rows[index]["answer"], tags, how["extraction"]),
                 "tokens": completion.tokens,
                 "stop_reason": "limit" if completion.truncated else "end_of_turn",
             }
@@ -93,34 +107,69 @@ def main() -> None:
     graded.sort(key=lambda row: (places[row["id"]], row["sample"]))
     seconds = sum(batch["seconds"] for batch in unfinished.batches)
     metrics = {
-        "split": how["split"],
-        "checkpoint": arguments.checkpoint,
+        "split": split,
+        "checkpoint": checkpoint["name"],
+        "step": checkpoint["step"],
         "decoding": "greedy" if not how["temperature"] else "sampled",
         "extraction": how["extraction"],
         **evaluation.metrics(graded, how["extraction"]),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(sum(row["tokens"] for row in graded) / seconds, 1),
+        "fingerprint": fingerprint,
         "provenance": runtime.provenance(),
     }
     files.write_jsonl(arguments.output / "completions.jsonl", graded)
     files.write_json(arguments.output / "metrics.json", metrics)
     unfinished.finish()
+    _say(metrics)
+
+
+def _checkpoint(arguments: argparse.Namespace) -> dict:
+    """`name`, `step` and `sha256` of the checkpoint that is wanted; the base model is step 0 and has no hash."""
+    name = arguments.checkpoint
+    if name == "best":
+        if not arguments.best:
+            raise PipelineError("--best: checkpoint best needs the best.json that says which one it is")
+        name = files.read_json(arguments.best)["checkpoint"]
+    if name == "base":
+        return {"name": "base", "step": 0, "sha256": None}
+    if not arguments.checkpoints:
+        raise PipelineError(f"--checkpoints: {name} needs the checkpoints.json of its training")
+    listed = {each["name"]: each for each in files.read_json(arguments.checkpoints)["checkpoints"]}
+    if name not in listed:
+        raise PipelineError(f"{arguments.checkpoints}: no checkpoint {name!r}; there are base, {', '.join(listed)}")
+    return {key: listed[name][key] for key in ("name", "step", "sha256")}
+
+
+def _taken_over(arguments: argparse.Namespace, fingerprint: str) -> bool:
+    """Copies the artifacts of the very same evaluation, if one of `--same` is it; whether one was."""
+    for path in arguments.same:
+        metrics = files.read_json(path)
+        if metrics.get("fingerprint") == fingerprint:
+            files.write_jsonl(
+                arguments.output / "completions.jsonl", files.read_jsonl(path.parent / "completions.jsonl")
+            )
+            files.write_json(arguments.output / "metrics.json", metrics)
+            print(f"the same evaluation is in {path.parent}: its rows are taken over")
+            _say(metrics)
+            return True
+    return False
+
+
+def _say(metrics: Mapping) -> None:
+    """The main rates, on standard output."""
     for name in ("answer_accuracy", "flexible_accuracy", "format_accuracy"):
         rate = metrics[name]
         print(f"{name} {rate['value']:.1%} (95 % interval {rate['low']:.1%} to {rate['high']:.1%}, n = {rate['n']})")
 
 
-def _inputs(arguments: argparse.Namespace, chosen: Mapping) -> dict:
+def _inputs(arguments: argparse.Namespace, chosen: Mapping, rows: list[dict], checkpoint: Mapping) -> dict:
     """All that the rows of an evaluation depend on."""
-    checkpoint = None
-    if arguments.checkpoint != "base":
-        listed = files.read_json(arguments.checkpoints)["checkpoints"]
-        (checkpoint,) = [each["sha256"] for each in listed if each["name"] == arguments.checkpoint]
     return {
         "settings": settings.thawed(chosen),
-        "rows": files.sha256_file(arguments.rows),
+        "rows": files.sha256_text(files.canonical_json(rows)),
         "model": files.read_json(arguments.model / "model.json")["sha256"],
-        "checkpoint": checkpoint,
+        "checkpoint": checkpoint["sha256"],
         "code": [files.sha256_file(settings.ROOT / path) for path in code.files("evaluate")],
         "versions": runtime.versions(),
     }

@@ -1,7 +1,8 @@
 r"""Stage `plots`: accuracy over checkpoints and the course of training, as SVG.
 
   python scripts/plots.py --metrics results/tiny/training/metrics.csv \
-      --evaluations results/tiny/evaluations/{base,step-50,final}/metrics.json --output results/tiny/plots
+      --selection results/tiny/evaluations-dev/{base,step-30,final}/metrics.json --best results/tiny/best.json \
+      --evaluations results/tiny/evaluations/{base,final,best}/metrics.json --output results/tiny/plots
 """
 
 import argparse
@@ -9,20 +10,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from gsm8k_grpo import checkpoints, files, plots
+from gsm8k_grpo import files, plots
 from gsm8k_grpo.errors import run_stage
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics", type=Path, required=True, help="metrics.csv of the training")
-    parser.add_argument("--evaluations", type=Path, nargs="+", required=True, help="metrics.json, base first")
+    parser.add_argument("--selection", type=Path, nargs="+", required=True, help="metrics.json on dev, base first")
+    parser.add_argument("--best", type=Path, required=True, help="best.json: which was chosen on dev")
+    parser.add_argument("--evaluations", type=Path, nargs="+", required=True, help="metrics.json on test, base first")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
     metrics = pd.read_csv(arguments.metrics)
-    evaluations = [files.read_json(path) for path in arguments.evaluations]
-    steps = [checkpoints.step_of(evaluation["checkpoint"], int(metrics["step"].max())) for evaluation in evaluations]
-    plots.accuracy(evaluations, steps, arguments.output / "accuracy.svg")
+    selection, measured = (
+        [files.read_json(path) for path in paths] for paths in (arguments.selection, arguments.evaluations)
+    )
+    plots.accuracy(selection, files.read_json(arguments.best), measured, arguments.output / "accuracy.svg")
     plots.training(metrics, arguments.output / "training.svg")
 
 

@@ -12,11 +12,12 @@ from gsm8k_grpo.errors import run_stage
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", required=True, help="names of recipes")
+    parser.add_argument("--recipes", nargs="+", required=True, help="names of recipes, or of their runs")
+    parser.add_argument("--seeded", nargs="*", default=[], help="names of recipes with several seeds")
     parser.add_argument("--results", type=Path, required=True, help="folder of all artifacts")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    page = report.render(arguments.results, arguments.recipes)
+    page = report.render(arguments.results, arguments.recipes, arguments.seeded)
     files.write_text(arguments.output, page)
     print(f"{arguments.output}: {len(page.encode()) / 2**20:.2f} MiB")
 

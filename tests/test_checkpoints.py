@@ -23,4 +23,3 @@ from gsm8k_grpo import checkpoints
 def test_every_interval_and_the_last_step_are_kept_and_named(max_steps, interval, steps, names):
     assert checkpoints.checkpoint_steps(max_steps, interval) == steps
     assert checkpoints.checkpoint_names({"max_steps": max_steps, "checkpoint_interval_steps": interval}) == names
-    assert [checkpoints.step_of(name, max_steps) for name in names] == [0, *steps]

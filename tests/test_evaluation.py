@@ -8,6 +8,7 @@ import pytest
 
 from gsm8k_grpo import evaluation, files, settings, stats
 from gsm8k_grpo.answers import Tags
+from gsm8k_grpo.errors import PipelineError
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 BEFORE = ("18", "<answer>18</answer> or 19", "none")
@@ -23,7 +24,7 @@ def graded(completions):
                 "id": str(index),
                 "sample": 0,
                 "answer": "18",
-                **evaluation.grade(text, "18", TAGS),
+                **evaluation.grade(text, "18", TAGS, "strict"),
                 "tokens": 4 * index,
             },
             "stop_reason": "limit" if index == 2 else "end_of_turn",
@@ -49,12 +50,68 @@ def test_the_comparison_of_answers_is_by_the_recipes_extraction(root, tmp_path, 
     files.write_json(tmp_path / "settings.yaml", chosen)  # JSON is YAML
     command = ["compare.py", "--settings", str(tmp_path / "settings.yaml"), "--output", str(tmp_path / "out.json")]
     command += ["--base", str(tmp_path / "base.jsonl"), "--final", str(tmp_path / "final.jsonl")]
+    command += ["--best", str(tmp_path / "base.jsonl")]  # a training that changed nothing
     monkeypatch.setattr(sys, "argv", command)
     runpy.run_path(str(root / "scripts" / "compare.py"))["main"]()
     compared = json.loads((tmp_path / "out.json").read_text())
     assert compared["answer"] == compared[extraction]
     for name, (before, after) in RIGHT.items():
         assert compared[name]["fixed"] - compared[name]["broken"] == after - before
+        assert (compared["best"][name]["fixed"], compared["best"][name]["broken"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("extraction", "near"), [("strict", [True, False]), ("flexible", [False, True])])
+def test_near_is_what_the_recipes_extraction_reads(extraction, near):
+    texts = ("<answer>17</answer> of 100", "<answer>100</answer> or 19")
+    assert [evaluation.grade(text, "18", TAGS, extraction)["partial_correct"] for text in texts] == near
+
+
+def measured(checkpoint, step, right, n=50, split="dev"):
+    """As much of a metrics.json as the choice reads."""
+    rates = {f"{name}_accuracy": stats.rate(right, n) for name in ("answer", *evaluation.COUNTED)}
+    known = {"checkpoint": checkpoint, "step": step, "split": split, "extraction": "strict"}
+    return {**known, **rates, "truncated_rate": stats.rate(n - right, n)}
+
+
+@pytest.mark.parametrize(
+    ("right", "chosen"),
+    [
+        ((10, 20, 30, 40), "final"),
+        ((10, 20, 40, 30), "step-4"),
+        ((10, 40, 40, 40), "step-2"),  # of equals, the one that is trained least
+        ((50, 3, 4, 2), "step-4"),  # the base model is no candidate
+    ],
+)
+def test_the_best_checkpoint_is_the_most_accurate_of_those_trained(right, chosen):
+    names = [("base", 0), ("step-2", 2), ("step-4", 4), ("final", 6)]
+    found = evaluation.best([measured(*name, count) for name, count in zip(names, right, strict=True)])
+    assert (found["checkpoint"], found["split"]) == (chosen, "dev")
+    assert [each["checkpoint"] for each in found["candidates"]] == ["step-2", "step-4", "final"]
+    assert found["answer_accuracy"]["value"] == max(right[1:]) / 50 and found["step"] == dict(names)[chosen]
+
+
+def test_checkpoints_that_were_evaluated_on_different_rows_are_not_compared():
+    with pytest.raises(PipelineError, match="not evaluated on the same rows"):
+        evaluation.best([measured("base", 0, 1), measured("final", 6, 1, n=49)])
+
+
+def test_over_seeds_are_means_of_rates_and_of_differences_within_a_run():
+    runs = {
+        f"tiny-seed-{seed}": {
+            "base": measured("base", 0, 25),
+            "best": measured("step-2", 2, best),
+            "final": measured("final", 4, final),
+        }
+        for seed, best, final in ((0, 20, 40), (1, 30, 45), (2, 40, 50))
+    }
+    found = evaluation.over_seeds(runs)
+    assert found["runs"] == ["tiny-seed-0", "tiny-seed-1", "tiny-seed-2"]
+    assert found["base"]["answer_accuracy"] == {"value": 0.5, "sd": 0.0, "low": 0.5, "high": 0.5, "n": 3}
+    assert found["final - base"]["answer_accuracy"]["value"] == pytest.approx(0.4)
+    # t(0.975, 2) = 4.3027 (any table); the sample deviation of 0.3, 0.4, 0.5 is 0.1.
+    assert found["final - base"]["answer_accuracy"]["high"] == pytest.approx(0.4 + 4.3027 * 0.1 / 3**0.5, abs=1e-5)
+    assert found["best"]["truncated_rate"]["value"] == pytest.approx(0.4)
+    assert found["final"]["answer_accuracy"]["high"] == 1.0  # 0.9 + 0.25 is no rate
 
 
 SHORT = Tags("<r>", "</r>", "<a>", "</a>")
@@ -66,7 +123,7 @@ def rows(*prompts, gold="18"):
         {
             "id": str(index),
             "answer": gold,
-            **evaluation.grade(text, gold, SHORT),
+            **evaluation.grade(text, gold, SHORT, "strict"),
             "tokens": 4,
             "stop_reason": "limit" if text.endswith("…") else "end_of_turn",
         }

@@ -91,7 +91,7 @@ def test_every_reading_of_each_row_and_the_rates(grade):
 def test_rows_are_graded_as_the_stage_evaluate_grades_them(grade):
     _, rows = grade(completed("a", text=TAGGED), gold("a", answer="17"))
     tags = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
-    assert rows == [{"id": "a", **evaluation.grade(TAGGED, "17", tags)}]
+    assert rows == [{"id": "a", **evaluation.grade(TAGGED, "17", tags, "strict")}]
     assert rows[0]["partial_correct"] and not rows[0]["strict_correct"]
 
 

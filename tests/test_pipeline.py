@@ -44,7 +44,7 @@ SMALLEST = {
         "advantage_estimator": "rloo",
         "num_iterations": 2,
     },
-    "evaluation": {"batch_size": 8},
+    "evaluation": {"batch_size": 8, "selection_rows": 20},
 }
 
 
@@ -98,9 +98,13 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
         "step-2",
         "final",
     ]
-    for checkpoint in ("base", "step-2", "final"):
-        metrics = read(results / f"tiny/evaluations/{checkpoint}/metrics.json")
-        assert (metrics["checkpoint"], metrics["split"], metrics["decoding"]) == (checkpoint, "test", "greedy")
+    best = read(results / "tiny/best.json")["checkpoint"]
+    on_dev = [("dev", "evaluations-dev", name, name) for name in ("base", "step-2", "final")]
+    on_test = [("test", "evaluations", name, name) for name in ("base", "final")]
+    for split, folder, name, checkpoint in (*on_dev, *on_test, ("test", "evaluations", "best", best)):
+        metrics = read(results / f"tiny/{folder}/{name}/metrics.json")
+        assert (metrics["checkpoint"], metrics["split"], metrics["decoding"]) == (checkpoint, split, "greedy")
+        assert metrics["step"] == {"base": 0, "step-2": 2, "final": 4}[checkpoint]
         for rate in (
             "answer_accuracy",
             "partial_accuracy",
@@ -113,8 +117,10 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
             assert metrics[rate].keys() == {"value", "low", "high", "n"}
             assert 0 <= metrics[rate]["low"] <= metrics[rate]["value"] <= metrics[rate]["high"] <= 1
             assert metrics[rate]["n"] == 20
-        completions = rows(results / f"tiny/evaluations/{checkpoint}/completions.jsonl")
-        assert [row["id"] for row in completions] == [f"test-{index:05d}" for index in range(20)]
+        completions = rows(results / f"tiny/{folder}/{name}/completions.jsonl")
+        first = 280 if split == "dev" else 0  # dev is the end of train
+        ids = [f"{'train' if split == 'dev' else 'test'}-{first + index:05d}" for index in range(20)]
+        assert [row["id"] for row in completions] == ids
         assert metrics["answer_accuracy"]["value"] == sum(row["strict_correct"] for row in completions) / 20
     assert yaml.safe_load((results / "tiny/settings.yaml").read_text())["training"]["max_steps"] == 4
     for plot in ("accuracy", "training"):
@@ -142,10 +148,51 @@ def test_metrics_have_one_finite_row_a_step(finished):
 
 def test_every_rule_left_a_log_and_long_stages_show_rate_and_time_left(finished):
     logs = finished / "results/logs"
-    for name in ("data/word-problems/download", "tiny/prompts", "tiny/train", "tiny/evaluate-final", "report"):
+    for name in ("data/word-problems/download", "tiny/prompts", "tiny/train", "tiny/evaluations-final", "report"):
         assert (logs / f"{name}.log").is_file()
     assert "steps/s, 0 s left" in (logs / "tiny/train.log").read_text()
     assert "steps/s, 0 s left" in (logs / "models/tiny/base_model.log").read_text()
+
+
+def test_the_same_evaluation_is_taken_over_and_another_is_made(finished, tmp_path):
+    chosen = ("--settings", "results/tiny/settings.yaml", "--model", "results/models/tiny")
+    chosen += ("--rows", "results/tiny/prompts/dev.jsonl", "--split", "dev")
+    same = [f"results/tiny/evaluations{part}/base/metrics.json" for part in ("", "-dev")]
+
+    def evaluate(output, *arguments):
+        command = [sys.executable, "scripts/evaluate.py", *chosen, "--output", tmp_path / output, *arguments]
+        return ended(subprocess.Popen(command, cwd=finished, stdout=subprocess.PIPE, text=True))
+
+    printed = evaluate("taken", "--same", *same)
+    assert "its rows are taken over" in printed and "completions/s" not in printed
+    for name in ("metrics.json", "completions.jsonl"):
+        taken = (tmp_path / "taken" / name).read_bytes()
+        assert taken == (finished / "results/tiny/evaluations-dev/base" / name).read_bytes()
+    printed = evaluate("made", "--same", same[0])  # of test
+    assert "taken over" not in printed
+    made = (tmp_path / "made" / "completions.jsonl").read_bytes()
+    assert made == (tmp_path / "taken" / "completions.jsonl").read_bytes()
+
+
+def test_several_seeds_share_one_base_evaluation_and_are_reported_together(finished, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder)
+    chosen = ("seeds=[0,1]", "training={checkpoint_interval_steps: 4}")
+    status, printed = snakemake(folder, "results/report.html", "--config", *chosen)
+    assert status == 0, printed
+    results = folder / "results"
+    over = read(results / "tiny/seeds.json")
+    assert over["runs"] == ["tiny-seed-0", "tiny-seed-1"] and over["final"]["answer_accuracy"]["n"] == 2
+    logs = [(results / f"logs/tiny-seed-{seed}/evaluations-base.log").read_text() for seed in (0, 1)]
+    assert ["taken over" in log for log in logs] == [False, True]
+    first, second = (pd.read_csv(results / f"tiny-seed-{seed}/training/metrics.csv") for seed in (0, 1))
+    assert first["reward"].tolist() != second["reward"].tolist()
+    # Seed 0 is the seed of the run without several: the same bits.
+    alone = pd.read_csv(results / "tiny/training/metrics.csv")
+    timings = [name for name in alone if name.endswith("_seconds")]
+    assert first.drop(columns=timings).equals(alone.drop(columns=timings))
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert "tiny over 2 seeds" in page and 'id="tiny-seed-1"' in page
 
 
 def test_the_report_says_what_the_artifacts_say(finished):
@@ -170,7 +217,7 @@ def test_hostile_completions_are_shown_as_text(finished, tmp_path):
     path = results / "tiny/evaluations/base/completions.jsonl"
     changed = [{**row, "completion": hostile[index % 5]} for index, row in enumerate(rows(path))]
     path.write_text("".join(json.dumps(row) + "\n" for row in changed))
-    page = report.render(results, ["tiny"])
+    page = report.render(results, ["tiny"], [])
     page.encode("utf-8")
     assert "<script" not in page and "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gsm8k_grpo import plots, rewards
+from gsm8k_grpo import plots, rewards, stats
 
 FIGURES = ["loss", "gradient_norm", "learning_rate", "kl", "entropy", "clip_fraction", "groups_without_signal"]
 FIGURES += ["completion_tokens_mean", "truncated_rate", "reward", "reward_std"]
@@ -19,3 +19,17 @@ def test_each_reward_is_plotted_by_name(tmp_path, names):
     text = (tmp_path / "training.svg").read_text()
     for name in names:
         assert text.count(f">reward {name.replace('_', ' ')}<") == 1, name
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_accuracy_is_drawn_over_dev_with_the_choice_marked_and_test_apart(tmp_path, split):
+    def measured(checkpoint, step, split, n):
+        rates = {name: stats.rate(step, n) for name in plots.COLOURS}
+        return {"checkpoint": checkpoint, "step": step, "split": split, **rates}
+
+    selection = [measured("base", 0, "dev", 30), measured("step-2", 2, "dev", 30), measured("final", 4, "dev", 30)]
+    read = [measured("base", 0, split, 60), measured("final", 4, split, 60), measured("step-2", 2, split, 60)]
+    plots.accuracy(selection, {"step": 2, "checkpoint": "step-2"}, read, tmp_path / "accuracy.svg")
+    text = (tmp_path / "accuracy.svg").read_text()
+    assert text.count(">% of 30 dev rows<") == 1 and text.count(">training step (dotted: best on dev)<") == 1
+    assert text.count(">answer, test (60 rows)<") == (split == "test")

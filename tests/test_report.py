@@ -41,6 +41,19 @@ def test_numbers_are_printed_as_papers_print_them():
     ]
 
 
+@pytest.mark.parametrize(
+    ("low", "value", "high", "words"),
+    [
+        (0.01, 0.02, 0.03, "better"),
+        (-0.03, -0.02, -0.01, "worse"),
+        (-0.01, 0.02, 0.05, "no significant change"),
+        (None, 0.02, None, "no significant change"),
+    ],
+)
+def test_over_seeds_a_change_is_named_only_when_its_interval_leaves_out_0(low, value, high, words):
+    assert report.seeds_verdict({"value": value, "low": low, "high": high}) == words
+
+
 def test_examples_show_a_fair_share_of_each_outcome():
     def row(identifier, correct):
         return {"id": identifier, "strict_correct": correct}

@@ -95,6 +95,28 @@ def test_all_recipes_fit_into_one_report():
     assert list(settings.load_selected(RECIPES, {})) == RECIPES
 
 
+def test_several_seeds_make_a_run_of_each_and_share_the_rest(project):
+    root = project(a={}, b={"seeds": [3]}, c={"seeds": [0, 7], "training": {"beta": 0.5}})
+    loaded = settings.load_selected("a,b,c", {"seed": 5}, root)
+    assert {name: chosen["seed"] for name, chosen in loaded.items()} == {
+        "a": 5,
+        "b-seed-3": 3,
+        "c-seed-0": 0,
+        "c-seed-7": 7,
+    }
+    assert settings.seeded("a,b,c", loaded) == {"b": ["b-seed-3"], "c": ["c-seed-0", "c-seed-7"]}
+    assert {name: loaded["c-seed-0"][name] for name in loaded["a"] if name not in ("seed", "seeds", "training")} == {
+        name: loaded["a"][name] for name in loaded["a"] if name not in ("seed", "seeds", "training")
+    }
+
+
+def test_a_run_that_is_named_as_a_recipe_is_refused(project):
+    root = project(**{"a": {"seeds": [1]}, "a-seed-1": {}})
+    with pytest.raises(PipelineError) as refused:
+        settings.load_selected("a,a-seed-1", {}, root)
+    assert sentence(refused).startswith("recipes: 'a-seed-1' is a recipe and a seed of another")
+
+
 def test_the_command_line_goes_over_the_recipe_and_the_recipe_over_config_yaml(project):
     root = project(mine={"seed": 5, "training": {"beta": 0.5, "epsilon": 0.3}})
     chosen = settings.effective("mine", {"training": {"beta": 0.25}, "report": {"title": "Mine"}}, root)

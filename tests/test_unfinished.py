@@ -4,12 +4,12 @@ from gsm8k_grpo.unfinished import Unfinished
 
 
 def test_batches_come_back_for_the_same_inputs_only(tmp_path):
-    first = Unfinished(tmp_path, {"rows": "abc"})
+    first = Unfinished(tmp_path, "abc")
     assert first.batches == []
     first.append([{"id": "a", "completion": "ü"}], 0.5)
-    again = Unfinished(tmp_path, {"rows": "abc"})
+    again = Unfinished(tmp_path, "abc")
     assert again.batches == [{"rows": [{"id": "a", "completion": "ü"}], "seconds": 0.5}]
-    assert Unfinished(tmp_path, {"rows": "other"}).batches == []
+    assert Unfinished(tmp_path, "other").batches == []
     again.finish()
     assert list(tmp_path.iterdir()) == []
 

@@ -31,11 +31,14 @@ socket.socket.connect = socket.getaddrinfo = refuse
 # What one job prints in a dry run, and how such a job is called here: `evaluate tiny base`.
 JOB = re.compile(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)+)", re.MULTILINE)
 
-STEPS = {f"evaluate tiny {checkpoint}" for checkpoint in ("step-2", "step-4", "final")}
-LATE = {"compare tiny", "plots tiny", "report"}
+BASE = {"evaluate tiny evaluations base", "evaluate tiny evaluations-dev base"}
+STEPS = {f"evaluate tiny evaluations-dev {checkpoint}" for checkpoint in ("step-2", "step-4", "final")}
+STEPS |= {"evaluate tiny evaluations final"}
+CHOICE = {"best tiny", "evaluate tiny evaluations best"}
+LATE = CHOICE | {"compare tiny", "plots tiny", "report"}
 AFTER_TRAIN = {"train tiny"} | STEPS | LATE
 CHECK_AND_TRAIN = {"format_check tiny"} | AFTER_TRAIN
-AFTER_PROMPTS = {"prompts tiny", "evaluate tiny base"} | CHECK_AND_TRAIN
+AFTER_PROMPTS = {"prompts tiny"} | BASE | CHECK_AND_TRAIN
 AFTER_MODEL = {"base_model tiny"} | AFTER_PROMPTS
 AFTER_DATA = {"download word-problems"} | AFTER_MODEL
 EVERYTHING = {"settings tiny"} | AFTER_DATA
@@ -147,7 +150,7 @@ def test_jax_and_the_network_would_end_these_runs(snakemake, tmp_path):
     ("change", "expected"),
     [
         ("report={examples: 4}", {"settings tiny", "report"}),
-        ("evaluation={rows: 100}", {"settings tiny", "evaluate tiny base"} | STEPS | LATE),
+        ("evaluation={rows: 100}", {"settings tiny"} | BASE | STEPS | LATE),
         ("training={beta: 0.05}", {"settings tiny"} | CHECK_AND_TRAIN),
         ("seed=1", {"settings tiny"} | CHECK_AND_TRAIN),
         ("prompt={system: Think aloud.}", {"settings tiny"} | AFTER_PROMPTS),
@@ -166,7 +169,7 @@ def test_changed_settings_rerun_their_stages_and_what_follows(snakemake, finishe
         (["gsm8k_grpo/problems.py"], AFTER_DATA),
         (["gsm8k_grpo/habits.py"], AFTER_MODEL),
         (["gsm8k_grpo/training.py"], AFTER_TRAIN),
-        (["gsm8k_grpo/stats.py"], {"format_check tiny", "evaluate tiny base"} | STEPS | LATE),
+        (["gsm8k_grpo/stats.py"], {"format_check tiny"} | BASE | STEPS | LATE),
         (["compare.py"], {"compare tiny", "report"}),
         (["gsm8k_grpo/plots.py"], {"plots tiny", "report"}),
         (
@@ -240,10 +243,28 @@ def test_a_second_recipe_shares_data_and_model_and_leaves_the_first_alone(snakem
     assert set(planned(snakemake, project, "--forceall", "--config", "recipes=[tiny,second]")) == own | EVERYTHING
 
 
+def test_on_dev_alone_each_checkpoint_is_evaluated_once_and_test_is_not_read(snakemake, sources):
+    jobs = planned(snakemake, sources, "--config", "evaluation={split: dev}")
+    names = ("base", "step-2", "step-4", "final", "best")
+    assert {job for job in jobs if job.startswith("evaluate")} == {
+        f"evaluate tiny evaluations {name}" for name in names
+    }
+    assert not [job for job, about in jobs.items() if job.startswith("evaluate") and "test.jsonl" in about]
+
+
+def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, finished):
+    jobs = set(planned(snakemake, finished, "--config", "seeds=[0,1]"))
+    runs = {name.replace("tiny", f"tiny-seed-{seed}") for name in AFTER_PROMPTS for seed in (0, 1)}
+    assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny"}
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_has_a_dry_run(snakemake, sources, recipe):
     jobs = list(planned(snakemake, sources, "--config", f"recipes={recipe}"))
-    assert {f"train {recipe}", f"evaluate {recipe} base", f"evaluate {recipe} final", "report"} < set(jobs)
+    evaluated = {f"evaluate {recipe} {name}" for name in ("evaluations base", "evaluations final", "evaluations best")}
+    assert {f"train {recipe}", f"evaluate {recipe} evaluations-dev base", "report"} | evaluated < set(jobs)
+    # Test is read for no other checkpoint.
+    assert {job for job in jobs if " evaluations " in job} == evaluated
     assert sorted(job.split()[0] for job in jobs if job.startswith(("download", "base"))) == ["base_model", "download"]
 
 
@@ -269,7 +290,7 @@ def test_a_fault_of_configuration_ends_the_dry_run_with_one_sentence(snakemake, 
 
 def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemake, finished):
     change = "evaluation={rows: null, extraction: flexible, batch_size: 7}"
-    reason = planned(snakemake, finished, "--config", change)["evaluate tiny base"]
+    reason = planned(snakemake, finished, "--config", change)["evaluate tiny evaluations base"]
     for words in ('"rows":null', '"extraction":"flexible"', '"batch_size":7,'):
         assert words in reason.partition(" now: ")[2]
 

@@ -17,9 +17,3 @@ def checkpoint_names(training: Mapping) -> list[str]:
     """All that is evaluated: `base`, then each checkpoint."""
     steps = checkpoint_steps(training["max_steps"], training["checkpoint_interval_steps"])
     return ["base", *(checkpoint_name(step, training["max_steps"]) for step in steps)]
-
-
-def step_of(name: str, max_steps: int) -> int:
-    """The training step that a checkpoint's name stands for; `base` is 0."""
-    known = {"base": 0, "final": max_steps}
-    return known[name] if name in known else int(name.removeprefix("step-"))

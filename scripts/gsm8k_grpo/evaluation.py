@@ -7,23 +7,20 @@ from operator import itemgetter
 
 from gsm8k_grpo import answers, stats
 from gsm8k_grpo.answers import Tags
+from gsm8k_grpo.errors import PipelineError
 
 COUNTED = ("partial", "format", "strict", "flexible", "cascade")
 TOLERANCE = Fraction(1, 10)  # of partial_accuracy
 
 
-def grade(completion: str, gold: str, tags: Tags) -> dict:
-    """What each reading finds in one completion, and whether it is right."""
+def grade(completion: str, gold: str, tags: Tags, extraction: str) -> dict:
+    """What each reading finds in one completion, whether it is right, and whether that of `extraction` is near."""
     target = answers.gold_number(gold)
-    strict, flexible, cascade = answers.readings(completion, tags)
+    read = dict(zip(("strict", "flexible", "cascade"), answers.readings(completion, tags), strict=True))
     return {
-        "strict": answers.plain(strict),
-        "flexible": answers.plain(flexible),
-        "cascade": answers.plain(cascade),
-        "strict_correct": strict == target,
-        "flexible_correct": flexible == target,
-        "cascade_correct": cascade == target,
-        "partial_correct": answers.within(strict, target, TOLERANCE),
+        **{name: answers.plain(number) for name, number in read.items()},
+        **{f"{name}_correct": number == target for name, number in read.items()},
+        "partial_correct": answers.within(read[extraction], target, TOLERANCE),
         "format_correct": answers.has_format(completion, tags),
     }
 
@@ -66,6 +63,71 @@ def metrics(rows: list[dict], extraction: str) -> dict:
         )
         found |= {"pass_at_k": rate(itemgetter(judged), samples), "maj_at_k": stats.rate(right, len(prompts))}
     return found
+
+
+def best(evaluated: list[dict]) -> dict:
+    """The checkpoint that dev rows prefer: the highest answer accuracy; of equals, the one trained least.
+
+    Its accuracy on those rows is flattered by the choice; test, which had no part in it, says what it is worth.
+
+    Args:
+      evaluated: contents of metrics.json on one split, base first; the base model is no candidate.
+
+    Returns:
+      `checkpoint`, `step`, `split`, `extraction`, `answer_accuracy` of the chosen one, and `candidates`, the same of
+      all.
+
+    Raises:
+      PipelineError: not all on the same split and number of rows.
+    """
+    if len({(each["split"], each["answer_accuracy"]["n"]) for each in evaluated}) > 1:
+        raise PipelineError(
+            "the checkpoints were not evaluated on the same rows; evaluate them again (--forcerun evaluate)"
+        )
+    keys = ("checkpoint", "step", "answer_accuracy")
+    candidates = [{key: each[key] for key in keys} for each in evaluated if each["checkpoint"] != "base"]
+    chosen = max(candidates, key=lambda each: (each["answer_accuracy"]["value"], -each["step"]))
+    return {
+        **chosen,
+        "split": evaluated[0]["split"],
+        "extraction": evaluated[0]["extraction"],
+        "candidates": candidates,
+    }
+
+
+def over_seeds(measured: dict[str, dict[str, dict]]) -> dict:
+    """Rates of one recipe over its seeds.
+
+    Args:
+      measured: for each run, the contents of metrics.json of `base`, `best` and `final`.
+
+    Returns:
+      `runs`; for each of the three, every rate as `stats.over_seeds` of its values; and the same of the differences
+      within a run under `final - base` and `best - base`. What varies is the training alone: rows and base do not.
+    """
+    names = [f"{name}_accuracy" for name in ("answer", *COUNTED)] + ["truncated_rate"]
+
+    def summary(value: Callable[[dict, str], float], lowest: float = 0.0) -> dict:
+        found = {name: stats.over_seeds([value(run, name) for run in measured.values()]) for name in names}
+        for over in found.values():  # Student's t knows no bounds, shares do
+            if over["low"] is not None:
+                over |= {"low": max(lowest, over["low"]), "high": min(1.0, over["high"])}
+        return found
+
+    return {
+        "runs": list(measured),
+        **{
+            checkpoint: summary(lambda run, name, checkpoint=checkpoint: run[checkpoint][name]["value"])
+            for checkpoint in ("base", "best", "final")
+        },
+        **{
+            f"{checkpoint} - base": summary(
+                lambda run, name, checkpoint=checkpoint: run[checkpoint][name]["value"] - run["base"][name]["value"],
+                lowest=-1.0,
+            )
+            for checkpoint in ("best", "final")
+        },
+    }
 
 
 def format_check(completions: list[str], tags: Tags) -> dict:

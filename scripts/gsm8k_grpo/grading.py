@@ -80,7 +80,7 @@ def require_matches(completions: Mapping, golds: Mapping, where: tuple[Path, Pat
 def grade(completions: dict[str, dict], golds: dict[str, str], tags: Tags) -> list[dict]:
     """`id` and what `evaluation.grade` says, for each completion."""
     return [
-        {"id": row["id"], **evaluation.grade(row["completion"], golds[identity], tags)}
+        {"id": row["id"], **evaluation.grade(row["completion"], golds[identity], tags, "strict")}
         for identity, row in completions.items()
     ]
 

@@ -25,27 +25,40 @@ COLOURS = {"answer_accuracy": "#0b6e99", "flexible_accuracy": "#b3541e", "format
 LABELS = {"answer_accuracy": "answer", "flexible_accuracy": "last number, format ignored", "format_accuracy": "format"}
 
 
-def accuracy(evaluations: list[dict], steps: list[int], path: Path) -> None:
-    """Rates over checkpoints with their 95 % intervals, the base model at step 0.
+def accuracy(selection: list[dict], best: dict, measured: list[dict], path: Path) -> None:
+    """Rates with 95 % intervals over checkpoints on dev, the base model at step 0; answers on test apart from them.
 
     Args:
-      evaluations: contents of metrics.json, base first.
-      steps: the training step of each.
+      selection: contents of metrics.json on the rows that the best checkpoint was chosen on, base first.
+      best: contents of best.json; its step is marked.
+      measured: contents of metrics.json of base, final and best on the recipe's split; drawn where it is not dev.
       path: the SVG to write.
     """
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    axes.axvline(best["step"], color="#999999", linestyle=":", linewidth=1)
     for name, colour in COLOURS.items():
-        rates = [evaluation[name] for evaluation in evaluations]
-        values = [100 * rate["value"] for rate in rates]
-        below = [100 * (rate["value"] - rate["low"]) for rate in rates]
-        above = [100 * (rate["high"] - rate["value"]) for rate in rates]
-        axes.errorbar(
-            steps, values, yerr=(below, above), color=colour, marker="o", markersize=4, capsize=3, label=LABELS[name]
-        )
-    axes.set(ylim=(0, 102), xlabel="training step", ylabel=f"% of {evaluations[0]['answer_accuracy']['n']} rows")
+        _points(axes, selection, name, color=colour, marker="o", markersize=4, label=LABELS[name])
+    if measured[0]["split"] != selection[0]["split"]:
+        once = sorted({each["step"]: each for each in measured}.values(), key=lambda each: each["step"])
+        label = f"answer, {once[0]['split']} ({once[0]['answer_accuracy']['n']} rows)"
+        style = {"color": "black", "marker": "D", "markersize": 5, "linestyle": "none", "markerfacecolor": "none"}
+        _points(axes, once, "answer_accuracy", label=label, **style)
+    rows = f"{selection[0]['answer_accuracy']['n']} {selection[0]['split']} rows"
+    axes.set(ylim=(0, 102), xlabel=f"training step (dotted: best on {selection[0]['split']})", ylabel=f"% of {rows}")
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9)
     _save(figure, path)
+
+
+def _points(axes: plt.Axes, evaluations: list[dict], name: str, **style: object) -> None:
+    """One rate over steps, with its intervals."""
+    rates = [evaluation[name] for evaluation in evaluations]
+    values = [100 * rate["value"] for rate in rates]
+    # An interval over prompts may not exist (a single one with several samples).
+    ends = [(rate["value"] if rate[end] is None else rate[end]) for rate in rates for end in ("low", "high")]
+    errors = [[value - 100 * low for value, low in zip(values, ends[::2], strict=True)]]
+    errors.append([100 * high - value for value, high in zip(values, ends[1::2], strict=True)])
+    axes.errorbar([each["step"] for each in evaluations], values, yerr=errors, capsize=3, **style)
 
 
 def training(metrics: pd.DataFrame, path: Path) -> None:

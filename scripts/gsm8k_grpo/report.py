@@ -23,12 +23,20 @@ RATES = {
     "partial_accuracy": "within ±10 %",
     "format_accuracy": "format",
     "truncated_rate": "cut at the token limit",
+    # Only of several samples a prompt.
+    "pass_at_k": "pass@k: one of the samples is right",
+    "maj_at_k": "maj@k: most of the samples agree on the right one",
 }
 
 
 def percent(value: float) -> str:
     """A rate as per cent with one decimal."""
     return f"{100 * value:.1f} %"
+
+
+def tenth(value: float | None) -> str:
+    """The end of an interval as per cent without the sign; nothing where there is none."""
+    return "" if value is None else f"{100 * value:.1f}".replace("-", "−")
 
 
 def points(value: float) -> str:
@@ -69,12 +77,13 @@ def recipe_story(results: Path, recipe: str) -> dict:
     """All that the page says about one recipe, read from its artifacts."""
     folder = results / recipe
     settings = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
-    evaluated = [
-        files.read_json(folder / "evaluations" / name / "metrics.json")
-        for name in checkpoints.checkpoint_names(settings["training"])
+    measured = {
+        name: files.read_json(folder / "evaluations" / name / "metrics.json") for name in ("base", "best", "final")
+    }
+    on_dev = folder / ("evaluations" if settings["evaluation"]["split"] == "dev" else "evaluations-dev")
+    selection = [
+        files.read_json(on_dev / name / "metrics.json") for name in checkpoints.checkpoint_names(settings["training"])
     ]
-    for evaluation in evaluated:
-        evaluation["step"] = checkpoints.step_of(evaluation["checkpoint"], settings["training"]["max_steps"])
     completions = {
         name: [
             row for row in files.read_jsonl(folder / "evaluations" / name / "completions.jsonl") if row["sample"] == 0
@@ -82,15 +91,14 @@ def recipe_story(results: Path, recipe: str) -> dict:
         for name in ("base", "final")
     }
     prompts = {
-        row["id"]: row["prompt"] for row in files.read_jsonl(folder / "prompts" / f"{evaluated[0]['split']}.jsonl")
+        row["id"]: row["prompt"] for row in files.read_jsonl(folder / "prompts" / f"{measured['base']['split']}.jsonl")
     }
     return {
         "name": recipe,
         "settings": settings,
         "settings_text": (folder / "settings.yaml").read_text(encoding="utf-8"),
-        "evaluated": evaluated,
-        "base": evaluated[0],
-        "final": evaluated[-1],
+        **measured,
+        "selection": selection,
         "compared": files.read_json(folder / "comparison.json"),
         "format_check": files.read_json(folder / "format_check.json"),
         "training": files.read_json(folder / "training" / "summary.json"),
@@ -137,17 +145,38 @@ def _inline(svg: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
 
 
-def render(results: Path, recipes: list[str]) -> str:
-    """The page over some recipes, from the artifacts below `results`."""
+def seeds_verdict(difference: dict) -> str:
+    """What the differences of several runs say, in words that follow the numbers: is 0 in their interval?"""
+    if difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
+        return "no significant change"
+    return "better" if difference["value"] > 0 else "worse"
+
+
+def render(results: Path, recipes: list[str], seeded: list[str]) -> str:
+    """The page over some recipes, or their runs, from the artifacts below `results`.
+
+    Args:
+      results: the folder.
+      recipes: folders below it: recipes, or their runs with one seed each.
+      seeded: the recipes with several seeds.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.filters.update(
-        percent=percent, points=points, p_value=p_value, visible=visible, verdict=verdict, resolution=resolution
+        percent=percent,
+        tenth=tenth,
+        points=points,
+        p_value=p_value,
+        visible=visible,
+        verdict=verdict,
+        resolution=resolution,
+        seeds_verdict=seeds_verdict,
     )
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         stories=[recipe_story(results, recipe) for recipe in recipes],
+        seeded={name: files.read_json(results / name / "seeds.json") for name in seeded},
         rates=RATES,
         style=style,
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),

@@ -106,13 +106,37 @@ def effective(recipe: str, overrides: Mapping, root: Path = ROOT) -> dict:
     return merged
 
 
+def run_names(recipe: str, seeds: list[int] | None) -> list[str]:
+    """The folders below results/ that the runs of a recipe have: its own name, or one for each of several seeds."""
+    return [f"{recipe}-seed-{seed}" for seed in seeds] if seeds else [recipe]
+
+
+def seeded(selected: str | list[str], loaded: Mapping[str, Mapping]) -> dict[str, list[str]]:
+    """Which recipes have several seeds, and their runs among those that `load_selected` found."""
+    runs = {
+        recipe: [
+            name for name, chosen in loaded.items() if chosen["seeds"] and [name] == run_names(recipe, [chosen["seed"]])
+        ]
+        for recipe in recipe_names(selected)
+    }
+    return {recipe: names for recipe, names in runs.items() if names}
+
+
 def load_selected(selected: str | list[str], overrides: Mapping, root: Path = ROOT) -> dict[str, dict]:
-    """The effective settings of all selected recipes, by name; recipes that share a name of data or model must agree.
+    """The effective settings of all runs of the selected recipes, by name (`run_names`).
+
+    Recipes that share a name of data or model must agree.
 
     Raises:
       PipelineError: as `effective` and `recipe_names`, and for one folder claimed with two meanings.
     """
-    loaded = {name: effective(name, overrides, root) for name in recipe_names(selected)}
+    loaded: dict[str, dict] = {}
+    for recipe in recipe_names(selected):
+        chosen = effective(recipe, overrides, root)
+        for name, seed in zip(run_names(recipe, chosen["seeds"]), chosen["seeds"] or [chosen["seed"]], strict=True):
+            if name in loaded:
+                raise PipelineError(f"recipes: {name!r} is a recipe and a seed of another; rename the recipe")
+            loaded[name] = chosen | {"seed": seed}
     owners: dict[str, tuple[str, object]] = {}
     for recipe, chosen in loaded.items():
         dataset, model = chosen["dataset"], chosen["model"]
@@ -184,6 +208,11 @@ def _conflicts(settings: Mapping):
     split_rows = dataset["test_rows"] if evaluation["split"] == "test" else settings["prompt"]["dev_rows"]
     if evaluation["rows"] and split_rows and evaluation["rows"] > split_rows:
         yield "evaluation.rows", f"{evaluation['rows']} rows wanted, the {evaluation['split']} split has {split_rows}"
+    if evaluation["selection_rows"] and evaluation["selection_rows"] > settings["prompt"]["dev_rows"]:
+        yield (
+            "evaluation.selection_rows",
+            f"{evaluation['selection_rows']} rows wanted, the dev split has {settings['prompt']['dev_rows']}",
+        )
     train_rows = (dataset["train_rows"] or 0) - settings["prompt"]["dev_rows"]
     if dataset["train_rows"] and training["prompts_per_step"] > train_rows:
         yield "training.prompts_per_step", f"{training['prompts_per_step']} prompts, but only {train_rows} train rows"

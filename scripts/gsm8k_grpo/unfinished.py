@@ -10,14 +10,14 @@ from gsm8k_grpo import files
 class Unfinished:
     """A file beside the artifacts-to-be, named after all that the rows depend on; gone when they are there."""
 
-    def __init__(self, folder: Path, inputs: object):
+    def __init__(self, folder: Path, fingerprint: str):
         """
         Args:
           folder: where the artifacts will be written.
-          inputs: all that the rows depend on; batches are taken over only from an evaluation of the same.
+          fingerprint: of all that the rows depend on; batches are taken over only from an evaluation of the same.
         """
         self._folder = folder
-        self._path = folder / f"unfinished-{files.sha256_text(files.canonical_json(inputs))[:16]}.jsonl"
+        self._path = folder / f"unfinished-{fingerprint[:16]}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.batches: list[dict] = []
         if self._path.exists():

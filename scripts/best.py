@@ -1,0 +1,26 @@
+r"""Stage `best`: which checkpoint is best on dev, so that test is read for that one only.
+
+  python scripts/best.py --metrics results/tiny/evaluations-dev/{base,step-30,final}/metrics.json \
+      --output results/tiny/best.json
+"""
+
+import argparse
+from pathlib import Path
+
+from gsm8k_grpo import evaluation, files
+from gsm8k_grpo.errors import run_stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--metrics", type=Path, nargs="+", required=True, help="metrics.json of all, base first")
+    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    arguments = parser.parse_args()
+    chosen = evaluation.best([files.read_json(path) for path in arguments.metrics])
+    files.write_json(arguments.output, chosen)
+    rate = chosen["answer_accuracy"]
+    print(f"best on {chosen['split']}: {chosen['checkpoint']}, answer_accuracy {rate['value']:.1%}, n = {rate['n']}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

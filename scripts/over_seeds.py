@@ -1,0 +1,32 @@
+"""Stage `over_seeds`: mean and interval of each rate over the runs of one recipe with several seeds.
+
+python scripts/over_seeds.py --results results --runs tiny-seed-0 tiny-seed-1 --output results/tiny/seeds.json
+"""
+
+import argparse
+from pathlib import Path
+
+from gsm8k_grpo import evaluation, files
+from gsm8k_grpo.errors import run_stage
+
+CHECKPOINTS = ("base", "best", "final")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="folder of all artifacts")
+    parser.add_argument("--runs", nargs="+", required=True, help="names of the runs, one a seed")
+    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    arguments = parser.parse_args()
+    measured = {
+        run: {
+            name: files.read_json(arguments.results / run / "evaluations" / name / "metrics.json")
+            for name in CHECKPOINTS
+        }
+        for run in arguments.runs
+    }
+    files.write_json(arguments.output, evaluation.over_seeds(measured))
+
+
+if __name__ == "__main__":
+    run_stage(main)
