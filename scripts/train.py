@@ -96,13 +96,17 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
     loaded = base.load(model_folder, mesh)
     memory.require_training(loaded.config, training_settings, prompt["max_tokens"], mesh)
     lora = training_settings["lora"]
-    policy = models.with_lora(loaded.model, lora, chosen["seed"], mesh)
+    policy = models.policy(loaded.model, lora, chosen["seed"], mesh)
     reference = None
     if training_settings["beta"]:
-        # A quantised policy starts from the quantised base: that is its reference.
-        reference = models.without_adaptation(policy) if lora["base_weights"] else loaded.model
+        if not lora:  # the policy's weights change: the reference needs its own
+            reference = base.load(model_folder, mesh).model
+        elif lora["base_weights"]:  # a quantised policy starts from the quantised base: that is its reference
+            reference = models.without_adaptation(policy)
+        else:
+            reference = loaded.model
     print(
-        f"{models.count_parameters(policy, models.nnx.LoRAParam):,} LoRA parameters on "
+        f"{models.count_parameters(policy, models.trained(lora)):,} {'LoRA parameters on' if lora else 'trained, of'} "
         f"{manifest['parameters']:,}; mesh {dict(mesh.shape)}",
         flush=True,
     )

@@ -38,7 +38,7 @@ def load(folder: Path, mesh: Mesh) -> BaseModel:
 
 
 def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh) -> nnx.Module:
-    """The base model with the adapters of one checkpoint.
+    """The base model with the adapters of one checkpoint, or with the weights of one where all were trained.
 
     Raises:
       PipelineError: no such checkpoint, files that are not those that training wrote, or another base (by hash).
@@ -55,12 +55,12 @@ def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh)
             f"{folder}: is not the checkpoint that training wrote (missing or changed); run again with "
             "--forcerun train: it is set aside and made again from the one before"
         )
-    adapted = models.with_lora(base.model, manifest["lora"], manifest["seed"], mesh)
-    adapters = nnx.state(adapted, nnx.LoRAParam)
+    policy = models.policy(base.model, manifest["lora"], manifest["seed"], mesh)
+    trained = nnx.state(policy, models.trained(manifest["lora"]))
     with ocp.PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore(
             (folder / "model_params").absolute(),
-            ocp.args.PyTreeRestore(item=adapters, restore_args=ocp.checkpoint_utils.construct_restore_args(adapters)),
+            ocp.args.PyTreeRestore(item=trained, restore_args=ocp.checkpoint_utils.construct_restore_args(trained)),
         )
-    nnx.update(adapted, restored)
-    return adapted
+    nnx.update(policy, restored)
+    return policy

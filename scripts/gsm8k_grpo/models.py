@@ -257,6 +257,16 @@ def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Mo
     return nnx.merge(graph, adapters, base_state if quantised is None else quantised)
 
 
+def trained(lora: Mapping | None) -> type:
+    """The kind of variables that training changes: adapters, or all weights where there are none."""
+    return nnx.LoRAParam if lora else nnx.Param
+
+
+def policy(model: nnx.Module, lora: Mapping | None, seed: int, mesh: Mesh) -> nnx.Module:
+    """What training starts from: `with_lora`, or without LoRA a second model on the same weights, all to be trained."""
+    return with_lora(model, lora, seed, mesh) if lora else nnx.merge(*nnx.split(model))
+
+
 def without_adaptation(adapted: nnx.Module) -> nnx.Module:
     """A second model on the same, possibly quantised, base weights: its adapters are zero."""
     graph, adapters, base = nnx.split(adapted, nnx.LoRAParam, ...)

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from gsm8k_grpo import families, own_rewards
+from gsm8k_grpo import families, miniature, own_rewards
 from gsm8k_grpo.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
@@ -101,25 +101,37 @@ def effective(recipe: str, overrides: Mapping, root: Path = ROOT) -> dict:
     known = {path.stem: path for path in (root / "recipes").glob("*.yaml")}
     if recipe not in known:
         raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {', '.join(sorted(known))}")
-    merged = merge(merge(read_yaml(root / "config.yaml"), read_yaml(known[recipe])), overrides)
+    below = merge(read_yaml(root / "config.yaml"), read_yaml(known[recipe]))
+    merged = merge(below, overrides)
     check(merged, f"recipe {recipe}", root)
+    if merged["miniature"] and merged["model"]["source"] == "pretrained":
+        return merged | {"miniature": False}  # it is one already
+    if merged["miniature"]:
+        small = miniature.overlay(recipe, merged, read_yaml(root / "recipes" / "tiny.yaml"))
+        merged = merge(merge(merge(below, small), below["at_miniature_size"]), overrides)
+        check(merged, f"recipe {recipe} (miniature)", root)
     return merged
 
 
-def run_names(recipe: str, seeds: list[int] | None) -> list[str]:
-    """The folders below results/ that the runs of a recipe have: its own name, or one for each of several seeds."""
-    return [f"{recipe}-seed-{seed}" for seed in seeds] if seeds else [recipe]
+def run_names(recipe: str, chosen: Mapping) -> list[str]:
+    """The folders below results/ of a recipe's runs: RECIPE or RECIPE-miniature, and one for each of several seeds.
+
+    Args:
+      recipe: its name.
+      chosen: its effective settings.
+    """
+    name = f"{recipe}-miniature" if chosen["miniature"] else recipe
+    return [f"{name}-seed-{seed}" for seed in chosen["seeds"]] if chosen["seeds"] else [name]
 
 
 def seeded(selected: str | list[str], loaded: Mapping[str, Mapping]) -> dict[str, list[str]]:
-    """Which recipes have several seeds, and their runs among those that `load_selected` found."""
-    runs = {
-        recipe: [
-            name for name, chosen in loaded.items() if chosen["seeds"] and [name] == run_names(recipe, [chosen["seed"]])
-        ]
-        for recipe in recipe_names(selected)
-    }
-    return {recipe: names for recipe, names in runs.items() if names}
+    """Which recipes (or their miniatures) have several seeds, and their runs among those that `load_selected` found."""
+    found: dict[str, list[str]] = {}
+    for recipe in recipe_names(selected):
+        for name, chosen in loaded.items():
+            if chosen["seeds"] and run_names(recipe, chosen | {"seeds": [chosen["seed"]]}) == [name]:
+                found.setdefault(name.removesuffix(f"-seed-{chosen['seed']}"), []).append(name)
+    return found
 
 
 def load_selected(selected: str | list[str], overrides: Mapping, root: Path = ROOT) -> dict[str, dict]:
@@ -133,7 +145,7 @@ def load_selected(selected: str | list[str], overrides: Mapping, root: Path = RO
     loaded: dict[str, dict] = {}
     for recipe in recipe_names(selected):
         chosen = effective(recipe, overrides, root)
-        for name, seed in zip(run_names(recipe, chosen["seeds"]), chosen["seeds"] or [chosen["seed"]], strict=True):
+        for name, seed in zip(run_names(recipe, chosen), chosen["seeds"] or [chosen["seed"]], strict=True):
             if name in loaded:
                 raise PipelineError(f"recipes: {name!r} is a recipe and a seed of another; rename the recipe")
             loaded[name] = chosen | {"seed": seed}
@@ -197,7 +209,8 @@ def _conflicts(settings: Mapping):
     if model["source"] == "pretrained" and not (model["pretraining"] and isinstance(model["architecture"], Mapping)):
         yield "model.pretraining", "source pretrained needs model.pretraining and the sizes of model.architecture"
     shape = families.sizes(model["architecture"])
-    yield from _architecture_conflicts(shape, training["lora"]["target_modules"])
+    lora = training["lora"]
+    yield from _architecture_conflicts(shape, lora["target_modules"] if lora else [])
     yield from _mesh_conflicts(settings, shape)
     if training["prompts_per_step"] % training["micro_batch_prompts"]:
         yield (
@@ -236,7 +249,7 @@ def _conflicts(settings: Mapping):
             "with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into ± 0.707; use rloo or drgrpo, or "
             "more generations",
         )
-    if training["lora"]["dropout"] and training["num_iterations"] > 1:
+    if lora and lora["dropout"] and training["num_iterations"] > 1:
         yield (
             "training.lora.dropout",
             "with num_iterations > 1 the ratio to the old policy would be one of dropout's noise; set one of them to "

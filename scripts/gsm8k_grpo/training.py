@@ -23,7 +23,7 @@ from tunix.rl import rl_cluster as cluster_lib
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
 
-from gsm8k_grpo import errors, grpo, rewards, rollout, runs, runtime, watch
+from gsm8k_grpo import errors, grpo, models, rewards, rollout, runs, runtime, watch
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.checkpoints import checkpoint_steps
 from gsm8k_grpo.errors import PipelineError
@@ -375,7 +375,9 @@ class Learner(grpo_learner.GRPOLearner):
         starts = range(0, len(tokens), size)
         noise = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), DROPOUT_DRAW)
         dropout_keys = [
-            np.asarray(jax.random.key_data(jax.random.fold_in(noise, index))) if settings["lora"]["dropout"] else None
+            np.asarray(jax.random.key_data(jax.random.fold_in(noise, index)))
+            if settings["lora"] and settings["lora"]["dropout"]
+            else None
             for index in range(len(starts))
         ]
         return [
@@ -561,9 +563,9 @@ def _write_checkpoint(learner: Learner, settings: Mapping, folder: runs.Run) -> 
       PipelineError: they cannot be written; the checkpoints before stand.
     """
     step, trainer, started = learner.steps_done, learner.rl_cluster.actor_trainer, time.perf_counter()
-    if not np.isfinite(float(optax.global_norm(nnx.state(trainer.model, nnx.LoRAParam)))):
+    if not np.isfinite(float(optax.global_norm(nnx.state(trainer.model, models.trained(settings["lora"]))))):
         raise PipelineError(
-            f"step {step}: its update made adapters that are no numbers; training stopped, the last checkpoint stands. "
+            f"step {step}: its update made weights that are no numbers; training stopped, the last checkpoint stands. "
             "Lower training.learning_rate"
         )
     try:
@@ -572,7 +574,7 @@ def _write_checkpoint(learner: Learner, settings: Mapping, folder: runs.Run) -> 
                 step * settings["num_iterations"],
                 trainer.model,
                 trainer.optimizer,
-                save_only_lora_params=True,
+                save_only_lora_params=settings["lora"] is not None,
                 force=True,
                 custom_metadata={"global_step": step, "role": cluster_lib.Role.ACTOR.value},
             )
