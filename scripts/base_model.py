@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from gsm8k_grpo import files, habits, prompts, runtime, settings, tokenizers
+from gsm8k_grpo import files, habits, hubs, prompts, runtime, settings, tokenizers
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError, run_stage
 
@@ -46,28 +46,16 @@ def pretrain(model_settings: Mapping, rows: list[dict], tokenizer_file: Path) ->
     return model, {"source": "pretrained", "seed": recipe["seed"], "rows": len(data.tokens)}
 
 
-def from_kaggle(model_settings: Mapping, tokenizer_file: Path) -> tuple[object, dict]:
-    """Gemma 2 as published on Kaggle (Flax), downloaded or from kagglehub's own cache."""
-    import kagglehub
+def from_flax(folder: Path, model_settings: Mapping, tokenizer_file: Path) -> object:
+    """Gemma 2 as published on Kaggle (Flax)."""
     from tunix.models.gemma import model as gemma
     from tunix.models.gemma import params
 
-    try:
-        folder = Path(kagglehub.model_download(model_settings["handle"]))
-    except Exception as error:  # kagglehub raises plain requests, OS and its own errors alike
-        raise PipelineError(
-            f"model.handle: {model_settings['handle']} could not be downloaded from Kaggle "
-            f"({type(error).__name__}): accept the model's licence on its Kaggle page and set KAGGLE_USERNAME and "
-            "KAGGLE_KEY, or put kagglehub's own credentials file in place"
-        ) from None
     vocabularies, checkpoints = sorted(folder.glob("tokenizer*.model")), sorted(folder.glob("*/_METADATA"))
-    if not vocabularies or not checkpoints:
-        raise PipelineError(f"{folder}: expected a tokenizer*.model and one folder with a Flax checkpoint")
     shutil.copyfile(vocabularies[0], tokenizer_file)
     tokenizers.load(tokenizer_file)
     version = {"gemma2_2b": "2-2b"}[model_settings["architecture"]]
-    model = gemma.Gemma.from_params(params.load_and_format_params(str(checkpoints[0].parent)), version=version)
-    return model, {"source": "kaggle", "handle": model_settings["handle"]}
+    return gemma.Gemma.from_params(params.load_and_format_params(str(checkpoints[0].parent)), version=version)
 
 
 def main() -> None:
@@ -91,7 +79,14 @@ def main() -> None:
             rows = files.read_jsonl(arguments.rows, keys=("question", "solution", "answer"))
             model, origin = pretrain(chosen, rows, tokenizer_file)
         else:
-            model, origin = from_kaggle(chosen, tokenizer_file)
+            folder, origin = hubs.fetch_model(chosen)
+            if (folder / "config.json").is_file():
+                from gsm8k_grpo import pretrained
+
+                model, found = pretrained.read(folder, chosen)
+                shutil.copyfile(found, tokenizer_file)
+            else:
+                model = from_flax(folder, chosen, tokenizer_file)
         models.save(model, weights)
         manifest = {
             "name": chosen["name"],
