@@ -9,7 +9,7 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
-.PHONY: report test setup lint lock clean
+.PHONY: report test setup setup-tfds lint lock clean
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
@@ -37,10 +37,18 @@ $(READY): envs/$(PLATFORM).txt envs/uv.txt
 	  $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/$(PLATFORM).txt
 	touch $@
 
+setup-tfds: .venv-tfds/.ready ## TensorFlow, for dataset.source tfds (1.7 GB)
+
+.venv-tfds/.ready: envs/tfds.txt $(READY)
+	$(VENV)/bin/python -m venv --clear .venv-tfds
+	$(VENV)/bin/uv pip install --quiet --python .venv-tfds/bin/python --require-hashes -r envs/tfds.txt || \
+	  .venv-tfds/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/tfds.txt
+	touch $@
+
 # Pins requirements.in anew, for Python 3.11 and up on every platform, and writes the same as conda YAMLs.
 lock: setup
 	$(RUN) envs/lock
 
 clean: ## the environment and all results
-	rm -rf $(VENV) results/* .snakemake
+	rm -rf $(VENV) .venv-tfds results/* .snakemake
 	git checkout -- results

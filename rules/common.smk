@@ -135,6 +135,14 @@ def source_hashes(wildcards):
     return {path.name: files.sha256_file(path) for path in paths if path.is_file()}
 
 
+def tfds_files(wildcards):
+    """The rows from TensorFlow Datasets, where a data set comes from there."""
+    if DATASETS[wildcards.dataset]["dataset"]["source"] != "tfds":
+        return []
+    folder = f"results/data/{wildcards.dataset}/tfds"
+    return [f"{folder}/{name}" for name in ("train.jsonl", "test.jsonl", "origin.json")]
+
+
 def pretraining_file(name):
     """A file of the data set that a miniature is pretrained on; a downloaded model needs none."""
 

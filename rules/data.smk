@@ -1,9 +1,31 @@
 # From questions to prompts.
 
 
+# TensorFlow Datasets needs TensorFlow: an environment of its own, here .venv-tfds (`make setup-tfds`) or envs/tfds.yaml.
+# Where there is neither, the script says so.
+rule tfds_rows:
+    input:
+        code=code.files("tfds_rows"),
+    output:
+        train=update("results/data/{dataset}/tfds/train.jsonl"),
+        test=update("results/data/{dataset}/tfds/test.jsonl"),
+        origin=update("results/data/{dataset}/tfds/origin.json"),
+    log:
+        "results/logs/data/{dataset}/tfds_rows.log",
+    conda:
+        "../envs/tfds.yaml"
+    params:
+        retry=last_failure("results/logs/data/{dataset}/tfds_rows.log"),
+    shell:
+        "PATH=$PWD/.venv-tfds/bin:$PATH python3 {input.code[0]} "
+        "--output $(dirname {output.origin:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+
+
 rule download:
     input:
         code=code.files("download"),
+        tfds_rows=tfds_files,
     output:
         train=update("results/data/{dataset}/train.jsonl"),
         test=update("results/data/{dataset}/test.jsonl"),
@@ -16,8 +38,11 @@ rule download:
         retry=last_failure("results/logs/data/{dataset}/download.log"),
         settings=lambda wildcards: blocks(DATASETS[wildcards.dataset], "dataset"),
         source_hashes=source_hashes,
+        tfds_rows=lambda wildcards, input: (
+            f"--tfds-rows results/data/{wildcards.dataset}/tfds" if input.tfds_rows else ""
+        ),
     shell:
-        "python3 {input.code[0]} --settings {params.settings:q} "
+        "python3 {input.code[0]} --settings {params.settings:q} {params.tfds_rows} "
         "--output $(dirname {output.manifest:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from gsm8k_grpo import files, habits, prompts, runtime, settings, tokenizers
+from gsm8k_grpo import files, habits, hubs, prompts, runtime, settings, tokenizers
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError, run_stage
 
@@ -45,21 +45,6 @@ def pretrain(model_settings: Mapping, rows: list[dict], tokenizer_file: Path) ->
     )
     pretraining.train(model, data, recipe, recipe["seed"], tokenizer.pad_id())
     return models.weights(model), {"source": "pretrained", "seed": recipe["seed"], "rows": len(data.tokens)}
-
-
-def from_kaggle(model_settings: Mapping) -> tuple[Path, dict]:
-    """The folder of Gemma 2 as published on Kaggle (Flax), downloaded or from kagglehub's own cache."""
-    import kagglehub
-
-    try:
-        folder = Path(kagglehub.model_download(model_settings["handle"]))
-    except Exception as error:  # kagglehub raises plain requests, OS and its own errors alike
-        raise PipelineError(
-            f"model.handle: {model_settings['handle']} could not be downloaded from Kaggle "
-            f"({type(error).__name__}): accept the model's licence on its Kaggle page and set KAGGLE_USERNAME and "
-            "KAGGLE_KEY, or put kagglehub's own credentials file in place"
-        ) from None
-    return folder, {"source": "kaggle", "handle": model_settings["handle"]}
 
 
 def convert(folder: Path, architecture: Mapping | str, making: Path) -> dict:
@@ -95,7 +80,7 @@ def main() -> None:
             rows = files.read_jsonl(arguments.rows, keys=("question", "solution", "answer"))
             weights, origin = pretrain(chosen, rows, making / "tokenizer.model")
         else:
-            folder, origin = from_kaggle(chosen)
+            folder, origin = hubs.fetch_model(chosen)
             weights = convert(folder, chosen["architecture"], making)
         models.save(weights, making / "weights")
         manifest = {

@@ -1,5 +1,6 @@
 """GSM8K rows as published (`question`, `answer` ending in `#### N`) made into this pipeline's rows."""
 
+import json
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,11 @@ from gsm8k_grpo.errors import PipelineError
 
 GOLD = re.compile(rf"\$?(?:{answers.NUMBER.pattern})%?\.?")
 SURROGATE = re.compile("[\ud800-\udfff]")  # valid in JSON as an escape, but no text that can be written again
+# Rows and SHA-256 of the published files: openai/grade-school-math, grade_school_math/data/{train,test}.jsonl.
+PUBLISHED = {
+    "train": (7473, "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465"),
+    "test": (1319, "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14"),
+}
 ANNOTATION = re.compile(r"<<[^<>]*>>")  # the calculator annotations, `<<48/2=24>>`
 
 
@@ -53,6 +59,30 @@ def read(path: str | Path, split: str) -> list[dict]:
     """Reads and normalises one published jsonl; ids are `SPLIT-00000`, in the file's order."""
     rows = files.read_jsonl(path, keys=("question", "answer"))
     return [normalise(row, f"{split}-{index:05d}", f"{path}, row {index + 1}") for index, row in enumerate(rows)]
+
+
+def published_text(rows: list[dict]) -> str:
+    """Raw rows (`question`, `answer`) as the published file has them; of the published rows, the same bytes."""
+    return "".join(json.dumps({key: row[key] for key in ("question", "answer")}) + "\n" for row in rows)
+
+
+def check_published(rows: list[dict], split: str, origin: str) -> None:
+    """Makes sure that raw rows are those of a published file, in its order.
+
+    Args:
+      rows: raw rows.
+      split: `train` or `test`.
+      origin: where they come from, for the error.
+    """
+    size, sha256 = PUBLISHED[split]
+    if len(rows) != size:
+        raise PipelineError(f"{origin}: {len(rows):,} rows, GSM8K's {split} has {size:,}; take another source")
+    found = files.sha256_text(published_text(rows))
+    if found != sha256:
+        raise PipelineError(
+            f"{origin}: these are not GSM8K's {split} rows as published, in their order (sha256 {found[:12]}…, not "
+            f"{sha256[:12]}…); take another source"
+        )
 
 
 def reasoning(solution: str) -> str:

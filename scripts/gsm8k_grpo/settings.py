@@ -15,6 +15,12 @@ from gsm8k_grpo import families, miniature, own_rewards
 from gsm8k_grpo.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
+LFM2 = (
+    "LFM2 is not supported: Tunix has no such model, and LFM2-350M was tried on this task and never writes the tags; "
+    "take a Gemma or Qwen2.5 model"
+)
+# GSM8K where a hub has it; whatever other handle is given, its rows are checked against the published ones.
+GSM8K_HANDLES = {"huggingface": "openai/gsm8k", "kaggle": "thedevastator/grade-school-math-8k-q-a"}
 RESERVED = ("data", "models", "logs", "cache")  # folders of results/ that are no recipe's
 # JSON Schema takes 100.0 for an integer, which Python's range() does not, and YAML's .nan and .inf for numbers.
 _TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
@@ -204,8 +210,7 @@ def _conflicts(settings: Mapping):
         yield "dataset.path", "source jsonl needs the folder of train.jsonl and test.jsonl"
     if dataset["train_rows"] and dataset["train_rows"] <= settings["prompt"]["dev_rows"]:
         yield "prompt.dev_rows", f"holds out all of the {dataset['train_rows']} train rows; hold out fewer"
-    if model["source"] == "kaggle" and not model["handle"]:
-        yield "model.handle", "source kaggle needs a handle such as google/gemma-2/flax/gemma2-2b-it"
+    yield from _source_conflicts(model)
     if model["source"] == "pretrained" and not (model["pretraining"] and isinstance(model["architecture"], Mapping)):
         yield "model.pretraining", "source pretrained needs model.pretraining and the sizes of model.architecture"
     shape = families.sizes(model["architecture"])
@@ -268,6 +273,25 @@ def _conflicts(settings: Mapping):
     for index, tag in enumerate(tags):
         if any(tag in other for other in tags[:index] + tags[index + 1 :]):
             yield "prompt.tags", f"the tag {tag!r} is a part of another tag; the four must tell themselves apart"
+
+
+def _source_conflicts(model: Mapping):
+    """Yields (key, problem) for what the source of a model does not go with."""
+    source, handle, revision = model["source"], model["handle"], model["revision"]
+    parts = len(handle.split("/")) if handle else 0
+    if source == "kaggle" and parts != 4:
+        example = "google/gemma-2/flax/gemma2-2b-it"
+        yield "model.handle", f"source kaggle needs a handle such as {example}; a version goes into model.revision"
+    if source == "kaggle" and revision is not None and not (isinstance(revision, int) and revision > 0):
+        yield "model.revision", f"{revision!r} is no version of a Kaggle model; expected a number from 1, or null"
+    if source == "huggingface" and parts != 2:
+        yield "model.handle", "source huggingface needs a handle such as google/gemma-2-2b-it"
+    if source == "huggingface" and isinstance(revision, int):
+        yield "model.revision", f"{revision} is no revision of Hugging Face; expected a commit, tag or branch, or null"
+    if source == "local" and not model["path"]:
+        yield "model.path", "source local needs the folder of the model's files"
+    if source != "local" and "lfm2" in (handle or "").lower():
+        yield "model.handle", LFM2
 
 
 def _architecture_conflicts(shape: Mapping, target_modules: list[str]):

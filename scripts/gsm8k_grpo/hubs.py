@@ -1,0 +1,354 @@
+"""Fetching from Hugging Face and Kaggle through their own clients.
+
+Retries are bounded, a partial download is resumed, contents are checked, and each failure is one sentence. What was
+fetched lies in the clients' own caches and is used from there without a network.
+
+Credentials are the clients' business: they read them from the environment (HF_TOKEN, KAGGLE_USERNAME and KAGGLE_KEY) or
+from their own files. Nothing here reads, prints or records one.
+"""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from gsm8k_grpo import files, retries, settings
+from gsm8k_grpo.errors import PipelineError
+
+# What a model needs of a repository; other formats of the same weights (.bin, .gguf, .pth) stay where they are.
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "LICENSE*",
+)
+NAMES = {"huggingface": "Hugging Face", "kaggle": "Kaggle"}
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def fetch_model(model: Mapping) -> tuple[Path, dict]:
+    """A base model's published files, downloaded or from where they already lie.
+
+    Args:
+      model: the block `model`, with source `kaggle`, `huggingface` or `local`.
+
+    Returns:
+      The folder (config.json, tokenizer and safetensors as on Hugging Face, or Kaggle's Flax layout), and its origin:
+      `source`, `handle` or `path`, `revision` (as asked for), `commit` or `version` (what that was), `files` (name →
+      `sha256`, `bytes`) and `warning` (text where the revision may be another one tomorrow, else null).
+
+    Raises:
+      PipelineError: in one sentence, why not and what to do.
+    """
+    source = model["source"]
+    if source == "local":
+        folder = Path(model["path"])
+        if not folder.is_dir():
+            raise PipelineError(f"model.path: {folder} is not a folder; name the one with the model's files")
+        origin = {"source": source, "path": str(folder), "files": hashes(folder), "warning": None}
+    else:
+        folder, origin = fetch(source, "model", model["handle"], model["revision"], MODEL_FILES)
+    _check_model(folder)
+    return folder, origin
+
+
+def fetch(
+    source: str, kind: str, handle: str, revision: str | int | None, wanted: tuple[str, ...]
+) -> tuple[Path, dict]:
+    """A repository's files in the client's cache, and their origin (see `fetch_model`).
+
+    Args:
+      source: `huggingface` or `kaggle`.
+      kind: `model` or `dataset`.
+      handle: OWNER/NAME; on Kaggle a model is OWNER/MODEL/FRAMEWORK/VARIATION.
+      revision: a commit, branch or tag of Hugging Face, or a version number of Kaggle; null is the newest.
+      wanted: patterns of the files to fetch from Hugging Face. (Kaggle hands out whole versions.)
+    """
+    hub = _huggingface if source == "huggingface" else _kaggle
+    print(f"fetching {kind} {handle} from {NAMES[source]} (cache: {_cache(source)})", flush=True)
+    try:
+        folder, resolved, found = hub(kind, handle, revision, wanted)
+    except Exception as error:
+        explained = _explained(error, source, kind, handle, revision)
+        if explained is None:
+            raise
+        raise PipelineError(explained) from None
+    name = "commit" if source == "huggingface" else "version"
+    warning = None
+    pinned = COMMIT.fullmatch(str(revision)) if source == "huggingface" else revision is not None
+    if kind == "model" and not pinned:
+        asked = f"{revision!r} can move" if revision is not None else "none is given, so the newest was taken"
+        warning = f"model.revision: {asked}: it is now {name} {resolved}; write that there to get the same again"
+        print(f"WARNING: {warning}", flush=True)
+    origin = {"source": source, "handle": handle, "revision": revision, name: resolved}
+    return folder, {**origin, "files": found, "warning": warning}
+
+
+def hashes(folder: Path) -> dict[str, dict]:
+    """The SHA-256 and size of each file below a folder, hidden ones apart, by relative name."""
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+
+
+def _check_model(folder: Path) -> None:
+    """Refuses a folder that holds no model that can be loaded, before anything big is read."""
+    if not (folder / "config.json").is_file():
+        if any(folder.glob("*/_METADATA")) and any(folder.glob("tokenizer*.model")):
+            return  # Kaggle's Flax layout
+        raise PipelineError(
+            f"{folder}: expected config.json, a tokenizer and safetensors (as on Hugging Face), or a tokenizer*.model "
+            "and one folder with a Flax checkpoint (as on Kaggle)"
+        )
+    if str(files.read_json(folder / "config.json").get("model_type", "")).startswith("lfm2"):
+        raise PipelineError(f"{folder / 'config.json'}: {settings.LFM2}")
+    index = folder / "model.safetensors.index.json"
+    shards = set(files.read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    missing = sorted(name for name in shards if not (folder / name).is_file())
+    if missing:
+        raise PipelineError(
+            f"{folder}: {missing[0]} is missing ({len(missing)} of {len(shards)} safetensors files are); fetch the "
+            "model again, in this format"
+        )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise PipelineError(f"{folder}: no tokenizer.json or tokenizer.model; copy the model's own there")
+
+
+def _huggingface(kind: str, handle: str, revision: str | None, wanted: tuple[str, ...]) -> tuple[Path, str, dict]:
+    """(snapshot folder, commit, files with hashes)."""
+    # The plain protocol: it resumes (see below), and files of these sizes are served over it.
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    import huggingface_hub
+    from huggingface_hub import file_download
+
+    def resumed(
+        incomplete_path, destination_path, url_to_download, headers, expected_size, tqdm_class=None, **_
+    ) -> None:
+        """huggingface_hub 1.33 deletes what a failed or killed download had got; this one goes on from it."""
+        if destination_path.exists():
+            return
+        with incomplete_path.open("ab") as partial:
+            if expected_size is not None and partial.tell() > expected_size:
+                partial.truncate(0)
+                partial.seek(0)
+            file_download.http_get(
+                url_to_download,
+                partial,
+                resume_size=partial.tell(),
+                headers=headers,
+                expected_size=expected_size,
+                tqdm_class=tqdm_class,
+            )
+        file_download._chmod_and_move(incomplete_path, destination_path)
+
+    file_download._download_to_tmp_and_move = resumed
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        handler.addFilter(_without_queries)
+
+    def attempt() -> tuple[Path, dict]:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                handle,
+                repo_type=kind,
+                revision=None if revision is None else str(revision),
+                allow_patterns=list(wanted),
+            )
+        )
+        return folder, _verified(folder)
+
+    folder, found = retries.retried(attempt)
+    if not found:
+        raise PipelineError(f"{kind}.handle: {handle} has none of the files {', '.join(wanted)}")
+    return folder, folder.name, found
+
+
+def _verified(snapshot: Path) -> dict[str, dict]:
+    """Hashes of a snapshot in huggingface_hub's cache, where each file is a link to a blob named by its checksum.
+
+    The client itself compares sizes only. A damaged file is removed, so that it is fetched again.
+    """
+    found = hashes(snapshot)
+    for name, facts in found.items():
+        blob = (snapshot / name).resolve()
+        if len(blob.name) == 64:  # large files
+            whole = facts["sha256"] == blob.name
+        elif COMMIT.fullmatch(blob.name):  # small ones, as git hashes them
+            content = blob.read_bytes()
+            whole = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == blob.name
+        else:  # a file system without links
+            continue
+        if not whole:
+            blob.unlink()
+            (snapshot / name).unlink()
+            raise retries.Damaged(name)
+    return found
+
+
+def _without_queries(record: logging.LogRecord) -> bool:
+    """The client names addresses when it retries; what follows their `?` may be a signature."""
+    record.msg, record.args = re.sub(r"\?\S+", "", record.getMessage()), ()
+    return True
+
+
+def _kaggle(kind: str, handle: str, version: int | None, _: tuple[str, ...]) -> tuple[Path, int, dict]:
+    """(folder, version number, files with hashes)."""
+    os.environ.setdefault("TQDM_MININTERVAL", "30")  # its progress bars, in a log
+    import kagglehub
+
+    parsed = _parsed(kind, handle)
+    if version is not None:
+        parsed = parsed.with_version(int(version))
+    cached = _kaggle_cached(parsed)
+    if _offline():
+        if cached is None:
+            raise _NotFetched
+        folder = cached
+    else:
+        download = kagglehub.model_download if kind == "model" else kagglehub.dataset_download
+        try:
+            folder = Path(retries.retried(lambda: download(str(parsed)), give_up_unreachable=cached is not None))
+        except Exception as error:
+            if cached is None or not retries.unreachable(error):
+                raise
+            print(f"Kaggle cannot be reached ({retries.reason(error)}): using {cached}", flush=True)
+            folder = cached
+    return folder, int(folder.name), hashes(folder)
+
+
+class _NotFetched(Exception):
+    """Offline, and not in the cache."""
+
+
+def _parsed(kind: str, handle: str):
+    """Kaggle's handle object."""
+    from kagglehub import handle as handles
+
+    return (handles.parse_model_handle if kind == "model" else handles.parse_dataset_handle)(handle)
+
+
+def _kaggle_cached(parsed) -> Path | None:
+    """The folder of the version asked for, or of the newest, if it was fetched whole before."""
+    from kagglehub import cache
+
+    if parsed.is_versioned():
+        found = cache.Cache().load_from_cache(parsed)
+        return Path(found) if found else None
+    around = Path(cache.get_cached_path(parsed.with_version(1))).parent
+    for version in sorted((int(path.name) for path in around.glob("*") if path.name.isdecimal()), reverse=True):
+        if found := cache.Cache().load_from_cache(parsed.with_version(version)):
+            return Path(found)
+    return None
+
+
+def _offline() -> bool:
+    """huggingface_hub's own switch, HF_HUB_OFFLINE, taken for Kaggle too."""
+    import huggingface_hub
+
+    return huggingface_hub.is_offline_mode()
+
+
+def _cache(source: str) -> str:
+    if source == "huggingface":
+        from huggingface_hub import constants
+
+        return constants.HF_HUB_CACHE
+    from kagglehub import config
+
+    return config.get_cache_folder()
+
+
+def _explained(error: BaseException, source: str, kind: str, handle: str, revision: object) -> str | None:
+    """One sentence about a failure of a hub and what to do, or None where it is none of a hub's."""
+    name, key = NAMES[source], f"{kind}.handle"
+    cache, home = _cache(source), {"huggingface": "HF_HOME", "kaggle": "KAGGLEHUB_CACHE"}[source]
+    again = "then run the same command again: it goes on from what has been downloaded"
+    if full := retries.no_space(error):
+        return (
+            f"{key}: no space left in {cache} for {handle} ({full.strerror}): free some, or set {home} to a folder on "
+            f"a larger disk, {again}"
+        )
+    if isinstance(error, _NotFetched) or retries.is_any(error, "OfflineModeIsEnabled"):
+        return (
+            f"{key}: {handle} is not whole in {cache}, and HF_HUB_OFFLINE is set: unset it, and fetch the {kind} once "
+            "with a connection"
+        )
+    if retries.is_any(error, "Damaged", "DataCorruptionError"):
+        return (
+            f"{key}: a file of {handle} arrived damaged {retries.ATTEMPTS} times (its checksum is not {name}'s): run "
+            "the same command again later, or over another network"
+        )
+    status = retries.status(error)
+    explain = _explained_by_huggingface if source == "huggingface" else _explained_by_kaggle
+    refused = explain(error, status, kind, handle, revision)
+    if refused:
+        return refused
+    if retries.passing(error):
+        return (
+            f"{key}: {handle} could not be fetched from {name} in {retries.ATTEMPTS} attempts "
+            f"({retries.reason(error)}): check the connection, {again}"
+        )
+    if status is not None or retries.is_any(error, "RequestException", "HTTPError", "LocalEntryNotFoundError"):
+        return f"{key}: {handle} could not be fetched from {name} ({retries.reason(error)})"
+    return None
+
+
+def _explained_by_huggingface(
+    error: BaseException, status: int | None, kind: str, handle: str, revision: object
+) -> str | None:
+    import huggingface_hub
+
+    key = f"{kind}.handle"
+    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{handle}"
+    tokens = "https://huggingface.co/settings/tokens"
+    known = huggingface_hub.get_token() is not None
+    if retries.is_any(error, "HFValidationError"):
+        return f"{key}: {handle!r} is no name of a repository; expected OWNER/NAME, as in google/gemma-2-2b-it"
+    if retries.is_any(error, "RevisionNotFoundError"):
+        return f"{kind}.revision: {handle} has no revision {revision!r}: see {page}/commits/main, or write null"
+    if retries.is_any(error, "GatedRepoError"):
+        account = " with the account of your token" if known else f", create a token at {tokens}, set HF_TOKEN to it"
+        return f"{key}: {handle} is gated: accept its licence at {page}{account}, then run the same command again"
+    if retries.is_any(error, "RepositoryNotFoundError"):
+        private = "if it is private, your token may not read it" if known else "if it is private or gated, set HF_TOKEN"
+        return f"{key}: there is no {kind} {handle} at {page}, or not for you: check the name; {private} ({tokens})"
+    if status in (401, 403):
+        return f"{key}: Hugging Face refuses this token for {handle}: create another at {tokens} and set HF_TOKEN to it"
+    if status == 404:
+        return f"{key}: {handle} lacks a file that it lists: try again, or pin another {kind}.revision ({page})"
+    return None
+
+
+def _explained_by_kaggle(
+    error: BaseException, status: int | None, kind: str, handle: str, revision: object
+) -> str | None:
+    from kagglehub import config
+
+    key = f"{kind}.handle"
+    page = f"https://www.kaggle.com/{kind}s/{'/'.join(handle.split('/')[:2])}"
+    credentials = (
+        "create a token at https://www.kaggle.com/settings and set KAGGLE_USERNAME and KAGGLE_KEY, or put its "
+        "kaggle.json into ~/.kaggle"
+    )
+    if status in (401, 403) and config.get_kaggle_credentials() is None:
+        return f"{key}: Kaggle gives {handle} to no one unknown: accept its licence at {page}, {credentials}"
+    if status == 401:
+        return f"{key}: Kaggle does not know these credentials: {credentials}"
+    if status == 403:
+        return f"{key}: Kaggle refuses {handle} to this account: accept its licence at {page}, then try again"
+    if status == 404:
+        version = "" if revision is None else f" in version {revision}"
+        return f"{key}: Kaggle has no {handle}{version}: check {key} and {kind}.revision against {page}"
+    if isinstance(error, ValueError) and "redentials file" in str(error):
+        return f"{key}: {error}: {credentials}"
+    return None
