@@ -258,9 +258,14 @@ def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, 
     assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny"}
 
 
+@pytest.mark.parametrize("size", ["", "-miniature"])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_has_a_dry_run(snakemake, sources, recipe):
-    jobs = list(planned(snakemake, sources, "--config", f"recipes={recipe}"))
+def test_every_recipe_has_a_dry_run(snakemake, sources, recipe, size):
+    if size and recipe.startswith("tiny"):
+        pytest.skip("is one already")
+    chosen = (f"recipes={recipe}", f"miniature={bool(size)}")
+    recipe += size
+    jobs = list(planned(snakemake, sources, "--config", *chosen))
     evaluated = {f"evaluate {recipe} {name}" for name in ("evaluations base", "evaluations final", "evaluations best")}
     assert {f"train {recipe}", f"evaluate {recipe} evaluations-dev base", "report"} | evaluated < set(jobs)
     # Test is read for no other checkpoint.
@@ -271,7 +276,7 @@ def test_every_recipe_has_a_dry_run(snakemake, sources, recipe):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("trainig={beta: 0.05}", "recipe tiny: trainig: unknown key; there are recipes, seed,"),
+        ("trainig={beta: 0.05}", "recipe tiny: trainig: unknown key; there are recipes, miniature,"),
         ("training={bata: 0.05}", "recipe tiny: training.bata: unknown key; there are max_steps,"),
         ("training={learning_rate: 1e-6}", "recipe tiny: training.learning_rate: '1e-6' is text, expected a number"),
         ("training={num_generations: 1}", "recipe tiny: training.num_generations: 1 is less than the minimum of 2"),

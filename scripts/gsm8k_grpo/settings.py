@@ -108,14 +108,14 @@ def effective(recipe: str, overrides: Mapping, root: Path = ROOT) -> dict:
     if recipe not in known:
         raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {', '.join(sorted(known))}")
     below = merge(read_yaml(root / "config.yaml"), read_yaml(known[recipe]))
-    merged = merge(below, overrides)
-    check(merged, f"recipe {recipe}", root)
+    merged, where = merge(below, overrides), f"recipe {recipe}"
+    check_types(merged, where)
     if merged["miniature"] and merged["model"]["source"] == "pretrained":
-        return merged | {"miniature": False}  # it is one already
-    if merged["miniature"]:
+        merged = merged | {"miniature": False}  # it is one already
+    elif merged["miniature"]:
         small = miniature.overlay(recipe, merged, read_yaml(root / "recipes" / "tiny.yaml"))
-        merged = merge(merge(merge(below, small), below["at_miniature_size"]), overrides)
-        check(merged, f"recipe {recipe} (miniature)", root)
+        merged, where = merge(merge(merge(below, small), below["at_miniature_size"]), overrides), f"{where} (miniature)"
+    check(merged, where, root)
     return merged
 
 
@@ -173,17 +173,22 @@ def load_selected(selected: str | list[str], overrides: Mapping, root: Path = RO
 
 def check(settings: Mapping, where: str, root: Path = ROOT) -> None:
     """Validates merged settings: the schema first, then what spans several keys, then files of code that they name."""
-    errors = sorted(
-        Validator(schema()).iter_errors(settings), key=lambda error: [str(part) for part in error.absolute_path]
-    )
-    if errors:
-        raise PipelineError(f"{where}: {_sentence(jsonschema.exceptions.best_match(errors))}")
+    check_types(settings, where)
     for key, problem in _conflicts(settings):
         raise PipelineError(f"{where}: {key}: {problem}")
     built_in = schema()["$defs"]["reward"]["else"]["enum"]
     fault = own_rewards.problem(settings["training"]["rewards"], built_in, root)
     if fault:
         raise PipelineError(f"{where}: training.rewards: {fault}")
+
+
+def check_types(settings: Mapping, where: str) -> None:
+    """Validates merged settings by the schema alone."""
+    errors = sorted(
+        Validator(schema()).iter_errors(settings), key=lambda error: [str(part) for part in error.absolute_path]
+    )
+    if errors:
+        raise PipelineError(f"{where}: {_sentence(jsonschema.exceptions.best_match(errors))}")
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:

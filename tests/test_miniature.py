@@ -1,0 +1,121 @@
+"""Any recipe as a miniature: it is small and still that recipe. The published recipes are held to their table."""
+
+import pytest
+
+from gsm8k_grpo import families, settings
+
+PUBLISHED = {
+    "gemma2-2b-it": {
+        "family": "gemma2",
+        "dtype": "float32",
+        "lora": (64, 64, 0),
+        "G μ β ε": (4, 1, 0.08, 0.2),
+        "lr": 3.0e-6,
+        "temperature": 0.9,
+    },
+    "gemma2-2b-reasoning": {
+        "family": "gemma2",
+        "dtype": "bfloat16",
+        "lora": (64, 64, 0),
+        "G μ β ε": (16, 3, 0.04, 0.2),
+        "lr": 2.0e-6,
+        "temperature": 0.9,
+    },
+    "gemma3-1b-it": {
+        "family": "gemma3",
+        "dtype": "float32",
+        "lora": (64, 64, 0),
+        "G μ β ε": (4, 1, 0.08, 0.2),
+        "lr": 3.0e-6,
+        "temperature": 0.9,
+    },
+    "gemma3-1b-working-out": {
+        "family": "gemma3",
+        "dtype": "bfloat16",
+        "lora": (8, 8, 0),
+        "G μ β ε": (8, 1, 0.04, 0.2),
+        "lr": 5.0e-6,
+        "temperature": 1.0,
+    },
+    "minigrpo-fast": {
+        "family": "qwen2",
+        "dtype": "bfloat16",
+        "lora": (64, 128, 0.1),
+        "G μ β ε": (2, 1, 0, 0.28),
+        "lr": 1.0e-5,
+        "temperature": 1.0,
+    },
+    "minigrpo-slow": {
+        "family": "qwen2",
+        "dtype": "float32",
+        "lora": None,
+        "G μ β ε": (4, 1, 0.04, 0.28),
+        "lr": 1.0e-5,
+        "temperature": 1.0,
+    },
+}
+# What a miniature may change of training and evaluation; all else is the recipe's.
+SIZES = {
+    "training": {
+        "max_steps",
+        "max_completion_tokens",
+        "learning_rate",
+        "max_gradient_norm",
+        "lora",
+        "checkpoint_interval_steps",
+    },
+    "evaluation": {"rows", "selection_rows", "batch_size", "max_completion_tokens"},
+}
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_a_published_recipe_has_its_published_settings(recipe):
+    chosen, row = settings.effective(recipe, {}), PUBLISHED[recipe]
+    training, lora = chosen["training"], chosen["training"]["lora"]
+    assert families.of(chosen["model"]["architecture"]).name == row["family"]
+    assert chosen["model"]["dtype"] == row["dtype"]
+    assert (lora and (lora["rank"], lora["alpha"], lora["dropout"])) == row["lora"]
+    named = ("num_generations", "num_iterations", "beta", "epsilon")
+    assert tuple(training[name] for name in named) == row["G μ β ε"]
+    assert (training["learning_rate"], training["temperature"]) == (row["lr"], row["temperature"])
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_a_miniature_is_small_and_still_its_recipe(recipe):
+    large, small = settings.effective(recipe, {}), settings.effective(recipe, {"miniature": True})
+    assert (small["model"]["source"], small["dataset"]["source"], small["mesh"]) == (
+        "pretrained",
+        "generated",
+        {"fsdp": 1, "tp": 1},
+    )
+    assert small["model"]["architecture"]["vocabulary_size"] <= 640 and small["training"]["max_steps"] <= 200
+    assert families.of(small["model"]["architecture"]) == families.of(large["model"]["architecture"])
+    assert small["model"]["dtype"] == large["model"]["dtype"]
+    assert small["prompt"]["tags"] == large["prompt"]["tags"] == small["model"]["pretraining"]["tags"]
+    for block, sizes in SIZES.items():
+        kept = large[block].keys() - sizes
+        assert {key: small[block][key] for key in kept} == {key: large[block][key] for key in kept}
+    if large["training"]["lora"]:
+        lora, published = small["training"]["lora"], large["training"]["lora"]
+        assert lora["alpha"] / lora["rank"] == published["alpha"] / published["rank"]
+        for key in ("dropout", "base_weights", "target_modules"):
+            assert lora[key] == published[key]
+
+
+def test_miniatures_have_results_of_their_own_and_one_report():
+    runs = settings.load_selected(list(PUBLISHED), {"miniature": True})
+    assert list(runs) == [f"{recipe}-miniature" for recipe in PUBLISHED]
+    assert len({chosen["model"]["name"] for chosen in runs.values()}) == len(PUBLISHED)
+    seeded = settings.load_selected("minigrpo-fast", {"miniature": True, "seeds": [0, 2]})
+    assert list(seeded) == ["minigrpo-fast-miniature-seed-0", "minigrpo-fast-miniature-seed-2"]
+    assert settings.seeded("minigrpo-fast", seeded) == {"minigrpo-fast-miniature": list(seeded)}
+
+
+def test_the_command_line_goes_over_a_miniature_too():
+    chosen = settings.effective("gemma2-2b-it", {"miniature": True, "training": {"max_steps": 120, "beta": 0.5}})
+    assert (chosen["training"]["max_steps"], chosen["training"]["beta"]) == (120, 0.5)
+
+
+def test_the_miniature_of_a_miniature_is_itself():
+    assert settings.effective("tiny", {"miniature": True}) == settings.effective("tiny", {})
+    assert list(settings.load_selected("tiny", {"miniature": True})) == ["tiny"]
