@@ -149,6 +149,7 @@ def _huggingface(kind: str, handle: str, revision: str | None, wanted: tuple[str
                 headers=headers,
                 expected_size=expected_size,
                 tqdm_class=tqdm_class,
+                _nb_retries=0,  # without progress; trying again is `retried`'s
             )
         file_download._chmod_and_move(incomplete_path, destination_path)
 
