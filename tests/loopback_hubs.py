@@ -198,6 +198,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     "X-Repo-Commit": COMMIT,
                     "X-Linked-Etag": f'"{listed["lfs"]["oid"]}"',
                     "X-Linked-Size": str(len(content)),
+                    "X-Xet-Hash": listed["xetHash"],  # offers the other protocol, as the real one does
+                    "X-Xet-Refresh-Route": f"https://huggingface.co/api/{handle}/xet-read-token/{COMMIT}",
                 },
             )
         self.send_content(name, content, **{"ETag": f'"{listed["oid"]}"', "X-Repo-Commit": COMMIT})
@@ -267,7 +269,8 @@ def entry(name: str, content: bytes) -> dict:
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     listed = {"type": "file", "path": name, "size": len(content), "oid": blob}
     if name.endswith((".safetensors", ".parquet", ".bin", ".gguf")):
-        listed["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        sha256 = hashlib.sha256(content).hexdigest()
+        listed |= {"lfs": {"oid": sha256, "size": len(content), "pointerSize": 130}, "xetHash": sha256[::-1]}
     return listed
 
 

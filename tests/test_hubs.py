@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 TFDS_PYTHON = Path(os.environ.get("TFDS_PYTHON", ROOT / ".venv-tfds" / "bin" / "python"))
 FETCH = """
 import json, sys
+import huggingface_hub  # as Tunix does, before anything could be set for it
 from gsm8k_grpo import errors, hubs, retries
 
 retries.FIRST_PAUSE_SECONDS = 0.01
@@ -67,13 +69,15 @@ def hub(tmp_path):
     )
     yield made
     made.close()
+    storage = [request for request in made.requests if request.host not in ("huggingface.co", "api.kaggle.com")]
+    assert not any(request.authorised for request in storage)  # only the hubs themselves get to see a token
 
 
 def model(source, **changes):
     return {"source": source, "handle": HANDLES.get(source), "revision": None, "path": None, **changes}
 
 
-def run(hub, command, limit_bytes=None, **environment):
+def run(hub, command, limit_bytes=None, cwd=None, **environment):
     """(exit status, everything printed) of a process that knows only these hubs."""
 
     def limited():
@@ -85,6 +89,7 @@ def run(hub, command, limit_bytes=None, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        cwd=cwd,
         timeout=300,
         preexec_fn=limited if limit_bytes else None,
     )
@@ -283,7 +288,7 @@ def test_a_hub_in_trouble_is_asked_again_a_few_times(hub, source, part):
     hub.statuses[part] = [503] * 99
     hub.requests.clear()
     assert "in 4 attempts (status 503): check the connection" in refused(hub, model(source))
-    assert len(hub.requests) == 4
+    assert len([request for request in hub.requests if part in request.path]) == 4
 
 
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
@@ -312,6 +317,12 @@ def test_a_local_folder_is_used_as_it_is_and_checked(hub, tmp_path):
         "files": hubs.hashes(folder),
         "warning": None,
     }
+    # What did not change since is not read again.
+    known, since = {name: {**facts, "sha256": "known"} for name, facts in origin["files"].items()}, time.time() + 60
+    assert hubs.local_hashes(folder, known, since) == known
+    assert hubs.local_hashes(folder, known, since - 3600) == origin["files"]
+    (folder / "notes.bin").write_bytes(b"not the model's")
+    assert "notes.bin" not in hubs.local_hashes(folder)
     (folder / "tokenizer.model").unlink()
     assert refused(hub, local).endswith("no tokenizer.json or tokenizer.model; copy the model's own there")
     (folder / "config.json").write_text('{"model_type": "lfm2"}')
@@ -400,6 +411,32 @@ def test_gsm8k_is_the_same_bytes_from_each_hub(hub, raw, normalised, tmp_path):
     assert not [request for request in hub.requests if "socratic" in request.path]
 
 
+def test_the_workflow_gets_gsm8k_from_each_source_and_no_token_is_left_anywhere(hub, raw, normalised, tmp_path):
+    with_gsm8k(hub, raw)
+    for repository in (*hub.huggingface.values(), *hub.kaggle.values()):
+        repository.gated = True
+    project = tmp_path / "project"
+    for name in ("Snakefile", "config.yaml", "rules", "profiles", "recipes", "schemas", "scripts", "envs"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        project.mkdir(exist_ok=True)
+        copy(ROOT / name, project / name)
+    sources = ["huggingface", "kaggle"]
+    if TFDS_PYTHON.exists():
+        (project / ".venv-tfds").symlink_to(TFDS_PYTHON.parents[1])
+        sources.append("tfds")
+    for source in sources:
+        target = f"results/data/{source}/dataset.json"
+        chosen = f"dataset={{name: {source}, source: {source}, train_rows: null, test_rows: null}}"
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", target, "--config", chosen]
+        known = CREDENTIALS["huggingface"] | CREDENTIALS["kaggle"]
+        status, text = run(hub, command, cwd=project, **known)
+        assert status == 0, text
+        data = project / "results" / "data" / source
+        assert {split: (data / f"{split}.jsonl").read_bytes() for split in normalised} == normalised
+    assert sum(request.authorised for request in hub.requests) > 4
+    assert_no_secret_below(hub.folder)  # caches, home, results, logs and Snakemake's own records
+
+
 def test_other_rows_than_the_published_ones_are_refused_and_spoil_nothing(hub, raw, tmp_path):
     swapped = {**raw, "test": [raw["test"][1], raw["test"][0], *raw["test"][2:]]}
     with_gsm8k(hub, swapped)
@@ -455,7 +492,11 @@ def test_gsm8k_from_tensorflow_datasets_is_the_same_bytes(hub, tfds, published, 
     assert status == 0, text
     assert {split: (tmp_path / "data" / f"{split}.jsonl").read_bytes() for split in normalised} == normalised
     origin = json.loads((tmp_path / "data" / "dataset.json").read_text())["origin"]
-    assert origin["source"] == "tfds" and origin["versions"].keys() == {"gsm8k", "tensorflow", "tensorflow_datasets"}
+    assert origin["source"] == "tfds" and origin["versions"].keys() == {
+        "gsm8k",
+        "tensorflow-cpu",
+        "tensorflow-datasets",
+    }
 
 
 def test_failures_of_tensorflow_datasets_are_one_sentence_and_the_next_run_goes_on(hub, tfds):
