@@ -14,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 
-from gsm8k_grpo import code, files, own_rewards, settings
+from gsm8k_grpo import code, files, hubs, own_rewards, settings
 from gsm8k_grpo.checkpoints import checkpoint_names
 from gsm8k_grpo.errors import PipelineError
 
@@ -133,6 +133,20 @@ def source_hashes(wildcards):
     if not all(path.is_file() for path in paths) and manifest.is_file():
         return files.read_json(manifest)["origin"].get("sha256", {})
     return {path.name: files.sha256_file(path) for path in paths if path.is_file()}
+
+
+def local_model_hashes(wildcards):
+    """The same for the files of a model from a local folder; what did not change since model.json is not read again."""
+    chosen = MODELS[wildcards.model]["model"]
+    if chosen["source"] != "local":
+        return {}
+    manifest, known, since = Path("results", "models", wildcards.model, "model.json"), {}, 0
+    if manifest.is_file():
+        origin, since = files.read_json(manifest)["origin"], manifest.stat().st_mtime
+        known = origin["files"] if origin.get("path") == chosen["path"] else {}
+    folder = Path(chosen["path"])
+    found = hubs.local_hashes(folder, known, since) if folder.is_dir() else known
+    return {name: facts["sha256"] for name, facts in found.items()}
 
 
 def tfds_files(wildcards):

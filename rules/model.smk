@@ -18,6 +18,7 @@ rule base_model:
     params:
         retry=last_failure("results/logs/models/{model}/base_model.log"),
         settings=lambda wildcards: blocks(MODELS[wildcards.model], "model"),
+        local_hashes=local_model_hashes,
         rows=lambda wildcards, input: f"--rows {input.rows}" if input.rows else "",
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} {params.rows} "

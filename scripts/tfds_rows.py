@@ -15,6 +15,7 @@ import importlib.util
 import os
 import types
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 from gsm8k_grpo import files, gsm8k, retries
@@ -105,24 +106,24 @@ def explained(error: Exception, folder: str) -> str | None:
 
 def load() -> tuple[dict[str, list[dict]], dict]:
     """The published rows by split, and the versions that gave them."""
-    if not (importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tensorflow_datasets")):
+    if not importlib.util.find_spec("tensorflow"):
         raise PipelineError(
             "dataset.source: tfds needs TensorFlow, which has an environment of its own: run `make setup-tfds`, or "
             "Snakemake with --sdm conda; or set dataset.source to huggingface"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    os.environ.setdefault("TQDM_MININTERVAL", "30")
-    import tensorflow
     import tensorflow_datasets as tfds
 
+    tfds.disable_progress_bar()
     builder = tfds.builder("gsm8k")
-    resume_downloads(builder.data_path.parent / "partial")
+    prepared = Path(builder.data_path)
+    resume_downloads(prepared.parent / "partial")
     try:
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(download_config=config)
     except Exception as error:
-        sentence = explained(error, str(builder.data_path.parents[1]))
+        sentence = explained(error, str(prepared.parents[1]))
         if sentence is None:
             raise
         raise PipelineError(sentence) from None
@@ -132,9 +133,9 @@ def load() -> tuple[dict[str, list[dict]], dict]:
         rows[split] = restored(
             [{key: example[key].decode() for key in ("question", "answer")} for example in examples], split
         )
-        gsm8k.check_published(rows[split], split, f"{builder.data_path} (remove it to prepare it again)")
-    versions = {"gsm8k": str(builder.version), "tensorflow_datasets": tfds.__version__}
-    return rows, {**versions, "tensorflow": tensorflow.__version__}
+        gsm8k.check_published(rows[split], split, f"{prepared} (remove it to prepare it again)")
+    libraries = {name: metadata.version(name) for name in ("tensorflow-datasets", "tensorflow-cpu")}
+    return rows, {"gsm8k": str(builder.version), **libraries}
 
 
 def main() -> None:

@@ -206,6 +206,31 @@ FAULTS = {
         "prompt.dev_rows: holds out all of the 50 train rows",
     ),
     "download without a handle": ({"model": {"source": "kaggle", "handle": None}}, "model.handle: source kaggle needs"),
+    "version in a handle": (
+        {"model": {"source": "kaggle", "handle": "google/gemma-2/flax/gemma2-2b-it/2"}},
+        "model.handle: source kaggle needs a handle such as google/gemma-2/flax/gemma2-2b-it; a version goes into",
+    ),
+    "commit of Kaggle": (
+        {"model": {"source": "kaggle", "handle": "a/b/flax/c", "revision": "main"}},
+        "model.revision: 'main' is no version of a Kaggle model; expected a number from 1, or null",
+    ),
+    "version of Hugging Face": (
+        {"model": {"source": "huggingface", "handle": "a/b", "revision": 2}},
+        "model.revision: 2 is no revision of Hugging Face; expected a commit, tag or branch, or null",
+    ),
+    "half a handle": (
+        {"model": {"source": "huggingface", "handle": "gemma"}},
+        "model.handle: source huggingface needs a handle such as google/gemma-2-2b-it",
+    ),
+    "folder without a path": (
+        {"model": {"source": "local", "path": None}},
+        "model.path: source local needs the folder",
+    ),
+    "LFM2": (
+        {"model": {"source": "huggingface", "handle": "LiquidAI/LFM2-350M"}},
+        "model.handle: LFM2 is not supported: Tunix has no such model, and LFM2-350M was tried on this task and never",
+    ),
+    "data set without an owner": ({"dataset": {"handle": "gsm8k"}}, "dataset.handle: 'gsm8k' does not match"),
     "miniature without pretraining": ({"model": {"pretraining": None}}, "model.pretraining: source pretrained needs"),
     "miniature without sizes": (
         {"model": {"architecture": "gemma2_2b"}},

@@ -5,6 +5,7 @@ of it when it touches it: the same parameters, inputs and checksums as after a r
 use the network.
 """
 
+import json
 import os
 import re
 import shutil
@@ -16,10 +17,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gsm8k_grpo import hubs
+
 ROOT = Path(__file__).parents[1]
 SOURCES = ("Snakefile", "config.yaml", "rules", "profiles", "recipes", "schemas", "scripts", "envs")
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
-FORBIDDEN = ("jax", "flax", "optax", "orbax", "qwix", "tunix", "kagglehub")
+FORBIDDEN = ("jax", "flax", "optax", "orbax", "qwix", "tunix", "kagglehub", "huggingface_hub", "tensorflow_datasets")
 OFFLINE = """
 import socket
 
@@ -231,6 +234,38 @@ def test_published_files_rerun_everything_when_their_contents_change_and_only_th
     append(published[1], '{"question": "1 + 2?", "answer": "#### 3"}\n')
     expected = AFTER_DATA - {"download word-problems"} | {"download published"}
     assert set(planned(snakemake, project, *chosen)) == expected
+
+
+def test_gsm8k_from_a_hub_needs_no_network_to_plan_and_from_tensorflow_datasets_a_stage_of_its_own(snakemake, project):
+    chosen = "dataset={{name: gsm8k, source: {}, train_rows: null, test_rows: null}}"
+    for source in ("huggingface", "kaggle", "tfds"):
+        jobs = set(planned(snakemake, project, "--config", chosen.format(source)))
+        first = {"tfds_rows gsm8k"} if source == "tfds" else set()
+        assert jobs == EVERYTHING - {"download word-problems"} | {"download gsm8k"} | first
+    finish(snakemake, project, "--config", chosen.format("tfds"))
+    assert not planned(snakemake, project, "--config", chosen.format("tfds"))
+    append(project / "scripts" / "tfds_rows.py", "\n")
+    jobs = set(planned(snakemake, project, "--config", chosen.format("tfds")))
+    assert jobs == AFTER_DATA - {"download word-problems"} | {"download gsm8k", "tfds_rows gsm8k"}
+
+
+def test_a_local_model_reruns_what_follows_when_its_files_change_and_only_then(snakemake, project, tmp_path):
+    folder = tmp_path / "gemma"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    chosen = ("--config", f"model={{name: mine, source: local, path: {folder}, handle: null, pretraining: null}}")
+    (project / "results" / "models" / "mine").mkdir(parents=True)
+    origin = {"source": "local", "path": str(folder), "files": hubs.local_hashes(folder)}
+    (project / "results" / "models" / "mine" / "model.json").write_text(json.dumps({"origin": origin}))
+    finish(snakemake, project, *chosen)
+    assert not planned(snakemake, project, *chosen)
+    rewrite(folder.iterdir())
+    assert not planned(snakemake, project, *chosen)
+    (folder / "model.safetensors").write_bytes(b"Weights")
+    assert set(planned(snakemake, project, *chosen)) == AFTER_MODEL - {"base_model tiny"} | {"base_model mine"}
+    shutil.rmtree(folder)
+    assert not planned(snakemake, project, *chosen)
 
 
 def test_a_second_recipe_shares_data_and_model_and_leaves_the_first_alone(snakemake, project):

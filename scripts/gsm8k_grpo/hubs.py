@@ -7,12 +7,14 @@ Credentials are the clients' business: they read them from the environment (HF_T
 from their own files. Nothing here reads, prints or records one.
 """
 
+import fnmatch
 import hashlib
 import logging
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from gsm8k_grpo import files, retries, settings
 from gsm8k_grpo.errors import PipelineError
@@ -54,7 +56,7 @@ def fetch_model(model: Mapping) -> tuple[Path, dict]:
         folder = Path(model["path"])
         if not folder.is_dir():
             raise PipelineError(f"model.path: {folder} is not a folder; name the one with the model's files")
-        origin = {"source": source, "path": str(folder), "files": hashes(folder), "warning": None}
+        origin = {"source": source, "path": str(folder), "files": local_hashes(folder), "warning": None}
     else:
         folder, origin = fetch(source, "model", model["handle"], model["revision"], MODEL_FILES)
     _check_model(folder)
@@ -93,13 +95,41 @@ def fetch(
     return folder, {**origin, "files": found, "warning": warning}
 
 
-def hashes(folder: Path) -> dict[str, dict]:
-    """The SHA-256 and size of each file below a folder, hidden ones apart, by relative name."""
-    return {
-        path.relative_to(folder).as_posix(): {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
+def local_hashes(folder: Path, known: Mapping = MappingProxyType({}), since: float = 0) -> dict[str, dict]:
+    """`hashes` of the files of a model in a local folder.
+
+    Args:
+      folder: the model's.
+      known: their hashes at an earlier time.
+      since: that time, in seconds since the epoch; what did not change after it is not read again.
+    """
+    wanted = MODEL_FILES if (folder / "config.json").is_file() else ("*",)
+    return hashes(folder, wanted, known, since)
+
+
+def hashes(
+    folder: Path, wanted: tuple[str, ...] = ("*",), known: Mapping = MappingProxyType({}), since: float = 0
+) -> dict[str, dict]:
+    """`sha256` and `bytes` of the files below a folder, hidden ones apart, by relative name.
+
+    Args:
+      folder: where to look.
+      wanted: patterns of names.
+      known, since: see `local_hashes`.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        name = relative.as_posix()
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if hidden or not path.is_file() or not any(fnmatch.fnmatch(name, pattern) for pattern in wanted):
+            continue
+        facts = path.stat()
+        # The time of the last change of any kind: unlike that of the contents, copying does not carry it over.
+        same = name in known and known[name]["bytes"] == facts.st_size and facts.st_ctime < since
+        sha256 = known[name]["sha256"] if same else files.sha256_file(path)
+        found[name] = {"sha256": sha256, "bytes": facts.st_size}
+    return found
 
 
 def _check_model(folder: Path) -> None:
@@ -127,10 +157,8 @@ def _check_model(folder: Path) -> None:
 
 def _huggingface(kind: str, handle: str, revision: str | None, wanted: tuple[str, ...]) -> tuple[Path, str, dict]:
     """(snapshot folder, commit, files with hashes)."""
-    # The plain protocol: it resumes (see below), and files of these sizes are served over it.
-    os.environ["HF_HUB_DISABLE_XET"] = "1"
     import huggingface_hub
-    from huggingface_hub import file_download
+    from huggingface_hub import constants, file_download
 
     def resumed(
         incomplete_path, destination_path, url_to_download, headers, expected_size, tqdm_class=None, **_
@@ -149,9 +177,11 @@ def _huggingface(kind: str, handle: str, revision: str | None, wanted: tuple[str
                 headers=headers,
                 expected_size=expected_size,
                 tqdm_class=tqdm_class,
+                _nb_retries=0,  # without progress; trying again is `retried`'s
             )
         file_download._chmod_and_move(incomplete_path, destination_path)
 
+    constants.HF_HUB_DISABLE_XET = True  # the plain protocol: it resumes, and is the one that tests can speak
     file_download._download_to_tmp_and_move = resumed
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(_without_queries)
@@ -165,7 +195,7 @@ def _huggingface(kind: str, handle: str, revision: str | None, wanted: tuple[str
                 allow_patterns=list(wanted),
             )
         )
-        return folder, _verified(folder)
+        return folder, _verified(folder, wanted)
 
     folder, found = retries.retried(attempt)
     if not found:
@@ -173,24 +203,27 @@ def _huggingface(kind: str, handle: str, revision: str | None, wanted: tuple[str
     return folder, folder.name, found
 
 
-def _verified(snapshot: Path) -> dict[str, dict]:
+def _verified(snapshot: Path, wanted: tuple[str, ...]) -> dict[str, dict]:
     """Hashes of a snapshot in huggingface_hub's cache, where each file is a link to a blob named by its checksum.
 
     The client itself compares sizes only. A damaged file is removed, so that it is fetched again.
     """
-    found = hashes(snapshot)
+    found = hashes(snapshot, wanted)
     for name, facts in found.items():
-        blob = (snapshot / name).resolve()
+        pointer = snapshot / name
+        if not pointer.is_symlink():  # a file system without links
+            continue
+        blob = pointer.parent / os.readlink(pointer)
         if len(blob.name) == 64:  # large files
             whole = facts["sha256"] == blob.name
         elif COMMIT.fullmatch(blob.name):  # small ones, as git hashes them
             content = blob.read_bytes()
             whole = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == blob.name
-        else:  # a file system without links
+        else:
             continue
         if not whole:
             blob.unlink()
-            (snapshot / name).unlink()
+            pointer.unlink()
             raise retries.Damaged(name)
     return found
 

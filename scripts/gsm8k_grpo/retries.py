@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import tenacity
 
 ATTEMPTS = 4
+FIRST_PAUSE_SECONDS = 0.5  # between attempts; doubled each time
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -30,7 +31,7 @@ def retried(call: Callable, give_up_unreachable: bool = False) -> object:
 
     return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=tenacity.wait_exponential(multiplier=0.5, max=8),
+        wait=tenacity.wait_exponential(multiplier=FIRST_PAUSE_SECONDS),
         retry=tenacity.retry_if_exception(promising),
         before_sleep=announce,
         reraise=True,

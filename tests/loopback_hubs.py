@@ -1,0 +1,286 @@
+"""The hubs that tests talk to: one server on the loopback that is api.kaggle.com, huggingface.co, their storage hosts
+and raw.githubusercontent.com, reached by the real clients as their HTTPS proxy and with its own certificate authority.
+
+It speaks as much of those protocols as the clients use for downloads, can be told to fail, and notes every request.
+"""
+
+import base64
+import hashlib
+import http.server
+import json
+import os
+import ssl
+import threading
+import urllib.parse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trustme
+
+HF_TOKEN, KAGGLE_KEY = "hf_loopbackTokenNobodyMaySee", "loopback-key-nobody-may-see"
+SIGNATURE = "loopbackSignatureNobodyMaySee"
+SECRETS = (HF_TOKEN, KAGGLE_KEY, SIGNATURE)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+KAGGLE_VERSION = 3
+GITHUB = "/openai/grade-school-math/master/grade_school_math/data/"
+
+
+@dataclass
+class Repository:
+    """What one hub has under one handle."""
+
+    files: dict[str, bytes]
+    gated: bool = False  # refused to those without a token, and to those with one that has not accepted
+    accepted: bool = True
+
+
+@dataclass
+class Request:
+    """One request that arrived, and what was answered."""
+
+    method: str
+    host: str
+    path: str
+    start: int  # of the range asked for
+    authorised: bool
+    status: int = 0
+
+
+@dataclass
+class Hubs:
+    """The state of all hubs: fill `huggingface`, `kaggle` (by KIND/HANDLE) and `github`; set faults by file name."""
+
+    folder: Path
+    huggingface: dict[str, Repository] = field(default_factory=dict)
+    kaggle: dict[str, Repository] = field(default_factory=dict)
+    github: dict[str, bytes] = field(default_factory=dict)
+    cuts: dict[str, list[int | None]] = field(default_factory=dict)  # the next answers end after so many bytes
+    damaged: dict[str, int] = field(default_factory=dict)  # so many next answers have a wrong byte
+    statuses: dict[str, list[int]] = field(default_factory=dict)  # by a part of the path: the next answers
+    requests: list[Request] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        authority = trustme.CA()
+        self.certificate = self.folder / "authority.pem"
+        authority.cert_pem.write_to_path(str(self.certificate))
+        hosts = (
+            "huggingface.co",
+            "cdn-lfs.hf.co",
+            "api.kaggle.com",
+            "storage.googleapis.com",
+            "raw.githubusercontent.com",
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(*hosts).configure_cert(context)
+        handler = type("BoundHandler", (Handler,), {"hubs": self, "context": context})
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        self.server.shutdown()
+        self.server.server_close()
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """For a process that knows no other network, has empty caches below `folder`, and no credentials."""
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "JAX_PLATFORMS") if name in os.environ}
+        home = self.folder / "home"
+        home.mkdir(exist_ok=True)
+        return kept | {
+            "HOME": str(home),
+            "HF_HOME": str(self.folder / "huggingface"),
+            "KAGGLEHUB_CACHE": str(self.folder / "kagglehub"),
+            "TFDS_DATA_DIR": str(self.folder / "tfds"),
+            "HTTPS_PROXY": f"http://127.0.0.1:{self.server.server_port}",
+            "REQUESTS_CA_BUNDLE": str(self.certificate),
+            "SSL_CERT_FILE": str(self.certificate),
+            **more,
+        }
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One connection: CONNECT, TLS, then requests to one of the hosts."""
+
+    protocol_version = "HTTP/1.1"
+    hubs: Hubs
+    context: ssl.SSLContext
+    host = ""
+
+    def log_message(self, *arguments: object) -> None:
+        """Silent."""
+
+    def do_CONNECT(self) -> None:
+        self.host = self.path.partition(":")[0]
+        self.send_response(200)
+        self.end_headers()
+        self.connection = self.context.wrap_socket(self.connection, server_side=True)
+        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
+        self.close_connection = False
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except (OSError, ssl.SSLError):
+            self.close_connection = True  # the client went away
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    do_HEAD = do_POST = do_GET
+
+    def answer(self) -> None:
+        """Notes the request and lets its host answer."""
+        path = urllib.parse.unquote(self.path.partition("?")[0])
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        authorised = any(secret in self.authorisation() for secret in SECRETS)
+        self.request_note = Request(self.command, self.host, path, start, authorised)
+        self.hubs.requests.append(self.request_note)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        for part, statuses in self.hubs.statuses.items():
+            if part in path and statuses:
+                return self.reply(statuses.pop(0))
+        if self.host == "api.kaggle.com":
+            return self.kaggle(path.rpartition("/")[2], json.loads(body))
+        if self.host == "huggingface.co":
+            return self.huggingface(path)
+        if self.host == "raw.githubusercontent.com":
+            content = self.hubs.github.get(path.removeprefix(GITHUB))
+            return self.reply(404) if content is None else self.send_content(path, content)
+        # Storage: /HUB/KIND/OWNER/NAME//FILE, given out with a signature that has to come back unchanged.
+        if SIGNATURE not in self.path and start == 0:
+            return self.reply(403)
+        _, hub, rest = path.split("/", 2)
+        handle, _, name = rest.partition("//")
+        repository = getattr(self.hubs, hub)[handle]
+        content = repository.files[name] if name != "archive" else archive(repository.files)
+        md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
+        self.send_content(name, content, **{"x-goog-hash": f"crc32c=AAAAAA==,md5={md5}"})
+
+    def authorisation(self) -> str:
+        """What the client says who it is, Basic decoded."""
+        scheme, _, value = (self.headers.get("Authorization") or "").partition(" ")
+        return base64.b64decode(value).decode() if scheme == "Basic" else value
+
+    def storage(self, host: str, hub: str, handle: str, name: str) -> str:
+        return f"https://{host}/{hub}/{handle}//{name}?X-Signature={SIGNATURE}"
+
+    def huggingface(self, path: str) -> None:
+        kind, parts = "model", path.strip("/").split("/")
+        if parts[0] == "api":
+            kind, parts = parts[1].removesuffix("s"), parts[2:]
+        elif parts[0] == "datasets":
+            kind, parts = "dataset", parts[1:]
+        handle = f"{kind}/{'/'.join(parts[:2])}"
+        repository, verb, rest = self.hubs.huggingface.get(handle), parts[2] if len(parts) > 2 else "", parts[3:]
+        if repository is None:
+            code = "RepoNotFound"
+            return self.reply(404 if self.request_note.authorised else 401, {"error": "?"}, **{"X-Error-Code": code})
+        if verb in ("", "revision"):
+            if rest and rest[0] not in ("main", "v1", COMMIT):
+                return self.reply(404, {"error": "?"}, **{"X-Error-Code": "RevisionNotFound"})
+            return self.reply(200, {"id": handle.partition("/")[2], "sha": COMMIT, "siblings": []})
+        if verb == "tree":
+            return self.reply(200, [entry(name, content) for name, content in repository.files.items()])
+        name = "/".join(rest[1:])
+        if repository.gated and not (self.request_note.authorised and repository.accepted):
+            status = 403 if self.request_note.authorised else 401
+            return self.reply(status, {"error": "gated"}, **{"X-Error-Code": "GatedRepo"})
+        if name not in repository.files:
+            return self.reply(404, **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        content = repository.files[name]
+        listed = entry(name, content)
+        if "lfs" in listed:
+            return self.reply(
+                302,
+                **{
+                    "Location": self.storage("cdn-lfs.hf.co", "huggingface", handle, name),
+                    "X-Repo-Commit": COMMIT,
+                    "X-Linked-Etag": f'"{listed["lfs"]["oid"]}"',
+                    "X-Linked-Size": str(len(content)),
+                    "X-Xet-Hash": listed["xetHash"],  # offers the other protocol, as the real one does
+                    "X-Xet-Refresh-Route": f"https://huggingface.co/api/{handle}/xet-read-token/{COMMIT}",
+                },
+            )
+        self.send_content(name, content, **{"ETag": f'"{listed["oid"]}"', "X-Repo-Commit": COMMIT})
+
+    def kaggle(self, method: str, body: dict) -> None:
+        if "modelSlug" in body:
+            framework = body["framework"].removeprefix("MODEL_FRAMEWORK_").lower()
+            handle = f"model/{body['ownerSlug']}/{body['modelSlug']}/{framework}/{body['instanceSlug']}"
+        else:
+            handle = f"dataset/{body['ownerSlug']}/{body['datasetSlug']}"
+        repository = self.hubs.kaggle.get(handle)
+        asked = body.get("versionNumber") or body.get("datasetVersionNumber") or KAGGLE_VERSION
+        if repository is None or int(asked) != KAGGLE_VERSION:
+            return self.reply(404, {"code": 404, "message": "Not found"})
+        if repository.gated and not (self.request_note.authorised and repository.accepted):
+            status = 403 if self.request_note.authorised else 401
+            return self.reply(status, {"code": status, "message": "Permission 'modelInstanceVersions.get' was denied"})
+        if method == "GetModelInstance":
+            return self.reply(200, {"versionNumber": KAGGLE_VERSION})
+        if method == "GetDataset":
+            return self.reply(200, {"currentVersionNumber": KAGGLE_VERSION})
+        if method == "ListModelInstanceVersionFiles":
+            return self.reply(200, {"files": [{"name": name} for name in repository.files], "nextPageToken": ""})
+        name = body.get("path") or "archive"
+        self.reply(302, Location=self.storage("storage.googleapis.com", "kaggle", handle, name))
+
+    def reply(self, status: int, value: object = None, **headers: str) -> None:
+        content = b"" if value is None else json.dumps(value).encode()
+        self.request_note.status = status
+        self.send_response(status)
+        kind = {"Content-Type": "application/json"} if content else {}
+        for name, text in {**kind, **headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, text)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def send_content(self, name: str, content: bytes, **headers: str) -> None:
+        """A file's bytes from where the client asks, with the faults that are due."""
+        name, start = name.rpartition("/")[2], self.request_note.start
+        if self.command == "GET" and self.hubs.damaged.get(name, 0) > 0:
+            self.hubs.damaged[name] -= 1
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        if start >= len(content):
+            return self.reply(416, **{"Content-Range": f"bytes */{len(content)}"})
+        self.request_note.status = 206 if start else 200
+        self.send_response(self.request_note.status)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        for key, text in {**headers, "Accept-Ranges": "bytes", "Content-Length": str(len(content) - start)}.items():
+            self.send_header(key, text)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        cuts = self.hubs.cuts.get(name)
+        length = cuts.pop(0) if cuts else None
+        if length is not None:
+            self.wfile.write(content[start : start + length])
+            self.connection.shutdown(2)
+            self.close_connection = True
+        else:
+            self.wfile.write(content[start:])
+
+
+def entry(name: str, content: bytes) -> dict:
+    """A file as Hugging Face lists it: large ones have the SHA-256 of their contents, small ones git's hash."""
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    listed = {"type": "file", "path": name, "size": len(content), "oid": blob}
+    if name.endswith((".safetensors", ".parquet", ".bin", ".gguf")):
+        sha256 = hashlib.sha256(content).hexdigest()
+        listed |= {"lfs": {"oid": sha256, "size": len(content), "pointerSize": 130}, "xetHash": sha256[::-1]}
+    return listed
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    """All files as the zip that Kaggle makes of a data set, the same bytes each time."""
+    import io
+    import zipfile
+
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as handle:
+        for name, content in files.items():
+            handle.writestr(zipfile.ZipInfo(name), content)
+    return packed.getvalue()
