@@ -49,7 +49,7 @@ def test_a_miniature_is_pretrained_trained_and_evaluated(name, tmp_path):
                 **{"num_generations": 2, "advantage_estimator": "rloo", "max_completion_tokens": 8},
                 "lora": {"target_modules": list(family.modules), "base_weights": "int8" if name == "qwen2" else None},
             },
-            "evaluation": {"batch_size": 3, "max_completion_tokens": 8},
+            "evaluation": {"batch_size": 3, "max_completion_tokens": 8, "selection_rows": 20},
         },
     )
     text, train, test = json.dumps(chosen), "data/train.jsonl", "data/test.jsonl"

@@ -520,3 +520,27 @@ def test_without_tensorflow_the_stage_says_what_to_run(hub, tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "tfds_rows.py"), "--output", str(tmp_path / "rows")]
     status, text = run(hub, command)
     assert status == 1 and "run `make setup-tfds`, or Snakemake with --sdm conda" in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "qwen2"])
+def test_a_sharded_model_comes_from_hugging_face_and_loads(hub, tmp_path, family):
+    import numpy as np
+    from flax import traverse_util
+    from test_pretrained import SIZES, write_folder
+
+    from gsm8k_grpo import base, models, pretrained
+
+    rng = np.random.default_rng(1)
+    shapes = pretrained.shapes(SIZES[family])
+    weights = traverse_util.unflatten_dict({path: rng.standard_normal(shape, "f") for path, shape in shapes.items()})
+    folder = write_folder(tmp_path / "published", family, weights, shards=3)
+    hub.huggingface["model/someone/small"] = Repository({path.name: path.read_bytes() for path in folder.iterdir()})
+    chosen = model("huggingface", handle="someone/small", revision=COMMIT)
+    chosen |= {"name": "small", "architecture": SIZES[family], "dtype": "float32", "pretraining": None}
+    command = [sys.executable, str(ROOT / "scripts" / "base_model.py"), "--settings", json.dumps({"model": chosen})]
+    status, text = run(hub, [*command, "--output", str(tmp_path / "model")], cwd=tmp_path, JAX_PLATFORMS="cpu")
+    assert status == 0, text
+    manifest = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert manifest["origin"]["commit"] == COMMIT and manifest["origin"]["warning"] is None
+    assert manifest["sha256"]["weights"] == models.weights_hash(weights)
+    assert base.load(tmp_path / "model", models.make_mesh(1, 1)).sha256 == manifest["sha256"]
