@@ -25,6 +25,11 @@ for stage, *arguments in json.loads(input()):
 @pytest.mark.parametrize("name", ["gemma3", "qwen2"])
 def test_a_miniature_is_pretrained_trained_and_evaluated(name, tmp_path):
     family = families.FAMILIES[name]
+    # Of texts that mean nothing yet, the published rewards are all equal.
+    (tmp_path / "mine.py").write_text(
+        "def letters(prompts, completions, answers):\n"
+        "    return [float(sum(map(str.isalpha, text))) for text in completions]\n"
+    )
     chosen = settings.effective(
         "tiny",
         {
@@ -47,6 +52,7 @@ def test_a_miniature_is_pretrained_trained_and_evaluated(name, tmp_path):
             "training": {
                 **{"max_steps": 2, "checkpoint_interval_steps": 1, "prompts_per_step": 2, "micro_batch_prompts": 2},
                 **{"num_generations": 2, "advantage_estimator": "rloo", "max_completion_tokens": 8},
+                "rewards": [f"{tmp_path}/mine.py:letters"],
                 "lora": {"target_modules": list(family.modules), "base_weights": "int8" if name == "qwen2" else None},
             },
             "evaluation": {"batch_size": 3, "max_completion_tokens": 8, "selection_rows": 20},
