@@ -26,7 +26,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=Path, required=True, help="prompts to evaluate on")
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--split", choices=("dev", "test"), help="which split the rows are; default: the settings'")
+    parser.add_argument("--split", choices=("dev", "test"), help="which split the rows are; default: their file's name")
     parser.add_argument("--checkpoint", default="base", help="base, step-N, final, or best: the one that --best names")
     parser.add_argument("--checkpoints", type=Path, help="checkpoints.json of the training (not for base)")
     parser.add_argument("--best", type=Path, help="best.json: which checkpoint was chosen on dev")
@@ -42,8 +42,10 @@ def main() -> None:
     chosen = settings.stage_settings(arguments.settings, "mesh", "prompt", "evaluation")
     prompt, how = chosen["prompt"], chosen["evaluation"]
     tags = Tags(**prompt["tags"])
-    split = arguments.split or how["split"]
-    limit = "rows" if split == how["split"] else "selection_rows"
+    split = arguments.split or arguments.rows.stem
+    if split not in ("dev", "test"):
+        raise PipelineError(f"--split: say whether {arguments.rows} holds rows of dev or of test")
+    limit = "selection_rows" if (split, how["split"]) == ("dev", "test") else "rows"
     rows = files.read_jsonl(arguments.rows, keys=("id", "prompt", "answer"))
     if how[limit] and how[limit] > len(rows):
         raise PipelineError(f"evaluation.{limit}: {how[limit]} rows wanted, {arguments.rows} has {len(rows)}")

@@ -42,6 +42,9 @@ def main() -> None:
         raise PipelineError(f"--output: {arguments.output} is a file, expected a folder")
     if {rows_file.resolve(), metrics_file.resolve()} & {path.resolve() for path in inputs}:
         raise PipelineError(f"--output: {arguments.output} would write over what is graded; name another folder")
+    for option, path in zip(("--completions", "--answers"), inputs, strict=True):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise PipelineError(f"{option}: {path} is a pipe or device, whose hash could not be checked; give a file")
     started = time.monotonic()
     completions, golds = grading.read_completions(arguments.completions), grading.read_golds(arguments.answers)
     grading.require_matches(completions, golds, inputs, arguments.subset)

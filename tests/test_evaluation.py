@@ -93,6 +93,8 @@ def test_the_best_checkpoint_is_the_most_accurate_of_those_trained(right, chosen
 def test_checkpoints_that_were_evaluated_on_different_rows_are_not_compared():
     with pytest.raises(PipelineError, match="not evaluated on the same rows"):
         evaluation.best([measured("base", 0, 1), measured("final", 6, 1, n=49)])
+    with pytest.raises(PipelineError, match="no checkpoint to choose among"):
+        evaluation.best([measured("base", 0, 1)])
 
 
 def test_over_seeds_are_means_of_rates_and_of_differences_within_a_run():

@@ -1,6 +1,7 @@
 """`scripts/grade.py`: completions from anywhere against gold answers, and each fault of either file in one sentence."""
 
 import json
+import os
 import runpy
 import sys
 
@@ -238,6 +239,12 @@ def test_what_is_graded_is_not_written_over(grade, tmp_path):
     (tmp_path / "graded" / "rows.jsonl").write_text(json.dumps(gold("a")[0]))
     with pytest.raises(Exception, match="would write over what is graded; name another folder"):
         grade(completed("a"), gold("a"), "--answers", str(tmp_path / "graded" / "rows.jsonl"))
+
+
+def test_a_pipe_is_refused_as_the_hash_of_what_was_graded_would_be_that_of_nothing(grade, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Exception, match=r"--answers: .*pipe is a pipe or device, .*; give a file"):
+        grade(completed("a"), gold("a"), "--answers", str(tmp_path / "pipe"))
 
 
 def test_an_output_that_is_a_file_is_refused(grade, tmp_path):

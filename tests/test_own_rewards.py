@@ -110,6 +110,7 @@ def test_it_may_take_other_arguments_that_have_defaults_or_all_by_name(own):
         ("return [None, 1.0, 1.0]", "returned 'None' for row train-0 (completion 1 of 3: 'one'); expected a finite"),
         ("return ['1.0'] * 3", "returned '1.0' for row train-0"),
         ("return [10**400] * 3", "returned '1000000000000000000000000000000000000000' for row train-0"),
+        ("return [0.0, 1e39, 0.0]", "returned '1e+39' for row train-1 (completion 2 of 3: 'two words'); expected"),
         ("return [1j] * 3", "returned '1j' for row train-0"),
         ("import numpy; return numpy.zeros((3, 1))", "returned '[0.0]' for row train-0"),
         ("import numpy; return numpy.array([1, numpy.nan, 1])", "returned 'nan' for row train-1"),

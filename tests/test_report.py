@@ -33,10 +33,10 @@ def test_no_significant_change_says_what_could_have_been_seen(p, smallest, words
 def test_numbers_are_printed_as_papers_print_them():
     assert [report.percent(value) for value in (0, 0.12345, 1)] == ["0.0 %", "12.3 %", "100.0 %"]
     assert [report.points(value) for value in (0.056, -0.056)] == ["+5.6", "−5.6"]
-    assert [report.p_value(value) for value in (0.00001, 0.0012, 0.04, 1.0)] == [
+    assert [report.p_value(value) for value in (0.00001, 0.0012, 0.0496, 1.0)] == [
         "p < 0.0001",
         "p = 0.0012",
-        "p = 0.04",
+        "p = 0.0496",
         "p = 1.00",
     ]
 
@@ -48,10 +48,21 @@ def test_numbers_are_printed_as_papers_print_them():
         (-0.03, -0.02, -0.01, "worse"),
         (-0.01, 0.02, 0.05, "no significant change"),
         (None, 0.02, None, "no significant change"),
+        (0.02, 0.02, 0.02, "no significant change"),
     ],
 )
 def test_over_seeds_a_change_is_named_only_when_its_interval_leaves_out_0(low, value, high, words):
-    assert report.seeds_verdict({"value": value, "low": low, "high": high}) == words
+    sd = None if low is None else (high - low) / 2
+    assert report.seeds_verdict({"value": value, "sd": sd, "low": low, "high": high}) == words
+
+
+def test_of_several_completions_a_prompt_it_is_said_which_are_compared():
+    compared = {"both": 3, "fixed": 4, "broken": 1, "neither": 2, "n": 10}
+    assert report.first_completions(compared, 1) == ""
+    assert report.first_completions(compared, 4) == (
+        "The comparison is of the first of the 4 completions of each prompt (40.0 % → 70.0 %); the rates are over all, "
+        "with intervals over prompts."
+    )
 
 
 def test_examples_show_a_fair_share_of_each_outcome():

@@ -26,13 +26,17 @@ _INTEGER = r"(?>(?<!\d,)\d{1,3}(?:,\d{3})++(?!,?\d)|\d++)"
 # read as the numbers beside the slash.
 _FRACTION = rf"(?<!/)(?<!/ )(?:({_INTEGER}) )?({_INTEGER}) ?/ ?(?!0++(?!\d))({_INTEGER})(?!\d|\.\d| ?/ ?\d)"
 # A number as models write it: sign (ASCII or U+2212), dollar, then a fraction or a decimal. The look-behind keeps the
-# minus of "5-3" an operator.
-NUMBER = re.compile(rf"(?:(?<![\d.)\w])[-−])?\$?(?:{_FRACTION}|{_INTEGER}(?:\.\d++)?|(?<!\d)\.\d++)")
+# minus of "5-3" an operator; the one of decimals without a whole part keeps the points of "is...18" and "eggs.5" a
+# sentence's.
+NUMBER = re.compile(rf"(?:(?<![\d.)\w])[-−])?\$?(?:{_FRACTION}|{_INTEGER}(?:\.\d++)?|(?<![\w.])\.\d++)")
 _DIGIT = re.compile(r"\d")
 # In a text turned round: the last digit, then all before it that can be of one number with it, and what precedes that.
 _LAST_DIGIT = re.compile(r"\d[\d.,$/ −-]*+.?", re.DOTALL)
-# LaTeX for what NUMBER reads: fractions, escaped dollars, thousands as `1{,}000` or `1\,000`.
-_LATEX = re.compile(r"\\[dt]?frac ?\{ ?([-−]?[\d,]++) ?\} ?\{ ?([\d,]++) ?\}|\\(?=\$)|\\!|\\,|\{,\}")
+# LaTeX for what NUMBER reads: fractions (`\frac{1}{2}` or, in short, `\frac12`), escaped dollars, thousands as
+# `1{,}000` or `1\,000`.
+_LATEX = re.compile(
+    r"\\[dt]?frac ?(?:\{ ?([-−]?[\d,]++) ?\}|(\d)) ?(?:\{ ?([\d,]++) ?\}|(\d)(?!\d))|\\(?=\$)|\\!|\\,|\{,\}"
+)
 # Braces are followed three deep, as in `\boxed{\text{about }\frac{3}{4}}`.
 _BOXED = re.compile(r"\\boxed ?\{((?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+)\}")
 
@@ -56,9 +60,12 @@ def _without_latex(text: str) -> str:
 
 
 def _from_latex(found: re.Match) -> str:
-    if found[1]:
-        mixed = found.string[: found.start()][-1:].isdigit()  # 1\frac{1}{2}
-        return f"{' ' if mixed else ''}{found[1]}/{found[2]}"
+    above, below = found[1] or found[2], found[3] or found[4]
+    if above:
+        text, start, end = found.string, found.start(), found.end()
+        mixed = text[max(0, start - 1) : start].isdigit()  # 1\frac{1}{2}
+        product = text[end : end + 1].isdigit()  # \frac{3}{4}100
+        return f"{' ' if mixed else ''}{above}/{below}{' ' if product else ''}"
     return "," if found[0] in (r"\,", "{,}") else ""
 
 

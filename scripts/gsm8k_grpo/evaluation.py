@@ -78,7 +78,7 @@ def best(evaluated: list[dict]) -> dict:
       all.
 
     Raises:
-      PipelineError: not all on the same split and number of rows.
+      PipelineError: not all on the same split and number of rows, or none but the base model.
     """
     if len({(each["split"], each["answer_accuracy"]["n"]) for each in evaluated}) > 1:
         raise PipelineError(
@@ -86,6 +86,8 @@ def best(evaluated: list[dict]) -> dict:
         )
     keys = ("checkpoint", "step", "answer_accuracy")
     candidates = [{key: each[key] for key in keys} for each in evaluated if each["checkpoint"] != "base"]
+    if not candidates:
+        raise PipelineError("no checkpoint to choose among, only the base model; give the metrics.json of all")
     chosen = max(candidates, key=lambda each: (each["answer_accuracy"]["value"], -each["step"]))
     return {
         **chosen,

@@ -23,6 +23,8 @@ ARGUMENTS = ("prompts", "completions", "answers")
 # Column names reward_… that mean something else: the summed reward's deviation, and the penalty of long completions.
 TAKEN = ("std", "overlong")
 
+LARGEST = 1e12  # the loss and its gradient's squares are float32, in which larger rewards would end as NaN
+
 
 def is_own(name: str) -> bool:
     """Whether a reward's name is that of a function in a file."""
@@ -85,7 +87,7 @@ def score(name: str, rows: list[dict], completions: list[str], root: Path) -> li
       root: the project's folder.
 
     Returns:
-      B finite numbers.
+      B finite numbers, of at most `LARGEST` in size.
 
     Raises:
       PipelineError: naming the function, and the row where there is one: what it raised, or what it returned instead.
@@ -111,10 +113,10 @@ def score(name: str, rows: list[dict], completions: list[str], root: Path) -> li
             f"rows {rows[0]['id']} to {rows[-1]['id']}; it must return one for each completion"
         )
     for index, (value, row, completion) in enumerate(zip(values, rows, completions, strict=True)):
-        if not _is_finite(value):
+        if not _is_usable(value):
             raise PipelineError(
                 f"training.rewards: {name} returned {str(value)[:40]!r} for row {row['id']} (completion {index + 1} of "
-                f"{len(completions)}: {completion[:60]!r}); expected a finite number"
+                f"{len(completions)}: {completion[:60]!r}); expected a finite number, at most {LARGEST:.0e} in size"
             )
     return [float(value) for value in values]
 
@@ -168,8 +170,8 @@ def _raised(error: BaseException, path: Path) -> str:
     return f"raised {type(error).__name__}{place}{': ' if text else ''}{text}"
 
 
-def _is_finite(value: object) -> bool:
+def _is_usable(value: object) -> bool:
     try:
-        return isinstance(value, Real) and math.isfinite(value)
+        return isinstance(value, Real) and math.isfinite(value) and abs(value) <= LARGEST
     except OverflowError:  # an integer beyond all floats
         return False

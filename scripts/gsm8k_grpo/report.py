@@ -46,7 +46,7 @@ def points(value: float) -> str:
 
 def p_value(value: float) -> str:
     """A p-value as papers print it."""
-    return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}" if value < 0.01 else f"p = {value:.2f}"
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}" if value < 0.1 else f"p = {value:.2f}"
 
 
 def visible(text: str) -> str:
@@ -71,6 +71,17 @@ def resolution(compared: dict) -> str:
         return f"{compared['n']} rows are too few to show any change."
     smallest = f"{100 * compared['smallest_difference']:.1f}"
     return f"{compared['n']} rows would show a change of ± {smallest} points or more in 4 of 5 tries."
+
+
+def first_completions(compared: dict, samples: int) -> str:
+    """What a paired comparison is of, where prompts have several completions: a sentence, else nothing."""
+    if samples == 1:
+        return ""
+    before, after = ((compared["both"] + compared[key]) / compared["n"] for key in ("broken", "fixed"))
+    return (
+        f"The comparison is of the first of the {samples} completions of each prompt "
+        f"({percent(before)} → {percent(after)}); the rates are over all, with intervals over prompts."
+    )
 
 
 def recipe_story(results: Path, recipe: str) -> dict:
@@ -146,8 +157,11 @@ def _inline(svg: Path) -> str:
 
 
 def seeds_verdict(difference: dict) -> str:
-    """What the differences of several runs say, in words that follow the numbers: is 0 in their interval?"""
-    if difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
+    """What the differences of several runs say, in words that follow the numbers: is 0 in their interval?
+
+    Runs that agree to the last row have no spread, and so no interval that could leave 0 out.
+    """
+    if not difference["sd"] or difference["low"] <= 0 <= difference["high"]:
         return "no significant change"
     return "better" if difference["value"] > 0 else "worse"
 
@@ -171,6 +185,7 @@ def render(results: Path, recipes: list[str], seeded: list[str]) -> str:
         visible=visible,
         verdict=verdict,
         resolution=resolution,
+        first_completions=first_completions,
         seeds_verdict=seeds_verdict,
     )
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
