@@ -113,6 +113,28 @@ def save(model: nnx.Module, folder: Path) -> None:
         checkpointer.save(folder.absolute(), nnx.to_pure_dict(nnx.state(model)))
 
 
+def abstract(model_config: gemma.ModelConfig, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
+    """A model without weights: shapes, precision and shardings on the mesh, as `load` fills them."""
+    model = nnx.eval_shape(lambda: gemma.Gemma(model_config, rngs=nnx.Rngs(0)))
+    state = nnx.state(model)
+    nnx.update(model, sharded(state, mesh, dtype))
+    return model
+
+
+def sharded(state: nnx.State, mesh: Mesh, dtype: jnp.dtype | None = None) -> nnx.State:
+    """Abstract arrays with the shardings that their variables name, all in `dtype` where one is given."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding),
+        state,
+        nnx.get_named_sharding(state, mesh),
+    )
+
+
+def is_abstract(state: nnx.State) -> bool:
+    """Whether these are shapes without values."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
+
+
 def load(folder: Path, model_config: gemma.ModelConfig, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
     """Loads weights saved by `save`, each array straight into its shards on the mesh.
 
@@ -121,17 +143,10 @@ def load(folder: Path, model_config: gemma.ModelConfig, mesh: Mesh, dtype: jnp.d
     """
     if not folder.is_dir():
         raise PipelineError(f"{folder}: no weights; make them again with --forcerun base_model")
-    model = nnx.eval_shape(lambda: gemma.Gemma(model_config, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(model)
-    shardings = nnx.get_named_sharding(state, mesh)
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
-        nnx.to_pure_dict(state),
-        nnx.to_pure_dict(shardings),
-    )
+    graph, state = nnx.split(abstract(model_config, mesh, dtype))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            restored = checkpointer.restore(folder.absolute(), target)
+            restored = checkpointer.restore(folder.absolute(), nnx.to_pure_dict(state))
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise PipelineError(
             f"{folder}: these weights cannot be restored as model.architecture says ({str(error).splitlines()[0]}); "
@@ -167,7 +182,8 @@ def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Mo
     """The model with fresh LoRA adapters (arXiv 2106.09685): A drawn from the seed, B zero: it computes the same yet.
 
     Args:
-      model: a loaded base model; its weights are shared, not copied, but for those that are quantised.
+      model: a loaded base model; its weights are shared, not copied, but for those that are quantised. Or one of
+        `abstract`: then the adapters are abstract too.
       lora: `rank`, `alpha`, `dropout`, `target_modules` (names of Tunix modules) and `base_weights`: null, or the type
         that the weights of these modules are quantised to (QLoRA, arXiv 2305.14314).
       seed: of the draw of A.
@@ -196,12 +212,23 @@ def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Mo
         return adapters, base if lora["base_weights"] else None
 
     with mesh:
-        adapters, quantised = adapt(base_state)
-        adapters = jax.device_put(adapters, nnx.get_named_sharding(adapters, mesh))
+        if is_abstract(base_state):
+            adapters, quantised = jax.eval_shape(adapt, base_state)
+            adapters = sharded(adapters, mesh)
+            if quantised is not None:
+                places = adapt.lower(base_state).compile().output_shardings[1]
+                quantised = jax.tree.map(_placed, quantised, places)
+        else:
+            adapters, quantised = adapt(base_state)
+            adapters = jax.device_put(adapters, nnx.get_named_sharding(adapters, mesh))
     return nnx.merge(graph, adapters, base_state if quantised is None else quantised)
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def without_adaptation(adapted: nnx.Module) -> nnx.Module:
     """A second model on the same, possibly quantised, base weights: its adapters are zero."""
     graph, adapters, base = nnx.split(adapted, nnx.LoRAParam, ...)
-    return nnx.merge(graph, jax.tree.map(jnp.zeros_like, adapters), base)
+    return nnx.merge(graph, adapters if is_abstract(adapters) else jax.tree.map(jnp.zeros_like, adapters), base)

@@ -179,11 +179,11 @@ def _conflicts(settings: Mapping):
         yield "model.handle", "source kaggle needs a handle such as google/gemma-2/flax/gemma2-2b-it"
     if model["source"] == "pretrained" and not (model["pretraining"] and isinstance(model["architecture"], Mapping)):
         yield "model.pretraining", "source pretrained needs model.pretraining and the sizes of model.architecture"
-    shape = model["architecture"] if isinstance(model["architecture"], Mapping) else PRESETS[model["architecture"]]
+    shape = _shape(settings)
     heads, kv_heads = shape["num_heads"], shape["num_kv_heads"]
     if heads % kv_heads:
         yield "model.architecture.num_kv_heads", f"{kv_heads} does not divide num_heads {heads}"
-    yield from _mesh_conflicts(settings, shape)
+    yield from mesh_conflicts(settings)
     longest = settings["prompt"]["max_tokens"] + max(
         settings[block]["max_completion_tokens"] for block in ("training", "evaluation")
     )
@@ -247,9 +247,14 @@ def _conflicts(settings: Mapping):
             yield "prompt.tags", f"the tag {tag!r} is a part of another tag; the four must tell themselves apart"
 
 
-def _mesh_conflicts(settings: Mapping, shape: Mapping):
+def _shape(settings: Mapping) -> Mapping:
+    architecture = settings["model"]["architecture"]
+    return architecture if isinstance(architecture, Mapping) else PRESETS[architecture]
+
+
+def mesh_conflicts(settings: Mapping):
     """Yields (key, problem) for sizes that the mesh does not divide: Tunix would fail late, or replicate in silence."""
-    mesh, training = settings["mesh"], settings["training"]
+    mesh, training, shape = settings["mesh"], settings["training"], _shape(settings)
     sequences = training["micro_batch_prompts"] * training["num_generations"]
     sharded = {
         # Queries are sharded too; with KV heads that divide, they do.
