@@ -257,6 +257,7 @@ def test_a_recipe_that_does_not_fit_is_tried_with_other_settings_until_it_does(q
     answer = preflight.preflight(chosen, smaller_card, lambda _: None)
     assert answer["verdict"] == "does not fit" and "estimate" not in answer
     assert answer["reasons"][0].startswith("train_step needs ")
+    assert any("ask again with preflight.level verdict" in text for text in answer["warnings"])
     (tried,) = answer["tried"]  # the first that is tried: half the micro-batch
     assert tried["settings"] == {"training": {"micro_batch_prompts": 1}} and tried["fits"]
     (smaller,) = tried["programs"]

@@ -30,6 +30,7 @@ from gsm8k_grpo.errors import PipelineError
 STOP_ID = 107  # any token's: the number changes nothing in a program's size
 # `-O1` compiles some five times faster and sees memory within -40 to +16 % of what the default level does.
 OPTIMIZATION_LEVELS = {"screen": "O1", "verdict": "UNKNOWN"}
+CLOSE = 0.2  # the share of a chip's memory within which a screening decides nothing
 
 
 class NoTokenizer:
@@ -524,6 +525,12 @@ def preflight(chosen: Mapping, accelerator: Accelerator, say: Callable[[str], No
     records = examined["programs"]
     failing = [record for record in records if not record["fits"]]
     answer |= examined
+    answer["warnings"] += [
+        f"{record['name']}: {shown_gib(record['needed_bytes'])} of {shown_gib(accelerator.usable_hbm_bytes)} GiB at level "
+        "screen, which has been seen 40 % below and 16 % above the default level; ask again with preflight.level verdict"
+        for record in records
+        if answer["level"] == "screen" and abs(record["needed_bytes"] / accelerator.usable_hbm_bytes - 1) < CLOSE
+    ]
     if not failing:
         price = chosen["preflight"]["price_per_chip_hour"]
         return {**answer, "verdict": "fits", "estimate": estimate(records, chosen, accelerator, price)}
@@ -581,8 +588,10 @@ def line(record: Mapping, accelerator: Accelerator) -> str:
     text = f"{record['name']}: {shown_gib(record['needed_bytes'])} of {shown_gib(accelerator.usable_hbm_bytes)} GiB, "
     if "error" in record:
         return f"{text}does not fit ({record['error']}); compiled in {record['compile_seconds']:.0f} s"
-    gathers = record["collectives"]["in_loops"].get("all-gather", {"count": 0})["count"]
-    looped = f", {gathers} all-gathers a token" if record["name"].endswith("decode") else ""
+    looped = ""
+    if record["name"].endswith("decode"):
+        gathers = record["collectives"]["in_loops"].get("all-gather", {"count": 0, "bytes": 0})
+        looped = f", {gathers['count']} all-gathers of {gathers['bytes'] / 1e6:.3g} MB a token"
     return (
         f"{text}{'fits' if record['fits'] else 'does not fit'}; {record['flops'] / 1e12:.3g} TFLOP, at least "
         f"{record['bound_seconds'] * 1000:.3g} ms ({record['bound_by']}){looped}; compiled in "
