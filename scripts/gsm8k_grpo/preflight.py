@@ -526,8 +526,9 @@ def preflight(chosen: Mapping, accelerator: Accelerator, say: Callable[[str], No
     failing = [record for record in records if not record["fits"]]
     answer |= examined
     answer["warnings"] += [
-        f"{record['name']}: {shown_gib(record['needed_bytes'])} of {shown_gib(accelerator.usable_hbm_bytes)} GiB at level "
-        "screen, which has been seen 40 % below and 16 % above the default level; ask again with preflight.level verdict"
+        f"{record['name']}: {shown_gib(record['needed_bytes'])} of {shown_gib(accelerator.usable_hbm_bytes)} GiB at "
+        "level screen, which has been seen 40 % below and 16 % above the default level; ask again with preflight.level "
+        "verdict"
         for record in records
         if answer["level"] == "screen" and abs(record["needed_bytes"] / accelerator.usable_hbm_bytes - 1) < CLOSE
     ]
