@@ -240,6 +240,13 @@ def test_a_second_recipe_shares_data_and_model_and_leaves_the_first_alone(snakem
     assert set(planned(snakemake, project, "--forceall", "--config", "recipes=[tiny,second]")) == own | EVERYTHING
 
 
+def test_a_preflight_needs_nothing_else_and_nothing_waits_for_it(snakemake, finished):
+    target = "results/tiny/preflight.json"
+    assert set(planned(snakemake, finished, target)) == {"preflight tiny"}
+    jobs = planned(snakemake, finished, "--config", "preflight={accelerator: v6e-8}")
+    assert set(jobs) == {"settings tiny", "report"}  # they show all settings
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_has_a_dry_run(snakemake, sources, recipe):
     jobs = list(planned(snakemake, sources, "--config", f"recipes={recipe}"))
