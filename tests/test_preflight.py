@@ -180,17 +180,35 @@ def test_decoding_gathers_the_weights_once_and_draws_the_same_tokens(tmp_path):
     assert gathered["cache"] == ["(2, 80, 1, 16)", "(8,)"]  # of 8 rows and 2 KV heads
 
 
-def test_the_tpu_gathers_weights_for_each_token_unless_they_are_gathered_before(tmp_path):
+ON_TPU = """
+import json, sys
+
+from gsm8k_grpo import preflight, settings
+from gsm8k_grpo.accelerators import ACCELERATORS
+
+found = {}
+for weights in ("gathered", "sharded"):
+    mesh = {"fsdp": 4, "tp": 2, "decode_weights": weights}
+    chosen = settings.effective("tiny", {**json.loads(sys.argv[1]), "mesh": mesh})
+    programs = preflight.Programs(chosen, preflight.make_mesh(ACCELERATORS["v5e-8"], 4, 2))
+    for name in ("rollout_prefill", "rollout_decode"):
+        record = preflight.compile_program(programs, name, "screen")
+    found[weights] = {place: kinds.get("all-gather", {}) for place, kinds in record["collectives"].items()}
+print(json.dumps(found))
+"""
+
+
+def test_the_tpu_gathers_weights_for_each_token_unless_they_are_gathered_before(monkeypatch):
     pytest.importorskip("libtpu")
-    found = {}
-    for weights in ("gathered", "sharded"):
-        answer = preflighted(tmp_path, mesh={"fsdp": 4, "tp": 2, "decode_weights": weights})
-        (decode,) = [each for each in answer["programs"] if each["name"] == "rollout_decode"]
-        found[weights] = {place: kinds.get("all-gather", {}) for place, kinds in decode["collectives"].items()}
+    for name, value in {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
+        monkeypatch.setenv(name, value)
+    found = python(ON_TPU, json.dumps(SMALL))
     assert found["sharded"]["outside"] == {}
     moved = found["gathered"]["outside"]
-    assert moved["count"] == found["sharded"]["in_loops"]["count"] - found["gathered"]["in_loops"]["count"] > 20
-    assert moved["bytes"] > 20 * found["gathered"]["in_loops"]["bytes"]
+    left, before = found["gathered"]["in_loops"], found["sharded"]["in_loops"]
+    # A layer's six matrices with an adapter's half each, and the embeddings; what is left are activations.
+    assert moved["count"] == 13 and before["count"] >= left["count"] + 13
+    assert before["bytes"] >= moved["bytes"] + left["bytes"] and moved["bytes"] > 5 * left["bytes"], found
 
 
 def preflighted(folder, **changes):
