@@ -13,6 +13,7 @@ include: "rules/data.smk"
 include: "rules/model.smk"
 include: "rules/training.smk"
 include: "rules/evaluation.smk"
+include: "rules/preflight.smk"
 include: "rules/report.smk"
 
 

@@ -59,7 +59,7 @@ def main() -> None:
     runtime.configure_jax()
     from gsm8k_grpo import base, memory, models, rollout
 
-    mesh = models.make_mesh(**chosen["mesh"])
+    mesh = models.make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
     loaded = base.load(arguments.model, mesh)
     model = loaded.model
     if checkpoint["name"] != "base":
@@ -67,7 +67,8 @@ def main() -> None:
     batch_size = min(how["batch_size"], len(rows))
     memory.require_evaluation(loaded.config, batch_size, prompt["max_tokens"], how["max_completion_tokens"], mesh)
     cache = rollout.cache_tokens(prompt["max_tokens"], how["max_completion_tokens"])
-    sampler = rollout.Sampler(model, loaded.tokenizer, cache, mesh)
+    gather = chosen["mesh"]["decode_weights"] == "gathered"
+    sampler = rollout.Sampler(model, loaded.tokenizer, cache, mesh, gather)
     decoding = rollout.Decoding(how["temperature"], how["top_k"], how["top_p"], how["seed"])
     prompts = [row["prompt"] for row in rows]
     batches = rollout.batches(prompts, how["samples"], batch_size)

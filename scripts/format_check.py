@@ -35,10 +35,12 @@ def main() -> None:
     runtime.configure_jax()
     from gsm8k_grpo import base, models, rollout
 
-    mesh = models.make_mesh(**chosen["mesh"])
+    mesh = models.make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
     loaded = base.load(arguments.model, mesh)
     batch_size, limit = sampling["micro_batch_prompts"] * sampling["num_generations"], sampling["max_completion_tokens"]
-    sampler = rollout.Sampler(loaded.model, loaded.tokenizer, rollout.cache_tokens(prompt["max_tokens"], limit), mesh)
+    cache = rollout.cache_tokens(prompt["max_tokens"], limit)
+    gather = chosen["mesh"]["decode_weights"] == "gathered"
+    sampler = rollout.Sampler(loaded.model, loaded.tokenizer, cache, mesh, gather)
     decoding = rollout.Decoding(sampling["temperature"], sampling["top_k"], sampling["top_p"], chosen["seed"])
     asked = [row["prompt"] for row in rows]
     completions: dict[int, str] = {}

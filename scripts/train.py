@@ -92,7 +92,7 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
     runtime.configure_jax()
     from gsm8k_grpo import base, memory, models, training
 
-    mesh = models.make_mesh(**chosen["mesh"])
+    mesh = models.make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
     loaded = base.load(model_folder, mesh)
     memory.require_training(loaded.config, training_settings, prompt["max_tokens"], mesh)
     lora = training_settings["lora"]
@@ -120,6 +120,7 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
         loaded.stop_id,
         chosen["seed"],
         run,
+        chosen["mesh"]["decode_weights"] == "gathered",
     )
     learner = training.Learner(cluster, training_settings, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_id)
     training.run(learner, training_settings, run)

@@ -86,7 +86,7 @@ def test_a_miniature_is_small_and_still_its_recipe(recipe):
     assert (small["model"]["source"], small["dataset"]["source"], small["mesh"]) == (
         "pretrained",
         "generated",
-        {"fsdp": 1, "tp": 1},
+        {"fsdp": 1, "tp": 1, "decode_weights": "gathered"},
     )
     assert small["model"]["architecture"]["vocabulary_size"] <= 640 and small["training"]["max_steps"] <= 200
     assert families.of(small["model"]["architecture"]) == families.of(large["model"]["architecture"])

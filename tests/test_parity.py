@@ -56,7 +56,7 @@ def folder(theirs, name, tmp_path_factory):
 
 def merged(weights, architecture):
     """Our model with these weights."""
-    graph, state = nnx.split(models.abstract(models.config(architecture)))
+    graph, state = nnx.split(models.structure(models.config(architecture)))
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, weights))
     return nnx.merge(graph, state)
 

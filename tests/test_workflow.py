@@ -293,6 +293,13 @@ def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, 
     assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny"}
 
 
+def test_a_preflight_needs_nothing_else_and_nothing_waits_for_it(snakemake, finished):
+    target = "results/tiny/preflight.json"
+    assert set(planned(snakemake, finished, target)) == {"preflight tiny"}
+    jobs = planned(snakemake, finished, "--config", "preflight={accelerator: v6e-8}")
+    assert set(jobs) == {"settings tiny", "report"}  # they show all settings
+
+
 @pytest.mark.parametrize("size", ["", "-miniature"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_has_a_dry_run(snakemake, sources, recipe, size):

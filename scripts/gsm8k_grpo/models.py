@@ -118,7 +118,7 @@ def _fan_in(name: str, shape: tuple[int, ...]) -> int:
     return shape[-2]  # Gemma: q (N, D, H) and kv (2, K, D, H); kernels (in, out)
 
 
-def abstract(model_config: object, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
+def structure(model_config: object, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
     """The model's structure without weights, to compute in `dtype` (Gemma computes in its weights' own)."""
     if isinstance(model_config, qwen2_lib.ModelConfig):
         model_config = dataclasses.replace(model_config, dtype=dtype)
@@ -171,6 +171,28 @@ def save(weights: Mapping, folder: Path) -> None:
         checkpointer.save(folder.absolute(), weights)
 
 
+def abstract(model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
+    """A model without weights: shapes, precision and shardings on the mesh, as `load` fills them."""
+    model = structure(model_config, dtype)
+    state = nnx.state(model)
+    nnx.update(model, sharded(state, mesh, dtype))
+    return model
+
+
+def sharded(state: nnx.State, mesh: Mesh, dtype: jnp.dtype | None = None) -> nnx.State:
+    """Abstract arrays with the shardings that their variables name, all in `dtype` where one is given."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding),
+        state,
+        nnx.get_named_sharding(state, mesh),
+    )
+
+
+def is_abstract(state: nnx.State) -> bool:
+    """Whether these are shapes without values."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
+
+
 def load(folder: Path, model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
     """Loads weights saved by `save`, each array straight into its shards on the mesh, to compute in `dtype`.
 
@@ -179,16 +201,10 @@ def load(folder: Path, model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nn
     """
     if not folder.is_dir():
         raise PipelineError(f"{folder}: no weights; make them again with --forcerun base_model")
-    graph, state = nnx.split(abstract(model_config, dtype))
-    shardings = nnx.get_named_sharding(state, mesh)
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
-        nnx.to_pure_dict(state),
-        nnx.to_pure_dict(shardings),
-    )
+    graph, state = nnx.split(abstract(model_config, mesh, dtype))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            restored = checkpointer.restore(folder.absolute(), target)
+            restored = checkpointer.restore(folder.absolute(), nnx.to_pure_dict(state))
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise PipelineError(
             f"{folder}: these weights cannot be restored as model.architecture says ({str(error).splitlines()[0]}); "
@@ -229,7 +245,8 @@ def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Mo
     """The model with fresh LoRA adapters (arXiv 2106.09685): A drawn from the seed, B zero: it computes the same yet.
 
     Args:
-      model: a loaded base model; its weights are shared, not copied, but for those that are quantised.
+      model: a loaded base model; its weights are shared, not copied, but for those that are quantised. Or one of
+        `abstract`: then the adapters are abstract too.
       lora: `rank`, `alpha`, `dropout`, `target_modules` (names of Tunix modules) and `base_weights`: null, or the type
         that the weights of these modules are quantised to (QLoRA, arXiv 2305.14314).
       seed: of the draw of A.
@@ -258,8 +275,15 @@ def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Mo
         return adapters, base if lora["base_weights"] else None
 
     with mesh:
-        adapters, quantised = adapt(base_state)
-        adapters = jax.device_put(adapters, nnx.get_named_sharding(adapters, mesh))
+        if is_abstract(base_state):
+            adapters, quantised = jax.eval_shape(adapt, base_state)
+            adapters = sharded(adapters, mesh)
+            if quantised is not None:
+                places = adapt.lower(base_state).compile().output_shardings[1]
+                quantised = jax.tree.map(_placed, quantised, places)
+        else:
+            adapters, quantised = adapt(base_state)
+            adapters = jax.device_put(adapters, nnx.get_named_sharding(adapters, mesh))
     return nnx.merge(graph, adapters, base_state if quantised is None else quantised)
 
 
@@ -273,7 +297,11 @@ def policy(model: nnx.Module, lora: Mapping | None, seed: int, mesh: Mesh) -> nn
     return with_lora(model, lora, seed, mesh) if lora else nnx.merge(*nnx.split(model))
 
 
+def _placed(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
 def without_adaptation(adapted: nnx.Module) -> nnx.Module:
     """A second model on the same, possibly quantised, base weights: its adapters are zero."""
     graph, adapters, base = nnx.split(adapted, nnx.LoRAParam, ...)
-    return nnx.merge(graph, jax.tree.map(jnp.zeros_like, adapters), base)
+    return nnx.merge(graph, adapters if is_abstract(adapters) else jax.tree.map(jnp.zeros_like, adapters), base)

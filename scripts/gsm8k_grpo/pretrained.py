@@ -167,7 +167,7 @@ def _flax_table(sizes: Mapping) -> Iterator[tuple]:
 
 def shapes(architecture: Mapping | str) -> dict[tuple, tuple]:
     """The shape of each of our arrays, by its path."""
-    state = nnx.to_pure_dict(nnx.state(models.abstract(models.config(architecture))))
+    state = nnx.to_pure_dict(nnx.state(models.structure(models.config(architecture))))
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(state).items()}
 
 

@@ -40,11 +40,20 @@ class Sampler(tunix_sampler.Sampler):
     - Each row has noise of its own, from its own key: what is drawn for it does not depend on its neighbours.
     - The padding token is never drawn: everything downstream tells tokens from padding by it.
     - The KV cache is born in its shards, not on the first device.
+    - Weights that are sharded over `fsdp` are gathered once a call, not again for every token.
     """
 
-    def __init__(self, model: nnx.Module, tokenizer: object, cache_tokens: int, mesh: Mesh):
-        """Keep what this makes: each new sampler compiles anew."""
+    def __init__(
+        self, model: nnx.Module, tokenizer: object, cache_tokens: int, mesh: Mesh, gather_weights: bool = True
+    ):
+        """Keep what this makes: each new sampler compiles anew.
+
+        Args:
+          gather_weights: whether the decoding loop has whole copies of the weights along `fsdp` (sharded over `tp`
+            still), for as long as it lasts. Where there is no memory for them, each token gathers them layer by layer.
+        """
         config = model.config
+        self._gathered = gather_weights and mesh.shape["fsdp"] > 1
         super().__init__(
             model,
             tokenizer,
@@ -53,6 +62,28 @@ class Sampler(tunix_sampler.Sampler):
         self._mesh = mesh
         self._whole = jax.jit(lambda array: array, out_shardings=NamedSharding(mesh, PartitionSpec()))
         self._decode, self._compiled_decode_fn = self._compiled_decode_fn, self._decode_whole
+
+    def _decode_fn(self, params: object, sampling_state: object) -> object:
+        """Tunix's loop of one token a round, with the weights gathered before it."""
+        if self._gathered:
+            params = jax.tree.map(self._without_fsdp, params, self._flattened_transformer_state)
+        return super()._decode_fn(params, sampling_state)
+
+    def _without_fsdp(self, traced: jax.Array, stored: jax.Array) -> jax.Array:
+        """A weight, sharded as it is stored but for the axis `fsdp`."""
+        return jax.lax.with_sharding_constraint(traced, self._decoded_sharding(stored))
+
+    def _decoded_sharding(self, stored: jax.Array) -> jax.sharding.Sharding:
+        if not self._gathered or not isinstance(stored.sharding, NamedSharding):
+            return stored.sharding
+        return NamedSharding(self._mesh, PartitionSpec(*(_without("fsdp", axes) for axes in stored.sharding.spec)))
+
+    def decoded_weight_bytes(self) -> int:
+        """Bytes of all weights on each device, as the decoding loop has them."""
+        return sum(
+            math.prod(self._decoded_sharding(leaf).shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(self._flattened_transformer_state)
+        )
 
     def _decode_whole(self, params: object, state: object) -> object:
         """Tunix's decoding loop; its tokens then are whole in every process of a multi-host run."""
@@ -69,19 +100,50 @@ class Sampler(tunix_sampler.Sampler):
     def _init_cache(self, batch_size: int, tokens: int, dtype: object) -> dict:
         """An empty cache as all of Tunix's models have it, sharded by rows (fsdp) and KV heads (tp)."""
         sizes = self.cache_config
+        heads = jax.ShapeDtypeStruct((batch_size, tokens, sizes.num_kv_heads, sizes.head_dim), dtype)
+        layer = {"k": heads, "v": heads, "end_index": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
+        return jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=self._cache_sharding(leaf, batch_size)),
+            {f"layer_{index}": layer for index in range(sizes.num_layers)},
+        )
+
+    def _cache_sharding(self, leaf: jax.ShapeDtypeStruct, batch_size: int) -> NamedSharding:
         rows = "fsdp" if batch_size % self._mesh.shape["fsdp"] == 0 else None
-        sharded = NamedSharding(self._mesh, PartitionSpec(rows, None, "tp", None))
-        whole = NamedSharding(self._mesh, PartitionSpec())
+        spec = PartitionSpec(rows, None, "tp", None) if leaf.ndim == 4 else PartitionSpec()
+        return NamedSharding(self._mesh, spec)
 
-        def layer() -> dict:
-            shape = (batch_size, tokens, sizes.num_kv_heads, sizes.head_dim)
-            return {
-                "k": jnp.zeros(shape, dtype, device=sharded),
-                "v": jnp.zeros(shape, dtype, device=sharded),
-                "end_index": jnp.zeros((batch_size,), jnp.int32, device=whole),
-            }
-
-        return {f"layer_{index}": layer() for index in range(sizes.num_layers)}
+    def abstract_state(
+        self,
+        rows: int,
+        max_prompt_tokens: int,
+        max_completion_tokens: int,
+        stop_id: int,
+        temperature: float,
+        top_p: float | None,
+        top_k: int | None,
+    ) -> object:
+        """What a call begins with, without values: to compile prefill and decoding where no device is."""
+        self.eos_ids = jnp.array([stop_id])
+        state = jax.eval_shape(
+            lambda ids, keys: self.init_sample_state(
+                ids,
+                max_prompt_tokens + max_completion_tokens,
+                include_logits=False,
+                forbidden_token_ids=None,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                seed=jax.vmap(jax.random.key)(keys),
+                beam_size=None,
+            ),
+            jax.ShapeDtypeStruct((rows, max_prompt_tokens), jnp.int32),
+            jax.ShapeDtypeStruct((rows,), jnp.int32),
+        )
+        cache = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._cache_sharding(leaf, rows)),
+            state.cache,
+        )
+        return dataclasses.replace(state, cache=cache, num_input_tokens=jnp.array(max_prompt_tokens, jnp.int32))
 
     def _sample(self, logits: jax.Array, eos: jax.Array, cache: dict, sampler_state: object) -> object:
         """Draws the next token of each row; `sampler_state.seed` holds one key a row (greedy: unused)."""
@@ -105,6 +167,11 @@ class Sampler(tunix_sampler.Sampler):
             cache=cache,
             done=state.done | jnp.isin(drawn, eos),
         )
+
+
+def _without(axis: str, axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    """One dimension's mesh axes, without one of them."""
+    return tuple(each for each in axes if each != axis) if isinstance(axes, tuple) else None if axes == axis else axes
 
 
 def batches(prompts: list[str], samples: int, batch_size: int) -> list[list[tuple[int, int]]]:
@@ -177,8 +244,9 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         mesh: Mesh,
         rollout_config: base_rollout.RolloutConfig,
         seed: int,
+        gather_weights: bool = True,
     ):
-        self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh)
+        self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights)
         self.mesh = mesh
         self._temperature = rollout_config.temperature
         self._seed = seed

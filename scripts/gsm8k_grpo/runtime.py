@@ -68,7 +68,7 @@ def provenance(**facts: object) -> dict:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": _device(),
-        "versions": {**versions(), "snakemake": _version("snakemake")},
+        "versions": {**versions(), "snakemake": version("snakemake")},
         "commit": git[0],
         "dirty": git[1],
     }
@@ -76,10 +76,11 @@ def provenance(**facts: object) -> dict:
 
 def versions() -> dict[str, str | None]:
     """Of the libraries that compute."""
-    return {name: _version(name) for name in PACKAGES}
+    return {name: version(name) for name in PACKAGES}
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -221,7 +221,7 @@ def _conflicts(settings: Mapping):
     shape = families.sizes(model["architecture"])
     lora = training["lora"]
     yield from _architecture_conflicts(shape, lora["target_modules"] if lora else [])
-    yield from _mesh_conflicts(settings, shape)
+    yield from mesh_conflicts(settings)
     if training["prompts_per_step"] % training["micro_batch_prompts"]:
         yield (
             "training.micro_batch_prompts",
@@ -323,9 +323,10 @@ def _architecture_conflicts(shape: Mapping, target_modules: list[str]):
             )
 
 
-def _mesh_conflicts(settings: Mapping, shape: Mapping):
+def mesh_conflicts(settings: Mapping):
     """Yields (key, problem) for sizes that the mesh does not divide: Tunix would fail late, or replicate in silence."""
     mesh, training = settings["mesh"], settings["training"]
+    shape = families.sizes(settings["model"]["architecture"])
     sequences = training["micro_batch_prompts"] * training["num_generations"]
     sharded = {
         # Queries are sharded too; with KV heads that divide, they do.

@@ -20,6 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import checkpoint_managers
 from tunix.rl import rl_cluster as cluster_lib
+from tunix.rl import trainer as rl_trainer
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
 
@@ -85,32 +86,21 @@ def make_optimizer(settings: Mapping) -> optax.GradientTransformation:
     )
 
 
-def make_cluster(
-    policy: nnx.Module,
-    reference: nnx.Module | None,
-    tokenizer: object,
+def cluster_config(
     mesh: Mesh,
     settings: Mapping,
     max_prompt_tokens: int,
     stop_id: int,
     seed: int,
-    run: runs.Run,
-) -> cluster_lib.RLCluster:
-    """Tunix's cluster with policy, reference and rollout on one mesh; restores the newest checkpoint of the run.
-
-    Args:
-      policy: with adapters; they are what is trained.
-      reference: the frozen model of the KL penalty, or None without one.
-      run: its folder, cleaned by `runs.Run.resume`.
-
-    Raises:
-      PipelineError: the checkpoint cannot be restored, though its hash is right.
-    """
-    config = cluster_lib.ClusterConfig(
+    checkpoints: str | None,
+    gather_weights: bool,
+) -> cluster_lib.ClusterConfig:
+    """What Tunix's cluster makes its trainer and its rollout of; `checkpoints` is their folder, None where none are."""
+    return cluster_lib.ClusterConfig(
         role_to_mesh={
             role: mesh for role in (cluster_lib.Role.ACTOR, cluster_lib.Role.REFERENCE, cluster_lib.Role.ROLLOUT)
         },
-        rollout_engine=functools.partial(rollout.SeededRollout, seed=seed),
+        rollout_engine=functools.partial(rollout.SeededRollout, seed=seed, gather_weights=gather_weights),
         training_config=cluster_lib.RLTrainingConfig(
             actor_optimizer=make_optimizer(settings),
             eval_every_n_steps=settings["max_steps"] + 1,
@@ -118,7 +108,7 @@ def make_cluster(
             train_micro_batch_size=settings["micro_batch_prompts"],
             rollout_micro_batch_size=settings["micro_batch_prompts"],
             compute_logps_micro_batch_size=settings["micro_batch_prompts"],
-            checkpoint_root_directory=str(run.checkpoints.absolute()),
+            checkpoint_root_directory=checkpoints,
             checkpointing_options=ocp.CheckpointManagerOptions(
                 # Tunix saves by itself in the middle of a step, by default the newest 3, one every 180 s. `run`
                 # saves instead, when the step's row is in the log, and keeps all.
@@ -137,6 +127,34 @@ def make_cluster(
             eos_tokens=[stop_id],
         ),
     )
+
+
+def make_cluster(
+    policy: nnx.Module,
+    reference: nnx.Module | None,
+    tokenizer: object,
+    mesh: Mesh,
+    settings: Mapping,
+    max_prompt_tokens: int,
+    stop_id: int,
+    seed: int,
+    run: runs.Run,
+    gather_weights: bool = True,
+) -> cluster_lib.RLCluster:
+    """Tunix's cluster with policy, reference and rollout on one mesh; restores the newest checkpoint of the run.
+
+    Args:
+      policy: with adapters; they are what is trained.
+      reference: the frozen model of the KL penalty, or None without one.
+      run: its folder, cleaned by `runs.Run.resume`.
+      gather_weights: as `rollout.Sampler` has it.
+
+    Raises:
+      PipelineError: the checkpoint cannot be restored, though its hash is right.
+    """
+    config = cluster_config(
+        mesh, settings, max_prompt_tokens, stop_id, seed, str(run.checkpoints.absolute()), gather_weights
+    )
     try:
         return cluster_lib.RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
     except (ValueError, KeyError, FileNotFoundError) as error:
@@ -152,6 +170,31 @@ class GrpoConfig(grpo_learner.GRPOConfig):
     """Tunix's configuration with the field that its loss looks for and its class lacks."""
 
     epsilon_high: float
+
+
+def grpo_config(settings: Mapping) -> GrpoConfig:
+    """Tunix's configuration of the block `training`."""
+    config = GrpoConfig(
+        policy_loss_fn=grpo.LOSS,
+        num_generations=settings["num_generations"],
+        num_iterations=settings["num_iterations"],
+        beta=settings["beta"],
+        kl_loss_mode=settings["kl_estimator"],
+        epsilon=settings["epsilon"],
+        epsilon_high=settings["epsilon_high"] or settings["epsilon"],
+    )
+    config.temperature = settings["temperature"]
+    return config
+
+
+def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int, eos_id: int) -> None:
+    """Has Tunix's trainer minimise our loss. Training and its preflight (preflight.py) both call this."""
+
+    def loss(model: nnx.Module, train_example: grpo.TrainExample) -> tuple:
+        return grpo.policy_loss(model, train_example, algo_config=config, pad_id=pad_id, eos_id=eos_id)
+
+    trainer.with_loss_fn(loss, has_aux=True)
+    trainer.with_gen_model_input_fn(lambda example: {"train_example": example})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,17 +265,10 @@ class Learner(grpo_learner.GRPOLearner):
         self._mesh = cluster.r2m[cluster_lib.Role.ACTOR]
         super().__init__(
             rl_cluster=cluster,
-            algo_config=GrpoConfig(
-                policy_loss_fn=grpo.LOSS,
-                num_generations=settings["num_generations"],
-                num_iterations=settings["num_iterations"],
-                beta=settings["beta"],
-                kl_loss_mode=settings["kl_estimator"],
-                epsilon=settings["epsilon"],
-                epsilon_high=settings["epsilon_high"] or settings["epsilon"],
-            ),
+            algo_config=grpo_config(settings),
             reward_fns=rewards.score,  # wanted by Tunix; `_draw` calls it, for each reward by its name
         )
+        set_loss(cluster.actor_trainer, self.algo_config, cluster.rollout.pad_id(), cluster.rollout.eos_id())
         cluster.actor_trainer.with_rl_metrics_to_log({"kl": np.mean, "entropy": np.mean, "pg_clipfrac": np.mean})
 
     @property

@@ -1,0 +1,330 @@
+"""Preflight: its programs are those that training executes, what it says of them, and its verdicts."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from gsm8k_grpo import preflight, settings
+from gsm8k_grpo.accelerators import ACCELERATORS
+
+# Tunix computes here for real, on a mesh of eight simulated devices; then the preflight compiles for the same mesh.
+TRAINED_AND_PREFLIGHTED = """
+import json, re, sys
+from pathlib import Path
+
+import jax
+from flax import nnx
+from jax._src import compiler
+
+from gsm8k_grpo import models, preflight, prompts, runs, settings, tokenizers, training
+from gsm8k_grpo.answers import Tags
+
+made, compile_and_load = {}, compiler.backend_compile_and_load
+
+
+def recorded(backend, module, *arguments, **options):
+    program = compile_and_load(backend, module, *arguments, **options)
+    name = str(module.operation.attributes["sym_name"]).strip('"')
+    (text,) = program.hlo_modules()
+    # Names and line numbers may differ: they also say what was traced before.
+    tables = "\\n(FileNames|FunctionNames|FileLocations|StackFrames)\\n(.+\\n)*"
+    text = re.sub(tables + "|, metadata={[^}]*}|stack_frame_id=[0-9]+|%[A-Za-z0-9_.-]+", "", text.to_string())
+    facts = {
+        "flops": program.cost_analysis().get("flops", 0.0),
+        "inputs": list(map(str, program.get_parameter_shardings() or [])),
+        "outputs": list(map(str, program.get_output_shardings() or [])),
+        "text": text,
+    }
+    made.setdefault(name, []).append(facts)
+    return program
+
+
+compiler.backend_compile_and_load = recorded
+folder = Path(sys.argv[1])
+chosen = settings.effective("tiny", json.loads(sys.argv[2]))
+mesh, block, prompt = models.make_mesh(4, 2), chosen["training"], chosen["prompt"]
+questions = [f"{name} has {index} cups." for index, name in enumerate(["Ana", "Ben", "Cleo", "Dan"] * 4)]
+(folder / "tokenizer.model").write_bytes(tokenizers.train([prompts.build("", each) for each in questions] * 20, 400))
+tokenizer = tokenizers.load(folder / "tokenizer.model")
+graph, state = nnx.split(models.initialise(models.config(chosen["model"]["architecture"]), seed=0))
+base = nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
+run = runs.Run(folder, block["num_iterations"])
+run.resume([2])
+policy = models.with_lora(base, block["lora"], 0, mesh)
+cluster = training.make_cluster(policy, base, tokenizer, mesh, block, prompt["max_tokens"], 107, 0, run)
+rows = [
+    {"id": str(index), "prompt": prompts.build("", each), "answer": "7", "prompt_tokens": 30}
+    for index, each in enumerate(questions)
+]
+learner = training.Learner(cluster, block, Tags(**prompt["tags"]), rows, 0, 107)
+for _ in range(2):
+    learner.update(learner.sample())
+trained = dict(made)
+jax.clear_caches()  # or nothing would be compiled again: to JAX, the programs are the same
+
+programs = preflight.Programs(chosen, mesh)
+found = {}
+for name in programs.names:
+    if not name.startswith("evaluation"):
+        lowered = programs.lower(name)
+        made.clear()
+        programs.compiled(name, lowered.compile())
+        ((module, (facts,)),) = made.items()
+        found[name] = {"module": module, "preflight": facts, "training": trained[module]}
+print(json.dumps(found))
+"""
+SMALL = {
+    "mesh": {"fsdp": 4, "tp": 2},
+    "model": {
+        "architecture": {"num_layers": 1, "embed_dim": 64, "hidden_dim": 96, "head_dim": 16, "vocabulary_size": 400}
+    },
+    "prompt": {"max_tokens": 64},
+    "training": {
+        "prompts_per_step": 4,
+        "micro_batch_prompts": 2,
+        "num_generations": 4,
+        "num_iterations": 2,
+        "max_completion_tokens": 16,
+        "lora": {"rank": 4},
+    },
+}
+
+
+def python(program, *arguments, devices=8):
+    """What a program prints in a process with so many simulated devices."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=settings.ROOT,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "PYTHONPATH": "scripts",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    return python(TRAINED_AND_PREFLIGHTED, str(tmp_path_factory.mktemp("run")), json.dumps(SMALL))
+
+
+@pytest.mark.parametrize(
+    "name", ["rollout_prefill", "rollout_decode", "reference_log_probs", "old_log_probs", "train_step"]
+)
+def test_the_programs_are_those_that_training_executes(both, name):
+    ours, executed = both[name]["preflight"], both[name]["training"]
+    assert ours["flops"] > 1e5 and len(ours["inputs"]) > 10 and len(ours["outputs"]) >= 1
+    (same,) = [each for each in executed if each["inputs"] == ours["inputs"]]
+    assert same["flops"] == ours["flops"]
+    assert same["outputs"] == ours["outputs"]
+    assert same["text"] == ours["text"]  # every operation with its shape and layout
+
+
+DECODED = """
+import json, sys, types
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from gsm8k_grpo import hlo, models, prompts, rollout, settings, tokenizers
+
+chosen = settings.effective("tiny", json.loads(sys.argv[1]))
+mesh = models.make_mesh(4, 2)
+graph, state = nnx.split(models.initialise(models.config(chosen["model"]["architecture"]), seed=0))
+model = nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
+asked = [prompts.build("", f"{name} has 3 cups.") for name in ("Ana", "Ben", "Cleo", "Dan")] * 2
+path = Path(sys.argv[2], "tokenizer.model")
+path.write_bytes(tokenizers.train(asked * 20, 400))
+# Tunix shards activations only where the first device is no CPU.
+jax.devices = lambda: [types.SimpleNamespace(platform="tpu")]
+found = {}
+for gathered in (True, False):
+    sampler = rollout.Sampler(model, tokenizers.load(path), 80, mesh, gathered)
+    with mesh:
+        output = sampler(asked, max_generation_steps=12, max_prompt_length=64, eos_tokens=[107])
+        state = sampler.abstract_state(8, 64, 12, 107, 1.0, None, None)
+        decode = sampler._decode.lower(sampler._flattened_transformer_state, state).compile()
+    found[gathered] = {
+        "tokens": [row.tolist() for row in output.tokens],
+        "collectives": hlo.collectives(decode.as_text()),
+        "weight_bytes": sampler.decoded_weight_bytes(),
+        "cache": sorted({str(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state.cache)}),
+    }
+print(json.dumps(found))
+"""
+
+
+def test_decoding_gathers_the_weights_once_and_draws_the_same_tokens(tmp_path):
+    """The CPU's compiler takes gathers out of a loop by itself; the TPU's does not (the next test)."""
+    found = python(DECODED, json.dumps(SMALL), str(tmp_path))
+    gathered, sharded = found["true"], found["false"]
+    assert gathered["tokens"] == sharded["tokens"] and len(set(map(str, gathered["tokens"]))) > 1
+    # Each weight is gathered whole along fsdp, once; but for the norms', which are whole already (32 of 64, on tp 2).
+    norms = 5 * 32 * 4
+    before = gathered["collectives"]["outside"]["all-gather"]
+    assert before["bytes"] == gathered["weight_bytes"] - norms > 3 * sharded["weight_bytes"]
+    # In the loop, activations alone: 2 rows of 64, not a weight's 64 × 48.
+    assert gathered["collectives"]["in_loops"]["all-gather"]["bytes"] < 64 * 48 * 4
+    assert gathered["cache"] == ["(2, 80, 1, 16)", "(8,)"]  # of 8 rows and 2 KV heads
+
+
+ON_TPU = """
+import json, sys
+
+from gsm8k_grpo import preflight, settings
+from gsm8k_grpo.accelerators import ACCELERATORS
+
+found = {}
+for weights in ("gathered", "sharded"):
+    mesh = {"fsdp": 4, "tp": 2, "decode_weights": weights}
+    chosen = settings.effective("tiny", {**json.loads(sys.argv[1]), "mesh": mesh})
+    programs = preflight.Programs(chosen, preflight.make_mesh(ACCELERATORS["v5e-8"], 4, 2))
+    for name in ("rollout_prefill", "rollout_decode"):
+        record = preflight.compile_program(programs, name, "screen")
+    found[weights] = {place: kinds.get("all-gather", {}) for place, kinds in record["collectives"].items()}
+print(json.dumps(found))
+"""
+
+
+def test_the_tpu_gathers_weights_for_each_token_unless_they_are_gathered_before(monkeypatch):
+    pytest.importorskip("libtpu")
+    for name, value in {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
+        monkeypatch.setenv(name, value)
+    found = python(ON_TPU, json.dumps(SMALL))
+    assert found["sharded"]["outside"] == {}
+    moved = found["gathered"]["outside"]
+    left, before = found["gathered"]["in_loops"], found["sharded"]["in_loops"]
+    # A layer's six matrices with an adapter's half each, and the embeddings; what is left are activations.
+    assert moved["count"] == 13 and before["count"] >= left["count"] + 13
+    assert before["bytes"] >= moved["bytes"] + left["bytes"] and moved["bytes"] > 5 * left["bytes"], found
+
+
+def preflighted(folder, **changes):
+    """What the stage writes for the tiny recipe with other settings."""
+    chosen, output = settings.merge(settings.effective("tiny", {}), changes), folder / "preflight.json"
+    command = [sys.executable, "scripts/preflight.py", "--settings", json.dumps(chosen), "--output", str(output)]
+    done = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {**json.loads(output.read_text()), "printed": done.stdout}
+
+
+CARD = ACCELERATORS["rtx4090-24gb"]
+ONE_CHIP = {**SMALL, "mesh": {"fsdp": 1, "tp": 1}, "preflight": {"price_per_chip_hour": 0.5}}
+
+
+@pytest.fixture
+def quick_compilation():
+    """Sizes are what these tests are about."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_a_recipe_that_fits_gets_sizes_bounds_and_an_estimate(quick_compilation):
+    progress = []
+    answer = preflight.preflight(settings.effective("tiny", ONE_CHIP), CARD, progress.append)
+    assert answer["verdict"] == "fits"
+    names = [each["name"] for each in answer["programs"]]
+    assert names == [
+        *("rollout_prefill", "rollout_decode", "reference_log_probs", "old_log_probs", "train_step"),
+        *("evaluation_prefill", "evaluation_decode"),
+    ]
+    for each in answer["programs"]:
+        assert each["fits"] and each["needed_bytes"] >= each["peak_bytes"] + each["resident_bytes"] > 0
+        assert each["bound_seconds"] == max(each["seconds_by"].values()) > 0
+        assert any(line.startswith(f"{each['name']}: compiling") for line in progress)
+    by_name = dict(zip(names, answer["programs"], strict=True))
+    # Keys and values of 8 rows, 80 positions, 2 heads of 16, one layer, float32; and an index for each row.
+    assert by_name["rollout_decode"]["kv_cache_bytes"] == 2 * 8 * 80 * 2 * 16 * 4 + 8 * 4
+    # Moments and accumulated gradients of the adapters, and the counters.
+    sizes = answer["model"]
+    assert 3 * sizes["adapter_bytes"] < sizes["optimizer_bytes"] < 3 * sizes["adapter_bytes"] + 100
+    assert by_name["rollout_decode"]["resident_bytes"] == sizes["optimizer_bytes"]
+    assert sizes["adapter_bytes"] == 4 * sizes["lora_parameters"]
+    assert sizes["base_bytes"] == 4 * sizes["base_parameters"]
+    bound = answer["estimate"]
+    assert bound["is"] == "a lower bound" and len(bound["assumptions"]) >= 4
+    # 2 micro-batches of 16 tokens each; μ is 2.
+    seconds = {name: each["bound_seconds"] for name, each in by_name.items()}
+    step = 2 * (seconds["rollout_prefill"] + 16 * seconds["rollout_decode"])
+    step += 2 * (seconds["reference_log_probs"] + seconds["old_log_probs"] + 2 * seconds["train_step"])
+    assert bound["step_seconds"] == pytest.approx(step)
+    assert bound["training_hours"] == pytest.approx(step * 60 / 3600)
+    assert bound["price"] == pytest.approx(bound["training_hours"] * 0.5)
+    printed = preflight.table(answer)
+    assert "\nfits\n" in printed and "a lower bound" in printed and "the CPU's: an estimate" in printed
+
+
+def test_a_recipe_that_does_not_fit_is_tried_with_other_settings_until_it_does(quick_compilation, monkeypatch):
+    monkeypatch.setattr(preflight.Programs, "names", ["train_step"])  # the others take their time, and fit
+    chosen = settings.effective("tiny", ONE_CHIP)
+    (largest,) = preflight.examine(chosen, CARD, None, lambda _: None)["programs"]
+    smaller_card = dataclasses.replace(CARD, usable_hbm_bytes=largest["needed_bytes"] - 1)
+    answer = preflight.preflight(chosen, smaller_card, lambda _: None)
+    assert answer["verdict"] == "does not fit" and "estimate" not in answer
+    assert answer["reasons"][0].startswith("train_step needs ")
+    assert any("ask again with preflight.level verdict" in text for text in answer["warnings"])
+    (tried,) = answer["tried"]  # the first that is tried: half the micro-batch
+    assert tried["settings"] == {"training": {"micro_batch_prompts": 1}} and tried["fits"]
+    (smaller,) = tried["programs"]
+    assert 0.4 * largest["temporary_bytes"] < smaller["temporary_bytes"] < 0.8 * largest["temporary_bytes"]
+    assert "fits with {'training': {'micro_batch_prompts': 1}}" in preflight.table(answer)
+
+
+def test_what_cannot_be_sharded_is_said_before_anything_is_compiled(tmp_path):
+    answer = preflighted(tmp_path, mesh={"fsdp": 2, "tp": 8}, preflight={"accelerator": "v5e-8"})
+    assert answer["verdict"] == "cannot be sharded" and "programs" not in answer
+    assert answer["mesh_sizes_that_work"] == [{"fsdp": 8, "tp": 1}, {"fsdp": 4, "tp": 2}]
+    assert "mesh.tp: 8 does not divide the 2 KV heads; with these settings it can be 1, 2" in answer["reasons"]
+    assert "mesh: fsdp 2 × tp 8 needs 16 chips, v5e-8 has 8" in answer["reasons"]
+
+
+def test_without_the_tpus_compiler_it_says_what_to_install(tmp_path):
+    """The real sentence, from an interpreter that finds no libtpu."""
+    program = (
+        "import importlib.util, sys; find = importlib.util.find_spec; "
+        "importlib.util.find_spec = lambda name, *more: None if name == 'libtpu' else find(name, *more); "
+        "sys.path.insert(0, 'scripts'); import runpy; runpy.run_path('scripts/preflight.py', run_name='__main__')"
+    )
+    chosen = json.dumps(settings.effective("tiny", {}))
+    command = [sys.executable, "-c", program, "--settings", chosen, "--output", str(tmp_path / "preflight.json")]
+    done = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "ERROR: preflight.accelerator: v5e-8 needs the TPU's compiler (libtpu)" in done.stderr
+    assert "make setup PLATFORM=tpu" in done.stderr and not (tmp_path / "preflight.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "gib"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (200.00G) "
+            "exceeds available HBM (15.75G).",
+            200,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+            "Used 17.25G of 15.75G hbm.",
+            17.25,
+        ),
+        ("RESOURCE_EXHAUSTED: something else", 0),
+    ],
+)
+def test_what_the_compiler_says_it_needed(text, gib):
+    assert preflight.needed_bytes(text) == gib * 2**30
+
+
+def test_the_accelerators_are_those_of_the_schema():
+    assert list(ACCELERATORS) == settings.schema()["properties"]["preflight"]["properties"]["accelerator"]["enum"]
