@@ -9,13 +9,16 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
-.PHONY: report test setup lint lock clean
+.PHONY: report test parity setup lint lock clean
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
 
 test: setup ## the tests
 	$(RUN) pytest
+
+parity: setup ## what the tests against Hugging Face's implementation need; without it they are skipped
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement envs/parity.txt
 
 lint: setup ## style of Python and of the workflow
 	$(RUN) ruff check .

@@ -27,6 +27,7 @@ rule prompts:
         code=code.files("prompts"),
         train=data_file("train.jsonl"),
         test=data_file("test.jsonl"),
+        model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
     output:
         train=update("results/{recipe}/prompts/train.jsonl"),
@@ -42,6 +43,6 @@ rule prompts:
         settings=recipe_blocks("prompt"),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --train {input.train:q} "
-        "--test {input.test:q} --tokenizer {input.tokenizer:q} "
+        "--test {input.test:q} --model $(dirname {input.model:q}) "
         "--output $(dirname {output.summary:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"

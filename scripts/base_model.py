@@ -11,10 +11,10 @@ was beside its weights is kept in published/.
 import argparse
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gsm8k_grpo import files, habits, prompts, runtime, settings, tokenizers
+from gsm8k_grpo import families, files, habits, prompts, runtime, settings, tokenizers
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError, run_stage
 
@@ -24,14 +24,15 @@ def pretrain(model_settings: Mapping, rows: list[dict], tokenizer_file: Path) ->
     from gsm8k_grpo import models, pretraining
 
     recipe, architecture = model_settings["pretraining"], model_settings["architecture"]
-    shown = [prompts.build(recipe["system"], row["question"]) for row in rows]
+    template = families.of(architecture).template
+    shown = [prompts.build(recipe["system"], row["question"], template) for row in rows]
     imitated = habits.demonstrations(rows, recipe, Tags(**recipe["tags"]), recipe["seed"])
     texts = [prompt + completion for prompt, completion in zip(shown, imitated, strict=True)]
-    tokenizer_file.write_bytes(tokenizers.train(texts, architecture["vocabulary_size"]))
-    tokenizer = tokenizers.load(tokenizer_file)
-    stop_id = tokenizer.piece_to_id(prompts.STOP_TOKENS["gemma"])
+    tokenizer_file.write_bytes(tokenizers.train(texts, architecture["vocabulary_size"], architecture["family"]))
+    tokenizer = tokenizers.load(tokenizer_file, template)
+    stop_id = tokenizer.piece_to_id(template.stop)
     data = pretraining.pack(
-        [[tokenizer.bos_id(), *ids] for ids in tokenizer.encode(shown)],
+        [tokenizers.with_bos(tokenizer, ids) for ids in tokenizer.encode(shown)],
         [[*ids, stop_id] for ids in tokenizer.encode(imitated)],
         tokenizer.pad_id(),
         recipe["max_tokens"],
@@ -69,34 +70,27 @@ def convert(folder: Path, architecture: Mapping | str, making: Path) -> dict:
     print(f"reading {folder}", flush=True)
     weights, tokenizer_file = pretrained.read(folder, architecture)
     shutil.copyfile(tokenizer_file, making / "tokenizer.model")
-    tokenizers.load(making / "tokenizer.model")
+    tokenizers.load(making / "tokenizer.model", families.of(architecture).template)
     pretrained.copy_published(folder, making / "published")
     return weights
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", required=True, help="JSON text or a settings.yaml; needs the block model")
-    parser.add_argument("--rows", type=Path, help="normalised train rows (source pretrained)")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    arguments = parser.parse_args()
-    chosen = settings.stage_settings(arguments.settings, "model")["model"]
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for left_over in arguments.output.glob(".making.*"):  # of a run that was killed
-        shutil.rmtree(left_over, ignore_errors=True)
-    runtime.configure_jax()
+def write(output: Path, chosen: Mapping, make: Callable[[Path], tuple[dict, dict]]) -> None:
+    """Writes a model's folder; until everything is made, what was there stays.
+
+    Args:
+      output: results/models/NAME.
+      chosen: the block `model`.
+      make: writes tokenizer.model (and published/) into the folder that it is given; returns (weights, origin).
+    """
     from gsm8k_grpo import models
 
-    with tempfile.TemporaryDirectory(dir=arguments.output, prefix=".making.") as making:
-        making = Path(making)
-        if chosen["source"] == "pretrained":
-            if not arguments.rows:
-                raise PipelineError("--rows: a pretrained miniature needs the rows to pretrain on")
-            rows = files.read_jsonl(arguments.rows, keys=("question", "solution", "answer"))
-            weights, origin = pretrain(chosen, rows, making / "tokenizer.model")
-        else:
-            folder, origin = from_kaggle(chosen)
-            weights = convert(folder, chosen["architecture"], making)
+    output.mkdir(parents=True, exist_ok=True)
+    for left_over in output.glob(".making.*"):  # of a run that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".making.") as temporary:
+        making = Path(temporary)
+        weights, origin = make(making)
         models.save(weights, making / "weights")
         manifest = {
             "name": chosen["name"],
@@ -110,13 +104,34 @@ def main() -> None:
             },
         }
         # Everything is made; only renames are left. model.json says that the rest is whole, so it goes last.
-        (arguments.output / "model.json").unlink(missing_ok=True)
+        (output / "model.json").unlink(missing_ok=True)
         for name in ("weights", "published"):
-            shutil.rmtree(arguments.output / name, ignore_errors=True)
+            shutil.rmtree(output / name, ignore_errors=True)
         for path in making.iterdir():
-            path.replace(arguments.output / path.name)
-    files.write_json(arguments.output / "provenance.json", runtime.provenance())
-    files.write_json(arguments.output / "model.json", settings.thawed(manifest))
+            path.replace(output / path.name)
+    files.write_json(output / "provenance.json", runtime.provenance())
+    files.write_json(output / "model.json", settings.thawed(manifest))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", required=True, help="JSON text or a settings.yaml; needs the block model")
+    parser.add_argument("--rows", type=Path, help="normalised train rows (source pretrained)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    arguments = parser.parse_args()
+    chosen = settings.stage_settings(arguments.settings, "model")["model"]
+    runtime.configure_jax()
+
+    def make(making: Path) -> tuple[dict, dict]:
+        if chosen["source"] == "pretrained":
+            if not arguments.rows:
+                raise PipelineError("--rows: a pretrained miniature needs the rows to pretrain on")
+            rows = files.read_jsonl(arguments.rows, keys=("question", "solution", "answer"))
+            return pretrain(chosen, rows, making / "tokenizer.model")
+        folder, origin = from_kaggle(chosen)
+        return convert(folder, chosen["architecture"], making), origin
+
+    write(arguments.output, chosen, make)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 r"""Stage `prompts`: each row as the model is asked, split into train, dev and test.
 
   python scripts/prompts.py --settings results/tiny/settings.yaml --train results/data/word-problems/train.jsonl \
-      --test results/data/word-problems/test.jsonl --tokenizer results/models/tiny/tokenizer.model \
+      --test results/data/word-problems/test.jsonl --model results/models/tiny \
       --output results/tiny/prompts
 
 Writes {train,dev,test}.jsonl (`id`, `prompt`, `answer`, `prompt_tokens`) and summary.json. Rows longer than
@@ -11,7 +11,7 @@ Writes {train,dev,test}.jsonl (`id`, `prompt`, `answer`, `prompt_tokens`) and su
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import files, prompts, runtime, settings, tokenizers
+from gsm8k_grpo import families, files, prompts, runtime, settings, tokenizers
 from gsm8k_grpo.errors import PipelineError, run_stage
 
 
@@ -20,11 +20,12 @@ def main() -> None:
     parser.add_argument("--settings", required=True, help="JSON text or a settings.yaml; needs the block prompt")
     parser.add_argument("--train", type=Path, required=True, help="normalised train rows; the last become dev")
     parser.add_argument("--test", type=Path, required=True, help="normalised test rows")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="the base model's tokenizer.model")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the base model, for its chat template")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
     chosen = settings.stage_settings(arguments.settings, "prompt")["prompt"]
-    tokenizer = tokenizers.load(arguments.tokenizer)
+    template = families.of(files.read_json(arguments.model / "model.json")["architecture"]).template
+    tokenizer = tokenizers.load(arguments.model / "tokenizer.model", template)
     keys = ("id", "question", "answer")
     train, test = files.read_jsonl(arguments.train, keys), files.read_jsonl(arguments.test, keys)
     if len(train) <= chosen["dev_rows"]:
@@ -38,7 +39,7 @@ def main() -> None:
     for split, rows in splits.items():
         kept, too_long, longest = [], [], 0
         for row in rows:
-            prompt = prompts.build(chosen["system"], row["question"])
+            prompt = prompts.build(chosen["system"], row["question"], template)
             tokens = tokenizers.prompt_tokens(tokenizer, prompt)
             if tokens > chosen["max_tokens"]:
                 too_long.append({"id": row["id"], "prompt_tokens": tokens})

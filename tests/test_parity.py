@@ -237,7 +237,7 @@ def test_the_table_has_each_tensor_once_both_ways(theirs, folder, name):
     for entry in table:
         for tensor, back in zip(entry.names, entry.to_hf(found[entry.path]), strict=True):
             np.testing.assert_array_equal(back, state[tensor], err_msg=tensor)
-    assert {path: array.shape for path, array in found.items()} == pretrained._shapes(FAMILIES[name])
+    assert {path: array.shape for path, array in found.items()} == pretrained.shapes(FAMILIES[name])
 
 
 def test_kaggles_flax_layout_computes_the_same(tmp_path):

@@ -1,11 +1,13 @@
 """The miniature's tokenizer in Gemma's layout, and the checks of any tokenizer that is loaded."""
 
 import io
+import json
+import re
 
 import pytest
 import sentencepiece
 
-from gsm8k_grpo import problems, prompts, tokenizers
+from gsm8k_grpo import families, problems, prompts, tokenizers
 from gsm8k_grpo.errors import PipelineError
 
 
@@ -59,6 +61,27 @@ def test_digits_are_split_and_frequent_strings_are_pieces(tokenizer):
 
 def test_training_on_the_same_texts_gives_the_same_bytes(texts, trained):
     assert tokenizers.train(iter(texts), 600) == trained
+
+
+def test_qwens_training_gives_the_same_bytes_too_and_has_no_more_pieces_than_asked_for(texts):
+    made = tokenizers.train(texts, 400, "qwen2")
+    assert made == tokenizers.train(iter(texts), 400, "qwen2")
+    assert len(json.loads(made)["model"]["vocab"]) == 397
+    with pytest.raises(PipelineError, match=r"vocabulary_size: 258 pieces cannot be trained \(256 bytes and 3 control"):
+        tokenizers.train(texts, 258, "qwen2")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"{", "not a tokenizer.json"),
+        (b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "has no <|endoftext|> id"),
+    ],
+)
+def test_a_tokenizer_json_that_is_torn_or_empty_is_refused(tmp_path, content, fault):
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(PipelineError, match=re.escape(fault)):
+        tokenizers.load(tmp_path / "tokenizer.model", families.QWEN)
 
 
 @pytest.mark.parametrize("size", [100, 100_000])

@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
 
-from gsm8k_grpo import files, models, prompts, tokenizers
+from gsm8k_grpo import families, files, models, tokenizers
 from gsm8k_grpo.errors import PipelineError
 
 
@@ -26,15 +26,17 @@ class BaseModel:
 def load(folder: Path, mesh: Mesh) -> BaseModel:
     """Loads what the stage `base_model` wrote."""
     manifest = files.read_json(folder / "model.json")
-    tokenizer = tokenizers.load(folder / "tokenizer.model")
+    template = families.of(manifest["architecture"]).template
+    tokenizer = tokenizers.load(folder / "tokenizer.model", template)
     config = models.config(manifest["architecture"])
-    if len(tokenizer) > config.num_embed:
+    rows = models.vocabulary_size(config)
+    if len(tokenizer) > rows:
         raise PipelineError(
-            f"{folder / 'tokenizer.model'}: has {len(tokenizer)} pieces, more than the model's {config.num_embed} "
-            "embeddings; it belongs to another model"
+            f"{folder / 'tokenizer.model'}: has {len(tokenizer)} pieces, more than the model's {rows} embeddings; it "
+            "belongs to another model"
         )
     model = models.load(folder / "weights", config, mesh, jnp.dtype(manifest["dtype"]))
-    return BaseModel(model, config, tokenizer, tokenizer.piece_to_id(prompts.STOP_TOKENS["gemma"]), manifest["sha256"])
+    return BaseModel(model, config, tokenizer, tokenizer.piece_to_id(template.stop), manifest["sha256"])
 
 
 def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh) -> nnx.Module:

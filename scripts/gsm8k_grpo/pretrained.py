@@ -12,6 +12,9 @@ from gsm8k_grpo import families, files, hf_format, models
 from gsm8k_grpo.errors import PipelineError
 
 INDEX = "model.safetensors.index.json"
+# Which file holds the tokenizer, by the template's name, the first that is there. (Gemma's tokenizer.json is the same
+# tokenizer again; what `transformers` saves has no other.)
+TOKENIZERS = {"gemma": ("tokenizer.model", "tokenizer.json"), "qwen": ("tokenizer.json",)}
 
 
 def read(folder: Path, architecture: Mapping | str) -> tuple[dict, Path]:
@@ -54,7 +57,7 @@ def read_huggingface(folder: Path, architecture: Mapping | str) -> dict:
     import safetensors
 
     hf_format.check_config(folder, architecture)
-    entries, shapes = hf_format.table(architecture), _shapes(architecture)
+    entries, expected = hf_format.table(architecture), shapes(architecture)
     by_name = _files_of_tensors(folder)
     known = {name for entry in entries for name in entry.names}
     _require_all(folder, known, by_name)
@@ -68,7 +71,7 @@ def read_huggingface(folder: Path, architecture: Mapping | str) -> dict:
                     handles[path] = safetensors.safe_open(path, framework="numpy")
                 tensors.append(handles[path].get_tensor(name))
             # Contiguous, and so a copy: what was read is freed before the next tensor is.
-            found[entry.path] = _checked(folder, entry.names[0], entry.to_tunix, tensors, shapes[entry.path])
+            found[entry.path] = _checked(folder, entry.names[0], entry.to_tunix, tensors, expected[entry.path])
     except (safetensors.SafetensorError, OSError) as error:
         raise PipelineError(f"{path}: not a readable safetensors file ({error}); fetch it again") from None
     return traverse_util.unflatten_dict(found)
@@ -118,7 +121,7 @@ def read_flax(folder: Path, architecture: Mapping | str) -> dict:
     """
     import orbax.checkpoint as ocp
 
-    shapes = _shapes(architecture)
+    expected = shapes(architecture)
     with ocp.PyTreeCheckpointer() as checkpointer:
         try:
             metadata = checkpointer.metadata(folder.absolute()).item_metadata.tree
@@ -133,7 +136,7 @@ def read_flax(folder: Path, architecture: Mapping | str) -> dict:
     _require_all(folder, {name for name, _ in table.values()}, flat)
     found = {}
     for path, (name, part) in table.items():
-        found[path] = _checked(folder, name, part, flat[name], shapes[path])
+        found[path] = _checked(folder, name, part, flat[name], expected[path])
     return traverse_util.unflatten_dict(found)
 
 
@@ -162,7 +165,7 @@ def _flax_table(sizes: Mapping) -> Iterator[tuple]:
     yield ("final_norm", "scale"), ("transformer/final_norm/scale", whole)
 
 
-def _shapes(architecture: Mapping | str) -> dict[tuple, tuple]:
+def shapes(architecture: Mapping | str) -> dict[tuple, tuple]:
     """The shape of each of our arrays, by its path."""
     state = nnx.to_pure_dict(nnx.state(models.abstract(models.config(architecture))))
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(state).items()}
@@ -184,12 +187,12 @@ def _checked(folder: Path, name: str, convert: object, stored: object, shape: tu
 
 
 def tokenizer_file(folder: Path, architecture: Mapping | str) -> Path:
-    """The file of a published model that holds its tokenizer: Gemma's sentencepiece model, else tokenizer.json.
+    """The file of a published model that holds its tokenizer.
 
     Raises:
       PipelineError: there is neither.
     """
-    names = ("tokenizer.json",) if families.of(architecture).name == "qwen2" else ("tokenizer.model", "tokenizer.json")
+    names = TOKENIZERS[families.of(architecture).template.name]
     for name in names:
         if (folder / name).is_file():
             return folder / name

@@ -1,0 +1,106 @@
+r"""Host memory that a published model takes: its conversion (stage `base_model`), and loading it to train.
+
+  python benchmarks/memory.py --architecture gemma2_2b --folder /tmp/memory
+
+Writes random bfloat16 weights of the real shape, sharded as Hugging Face has them (5 GB for Gemma 2 2B, and the same
+again converted), measures each step in a process of its own, and deletes the folder.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from gsm8k_grpo import families, hf_format  # noqa: E402
+
+SHARD_BYTES = 2**30
+
+
+def write_random(architecture: str, folder: Path) -> int:
+    """A Hugging Face folder of the architecture with random weights; returns their bytes."""
+    import ml_dtypes
+    import numpy as np
+
+    from gsm8k_grpo import pretrained, problems, prompts, tokenizers
+
+    folder.mkdir(parents=True)
+    hf_format.config(architecture).save_pretrained(folder)
+    rows, _ = problems.generate(seed=0, train_rows=200, test_rows=0)
+    template = families.of(architecture).template
+    texts = [prompts.build("", row["question"], template) for row in rows]
+    name = pretrained.TOKENIZERS[template.name][0]
+    (folder / name).write_bytes(tokenizers.train(texts, 500, families.of(architecture).name))
+    rng, shapes = np.random.default_rng(0), pretrained.shapes(architecture)
+    shards, shard, total = [], {}, 0
+    for entry in hf_format.table(architecture):
+        array = (0.02 * rng.standard_normal(shapes[entry.path], np.float32)).astype(ml_dtypes.bfloat16)
+        shard |= dict(zip(entry.names, map(np.ascontiguousarray, entry.to_hf(array)), strict=True))
+        if sum(tensor.nbytes for tensor in shard.values()) > SHARD_BYTES:
+            shards, shard = [*shards, _save(shard, folder / f"model-{len(shards):05}.safetensors")], {}
+        total += array.nbytes
+    shards.append(_save(shard, folder / f"model-{len(shards):05}.safetensors"))
+    weight_map = {tensor: file for file, names in shards for tensor in names}
+    (folder / pretrained.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return total
+
+
+def _save(tensors: dict, path: Path) -> tuple[str, list[str]]:
+    import safetensors.numpy
+
+    safetensors.numpy.save_file(tensors, path)
+    return path.name, list(tensors)
+
+
+def convert(architecture: str, folder: Path) -> None:
+    """As the stage does it."""
+    import base_model
+    from gsm8k_grpo import runtime
+
+    runtime.configure_jax()
+    chosen = {"name": "memory", "architecture": architecture, "dtype": "bfloat16"}
+    base_model.write(
+        folder / "model",
+        chosen,
+        lambda making: (base_model.convert(folder / "published", architecture, making), {"source": "random"}),
+    )
+
+
+def load(architecture: str, folder: Path) -> None:
+    """As training and evaluation do it, onto one device: the CPU."""
+    from gsm8k_grpo import base, models, runtime
+
+    runtime.configure_jax()
+    base.load(folder / "model", models.make_mesh(1, 1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", default="gemma2_2b", choices=families.PRESETS)
+    parser.add_argument("--folder", type=Path, required=True, help="to write to; deleted at the end")
+    parser.add_argument("--step", choices=("convert", "load"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        {"convert": convert, "load": load}[arguments.step](arguments.architecture, arguments.folder)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(f"{arguments.step}: at most {peak / 2**30:.1f} GiB of memory", flush=True)
+        return
+    try:
+        total = write_random(arguments.architecture, arguments.folder / "published")
+        print(f"{arguments.architecture}: {total / 2**30:.1f} GiB of weights", flush=True)
+        for step in ("convert", "load"):
+            started = time.monotonic()
+            subprocess.run([sys.executable, __file__, *sys.argv[1:], "--step", step], check=True)
+            print(f"{step}: {time.monotonic() - started:.0f} s", flush=True)
+    finally:
+        shutil.rmtree(arguments.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
