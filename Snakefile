@@ -14,6 +14,7 @@ include: "rules/model.smk"
 include: "rules/training.smk"
 include: "rules/evaluation.smk"
 include: "rules/report.smk"
+include: "rules/export.smk"
 
 
 localrules:
