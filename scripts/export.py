@@ -3,8 +3,8 @@ r"""Stage `export`: the final adapters merged into the base as a Hugging Face fo
   python scripts/export.py --results results --recipe tiny --output results/tiny/export
 
 Reads the artifacts of a finished recipe. Writes config.json, the tokenizer's files, generation_config.json,
-safetensors, adapter/, base/ (of a miniature, which nobody else publishes), NOTICE, README.md (the model card) and, last,
-export.json (hashes of all files, and how far the logits of the written model are from those of the one that was measured).
+safetensors, adapter/, base/ (of a miniature, which nobody else publishes), NOTICE, README.md (the model card) and,
+last, export.json (hashes of all files, and how far the logits of the written model are from those of the measured one).
 """
 
 import argparse
