@@ -100,9 +100,15 @@ def factors(trained, name):
     return export.factors(FAMILIES[name], arrays(trained))
 
 
+def shape_of(name):
+    return pretrained.shapes(FAMILIES[name])
+
+
 def write(folder, name, stored, factors, dtype="float32", **options):
     """The merged weights with their config.json; returns what the merge did."""
-    kept = export.write_weights(folder, FAMILIES[name], stored, stored.shape, dtype, factors, ALPHA / RANK, **options)
+    kept = export.write_weights(
+        folder, FAMILIES[name], stored, shape_of(name).get, dtype, factors, ALPHA / RANK, **options
+    )
     config = json.loads(hf_format.config(FAMILIES[name]).to_json_string())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
     return kept

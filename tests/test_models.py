@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from generation import FAMILIES
 from tunix.models.gemma import model as gemma2_lib
 from tunix.models.gemma3 import model as gemma3_lib
 from tunix.models.qwen2 import model as qwen2_lib
@@ -44,10 +45,13 @@ def model():
     return models.initialise(models.config(ARCHITECTURE), seed=0)
 
 
+@nnx.jit
+def forward(model):
+    return model(jnp.arange(1, 9)[None], jnp.arange(8)[None], None, jnp.tril(jnp.ones((1, 8, 8), bool)))[0]
+
+
 def logits(model):
-    tokens = jnp.arange(1, 9).reshape(1, 8)
-    mask = jnp.tril(jnp.ones((1, 8, 8), bool))
-    return np.asarray(model(tokens, jnp.arange(8).reshape(1, 8), None, mask)[0])
+    return np.asarray(forward(model))
 
 
 @pytest.mark.parametrize(
@@ -90,9 +94,8 @@ def test_saved_weights_load_to_the_same_bits(model, mesh, tmp_path):
         models.load(tmp_path / "weights", models.config({**ARCHITECTURE, "embed_dim": 16}), mesh, jnp.float32)
 
 
-def test_fresh_adapters_change_nothing_and_share_the_base(model, mesh):
+def test_fresh_adapters_have_a_rank_in_each_matrix_and_share_the_base(model, mesh):
     adapted = models.with_lora(model, LORA, seed=3, mesh=mesh)
-    np.testing.assert_array_equal(logits(model), logits(adapted))
     # rank × (in + out) of each adapted matrix, per layer: q 32→4·8, kv 32→2·2·8, output 4·8→32, gate 32→48, down 48→32.
     assert models.count_parameters(adapted, nnx.LoRAParam) == 2 * 4 * (64 + 64 + 64 + 80 + 80)
     base = {path: leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}
@@ -102,18 +105,52 @@ def test_fresh_adapters_change_nothing_and_share_the_base(model, mesh):
     assert all(adapted_state[path][...] is base[path][...] for path in base), "the policy holds a copy of the base"
 
 
-@pytest.mark.parametrize(("kind", "closeness"), [("int8", 0.03), ("nf4", 0.4)])
-def test_quantised_base_weights_are_smaller_and_compute_nearly_the_same(model, mesh, kind, closeness):
-    adapted = models.with_lora(model, {**LORA, "base_weights": kind}, seed=3, mesh=mesh)
+@pytest.fixture(scope="module", params=FAMILIES)
+def member(request):
+    """A small model of each family: (its modules, the model, its logits)."""
+    architecture = {**FAMILIES[request.param], "embed_dim": 64, "hidden_dim": 128, "head_dim": 16}
+    made = models.initialise(models.config(architecture), seed=0)
+    return list(families.of(architecture).modules), made, logits(made)
+
+
+def test_fresh_adapters_change_nothing_in_any_family(member, mesh):
+    modules, model, before = member
+    adapted = models.with_lora(model, {**LORA, "target_modules": modules}, seed=3, mesh=mesh)
+    np.testing.assert_array_equal(logits(adapted), before)
+    assert {path[-2] for path, _ in adapters(adapted)} == set(modules)
+    layers = {path[1] for path, _ in adapters(adapted)}
+    assert len(adapters(adapted)) == 2 * len(modules) * len(layers)
+
+
+def adapters(model):
+    return nnx.to_flat_state(nnx.state(model, nnx.LoRAParam))
+
+
+def base_bytes(model):
+    """Of all arrays but the adapters; two 4-bit numbers share a byte."""
+    _, _, base = nnx.split(model, nnx.LoRAParam, ...)
+    return sum(
+        leaf.size * jax.numpy.iinfo(leaf.dtype).bits / 8 if "int" in str(leaf.dtype) else leaf.nbytes
+        for leaf in jax.tree.leaves(base)
+    )
+
+
+# The largest change of a logit, of the largest logit. Measured on these: int8 0.02, 0.04, 0.02, nf4 0.29, 0.47, 0.38 of
+# random models as narrow as 64, whose errors do not cancel as they do in 2,304.
+@pytest.mark.parametrize(("kind", "closeness", "smaller"), [("int8", 0.08, 3.2), ("nf4", 0.7, 4.2)])
+def test_quantised_base_weights_are_smaller_and_compute_nearly_the_same(member, mesh, kind, closeness, smaller):
+    modules, model, before = member
+    adapted = models.with_lora(model, {**LORA, "target_modules": modules, "base_weights": kind}, seed=3, mesh=mesh)
     stored = {str(leaf[...].dtype) for path, leaf in nnx.to_flat_state(nnx.state(adapted)) if "qvalue" in path}
     assert stored == {"int8" if kind == "int8" else "uint4"}
-    assert 0 < np.abs(logits(adapted) - logits(model)).max() < closeness * np.abs(logits(model)).max()
+    assert base_bytes(adapted) * smaller < base_bytes(model)
+    quantised = logits(adapted)
+    assert 0 < np.abs(quantised - before).max() < closeness * np.abs(before).max()
     # The reference of a quantised policy: the same weights, no adaptation, whatever the policy has learned since.
     reference = models.without_adaptation(adapted)
-    before = logits(adapted)
     nnx.update(adapted, jax.tree.map(lambda leaf: leaf + 0.1, nnx.state(adapted, nnx.LoRAParam)))
-    np.testing.assert_array_equal(logits(reference), before)
-    assert not np.array_equal(logits(adapted), before)
+    np.testing.assert_array_equal(logits(reference), quantised)
+    assert not np.array_equal(logits(adapted), quantised)
 
 
 def test_a_mesh_beyond_the_machine_is_refused_by_name():

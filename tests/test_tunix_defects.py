@@ -24,6 +24,8 @@ from generation import ARCHITECTURE, FAMILIES, QUESTIONS, completed
 from jax.experimental.compilation_cache import compilation_cache
 from tunix.generate import tokenizer_adapter
 from tunix.models import safetensors_saver
+from tunix.models.gemma import model as gemma
+from tunix.models.qwen2 import model as qwen2
 from tunix.rl import common, function_registry, rl_learner
 from tunix.rl import trainer as rl_trainer
 from tunix.rl.grpo import dapo_learner, grpo_learner
@@ -537,6 +539,38 @@ for each in (stock, ours):
     stock, ours = map(json.loads, done.stdout.splitlines())
     assert stock == [[4, 16, 2, 8]]  # rows, positions, KV heads, sizes: all on one device
     assert ours == [[2, 16, 1, 8]] * 4
+
+
+def test_stock_misplaces_the_window_behind_padding_and_ours_does_not():
+    """Not numbered. Gemma 2's local layers; that Gemma 3's are right as they are is shown in test_parity.py."""
+    architecture = {**ARCHITECTURE, "sliding_window_tokens": 4}
+    model = models.initialise(models.config(architecture), seed=0)
+    weights = models.weights(model)
+    stock = gemma.Gemma(models.config(architecture), rngs=nnx.Rngs(0))
+    nnx.update(stock, nnx.state(model))
+
+    @nnx.jit
+    def logits(model, tokens):
+        valid = tokens != PAD
+        return model(tokens, common.build_positions_from_mask(valid), None, common.make_causal_attn_mask(valid))[0]
+
+    tokens = np.arange(200, 212)[None]
+    padded = np.concatenate([np.full((1, 5), PAD), tokens], axis=1)
+    assert weights.keys() == models.weights(stock).keys()
+    np.testing.assert_allclose(logits(stock, tokens), logits(model, tokens), atol=1e-6)
+    assert np.abs(logits(stock, padded)[:, 5:] - logits(stock, tokens)).max() > 0.01
+    np.testing.assert_allclose(logits(model, padded)[:, 5:], logits(model, tokens), atol=1e-5)
+
+
+def test_stocks_qwen_takes_no_quantised_weights_and_ours_does(mesh):
+    """Not numbered."""
+    model = models.initialise(models.config(FAMILIES["qwen2"]), seed=0)
+    lora = {"rank": 4, "alpha": 4, "dropout": 0, "base_weights": "int8", "target_modules": ["q_proj"]}
+    stock = qwen2.Qwen2(models.config(FAMILIES["qwen2"]), rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="astype requires ndarray"):
+        models.with_lora(stock, lora, 0, mesh)(**stock.get_model_input())
+    logits, _ = models.with_lora(model, lora, 0, mesh)(**model.get_model_input())
+    assert np.isfinite(logits).all()
 
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.5, "base_weights": None, "target_modules": ["attn_vec_einsum", "down_proj"]}

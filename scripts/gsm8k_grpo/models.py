@@ -22,11 +22,12 @@ from tunix.models.qwen2 import model as qwen2_lib
 from gsm8k_grpo import families
 from gsm8k_grpo.errors import PipelineError
 from gsm8k_grpo.gemma2 import Gemma2
+from gsm8k_grpo.qwen2 import Qwen2
 
 CLASSES = {
     gemma2_lib.ModelConfig: Gemma2,
     gemma3_lib.ModelConfig: gemma3_lib.Gemma3,
-    qwen2_lib.ModelConfig: qwen2_lib.Qwen2,
+    qwen2_lib.ModelConfig: Qwen2,
 }
 
 
@@ -268,11 +269,16 @@ class LoraProvider(qwix.LoraProvider):
 
     def dot_general(self, lhs: jax.Array, *arguments: object, **options: object) -> jax.Array:
         """The product with the base weight plus the adapter's, in the precision of `lhs`."""
-        return super().dot_general(lhs, *arguments, **options).astype(lhs.dtype)
+        return _in_precision_of(lhs, super().dot_general(lhs, *arguments, **options))
 
     def einsum(self, equation: str, *operands: jax.Array, **options: object) -> jax.Array:
         """As `dot_general`."""
-        return super().einsum(equation, *operands, **options).astype(operands[0].dtype)
+        return _in_precision_of(operands[0], super().einsum(equation, *operands, **options))
+
+
+def _in_precision_of(lhs: jax.Array, product: jax.Array) -> jax.Array:
+    """A product as its left side's type, unless that holds integers (Qwen multiplies positions with frequencies)."""
+    return product.astype(lhs.dtype) if jnp.issubdtype(lhs.dtype, jnp.floating) else product
 
 
 def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Module:
