@@ -15,6 +15,7 @@ include: "rules/training.smk"
 include: "rules/evaluation.smk"
 include: "rules/preflight.smk"
 include: "rules/report.smk"
+include: "rules/export.smk"
 
 
 localrules:

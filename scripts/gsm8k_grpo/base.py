@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
@@ -39,14 +40,19 @@ def load(folder: Path, mesh: Mesh) -> BaseModel:
     return BaseModel(model, config, tokenizer, tokenizer.piece_to_id(template.stop), manifest["sha256"])
 
 
-def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh) -> nnx.Module:
-    """The base model with the adapters of one checkpoint, or with the weights of one where all were trained.
+def checkpoint_folder(sha256: dict, manifest_file: Path, name: str) -> Path:
+    """Where training wrote one checkpoint of adapters.
+
+    Args:
+      sha256: of the base model's files, as its model.json has it.
+      manifest_file: checkpoints.json of the training.
+      name: such as `final`.
 
     Raises:
       PipelineError: no such checkpoint, files that are not those that training wrote, or another base (by hash).
     """
     manifest = files.read_json(manifest_file)
-    if manifest["model"] != base.sha256:
+    if manifest["model"] != sha256:
         raise PipelineError(f"{manifest_file}: these adapters were trained on another base model than the one given")
     by_name = {checkpoint["name"]: checkpoint for checkpoint in manifest["checkpoints"]}
     if name not in by_name:
@@ -57,6 +63,21 @@ def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh)
             f"{folder}: is not the checkpoint that training wrote (missing or changed); run again with "
             "--forcerun train: it is set aside and made again from the one before"
         )
+    return folder
+
+
+def read_adapters(folder: Path) -> dict[tuple, np.ndarray]:
+    """The adapters of a `checkpoint_folder` on the host, by their paths in Tunix's state."""
+    stored = models.Stored(folder / "model_params")
+    return {path[:-1] if path[-1] == "value" else path: stored[path] for path in stored}
+
+
+def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh) -> nnx.Module:
+    """The base model with the adapters of one checkpoint, or with its weights where all were trained.
+
+    Raises as `checkpoint_folder`.
+    """
+    folder, manifest = checkpoint_folder(base.sha256, manifest_file, name), files.read_json(manifest_file)
     policy = models.policy(base.model, manifest["lora"], manifest["seed"], mesh)
     trained = nnx.state(policy, models.trained(manifest["lora"]))
     with ocp.PyTreeCheckpointer() as checkpointer:

@@ -22,13 +22,31 @@ class Entry:
       path: in Tunix's state, such as ("layers", 0, "attn", "q_einsum", "w").
       names: of the tensors in safetensors files.
       to_tunix: the tensors, in the order of `names`, as our array.
-      to_hf: the way back. Both only rearrange: every number stays as it is.
+      to_hf: the way back. Both only rearrange: every number stays as it is. Works with any number of inputs, too.
+      input_axis: of our array, the first axis that a product with it sums over.
     """
 
     path: tuple[str | int, ...]
     names: tuple[str, ...]
     to_tunix: Callable[[Arrays], np.ndarray]
     to_hf: Callable[[np.ndarray], list[np.ndarray]]
+    input_axis: int = 0
+
+    def lora(self, a: np.ndarray, b: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Qwix's LoRA adapters of this array as PEFT has them: (A, B) for each tensor, which B·A changes.
+
+        Qwix's A is the weight's axes of inputs, then the rank; its B is the rank, then the other axes. So B is a weight
+        with the rank for its inputs, and goes the weight's own way. Keys and values, one array in Gemma, share one A.
+
+        Returns:
+          by the tensor's name: A [rank, inputs], B [outputs, rank].
+        """
+        rank = b.shape[0]
+        inputs = a.reshape(-1, rank).T
+        return {
+            name: (inputs, outputs)
+            for name, outputs in zip(self.names, self.to_hf(np.moveaxis(b, 0, self.input_axis)), strict=True)
+        }
 
 
 def table(architecture: Mapping | str) -> list[Entry]:
@@ -70,8 +88,10 @@ def _gemma_layer(sizes: Mapping) -> Iterator[Entry]:
         ("self_attn.q_proj.weight",),
         lambda tensors: tensors[0].reshape(heads, head_dim, -1).transpose(0, 2, 1),  # (N·H, D) as (N, D, H)
         lambda array: [array.transpose(0, 2, 1).reshape(heads * head_dim, -1)],
+        input_axis=1,
     )
-    yield Entry(("attn", "kv_einsum", "w"), ("self_attn.k_proj.weight", "self_attn.v_proj.weight"), stacked, apart)
+    keys_and_values = ("self_attn.k_proj.weight", "self_attn.v_proj.weight")
+    yield Entry(("attn", "kv_einsum", "w"), keys_and_values, stacked, apart, input_axis=2)
     yield _output(("attn", "attn_vec_einsum", "w"), sizes)
     yield from _feed_forward()
     third = sizes["family"] == "gemma3"
@@ -108,7 +128,7 @@ def _output(path: tuple, sizes: Mapping) -> Entry:
         path,
         ("self_attn.o_proj.weight",),
         lambda tensors: tensors[0].T.reshape(heads, head_dim, -1),
-        lambda array: [array.reshape(heads * head_dim, -1).T],
+        lambda array: [array.reshape(-1, array.shape[-1]).T],
     )
 
 
@@ -140,6 +160,7 @@ def config(architecture: Mapping | str) -> Any:
         rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
         if sizes["head_dim"] * sizes["num_heads"] != sizes["embed_dim"]:  # else it is left to be derived, as published
             common["head_dim"] = sizes["head_dim"]
+        common["architectures"] = ["Qwen2ForCausalLM"]
         return transformers.Qwen2Config(**common, hidden_act="silu", rope_parameters=rope, use_sliding_window=False)
     gemma = {
         **common,
@@ -152,12 +173,12 @@ def config(architecture: Mapping | str) -> Any:
     if sizes["family"] == "gemma2":
         rope = {"rope_type": "default", "rope_theta": 10_000.0}
         caps = {"final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0}
-        return transformers.Gemma2Config(**gemma, **caps, rope_parameters=rope)
+        return transformers.Gemma2Config(**gemma, **caps, architectures=["Gemma2ForCausalLM"], rope_parameters=rope)
     ropes = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
         "full_attention": {"rope_type": "default", "rope_theta": 1_000_000.0},
     }
-    return transformers.Gemma3TextConfig(**gemma, rope_parameters=ropes)
+    return transformers.Gemma3TextConfig(**gemma, architectures=["Gemma3ForCausalLM"], rope_parameters=ropes)
 
 
 def _transformers() -> Any:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import hashlib
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -157,9 +158,14 @@ def leaves(weights: Mapping) -> dict[tuple, object]:
 
 def weights_hash(weights: Mapping) -> str:
     """One hash over all weights: names, dtypes, shapes and bytes. (Files of equal weights differ: Orbax dates them.)"""
+    return arrays_hash(leaves(weights))
+
+
+def arrays_hash(arrays: Mapping[tuple, object]) -> str:
+    """The same of arrays by path, such as `Stored`; they are read one at a time."""
     digest = hashlib.sha256()
-    for path, leaf in sorted(leaves(weights).items(), key=lambda item: str(item[0])):
-        array = np.asarray(leaf)
+    for path in sorted(arrays, key=str):
+        array = np.asarray(arrays[path])
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     return digest.hexdigest()
@@ -191,6 +197,56 @@ def sharded(state: nnx.State, mesh: Mesh, dtype: jnp.dtype | None = None) -> nnx
 def is_abstract(state: nnx.State) -> bool:
     """Whether these are shapes without values."""
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
+
+
+class Stored(Mapping):
+    """The arrays in an Orbax checkpoint by path (layers by number), each read from the disk when it is asked for."""
+
+    def __init__(self, folder: Path):
+        """
+        Raises:
+          PipelineError: there is no such checkpoint.
+        """
+        self._folder, self._checkpointer = folder.absolute(), ocp.PyTreeCheckpointer()
+        logging.disable(logging.WARNING)  # Orbax misses a file of its own that Tunix's checkpoints do without
+        try:
+            flat = traverse_util.flatten_dict(self._checkpointer.metadata(self._folder).item_metadata.tree)
+        except (OSError, ValueError, AttributeError):
+            raise PipelineError(f"{folder}: no weights that can be read; make them again") from None
+        finally:
+            logging.disable(logging.NOTSET)
+        self._stored = {tuple(int(key) if key.isdigit() else key for key in path): path for path in flat}
+        self._metadata = flat
+
+    def __iter__(self) -> Iterator[tuple]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, path: tuple) -> np.ndarray:
+        key = self._stored[path]
+
+        def alone(value: object) -> dict:
+            return traverse_util.unflatten_dict({key: value})
+
+        try:
+            restored = self._checkpointer.restore(
+                self._folder,
+                args=ocp.args.PyTreeRestore(
+                    item=alone(self._metadata[key]),
+                    restore_args=alone(ocp.RestoreArgs(restore_type=np.ndarray)),
+                    partial_restore=True,
+                ),
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise PipelineError(f"{self._folder}: cannot be read ({reason}); make it again") from None
+        return traverse_util.flatten_dict(restored)[key]
+
+    def shape(self, path: tuple) -> tuple[int, ...]:
+        """Of an array, which is not read."""
+        return tuple(self._metadata[self._stored[path]].shape)
 
 
 def load(folder: Path, model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:

@@ -1,0 +1,90 @@
+"""What a Hugging Face folder has beside its weights: config.json, the tokenizer's files, generation_config.json."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from gsm8k_grpo import families, files, hf_format, tokenizers
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(folder: Path, model_folder: Path, manifest: Mapping, evaluation: Mapping) -> None:
+    """Writes them; of a model that was published in this format its own, else made from what we have.
+
+    Args:
+      folder: where to.
+      model_folder: results/models/NAME.
+      manifest: its model.json.
+      evaluation: the block `evaluation`: generation does by default what was measured.
+    """
+    published, architecture = model_folder / "published", manifest["architecture"]
+    template = families.of(architecture).template
+    tokenizer = tokenizers.load(model_folder / "tokenizer.model", template)
+    ids = {
+        "bos_token_id": tokenizer.bos_id(),
+        "eos_token_id": tokenizer.eos_id(),
+        "pad_token_id": tokenizer.pad_id(),
+    }
+    eos = [tokenizer.piece_to_id(template.stop), tokenizer.eos_id()]
+    if (published / "config.json").is_file():
+        shutil.copytree(published, folder, dirs_exist_ok=True)
+        config = files.read_json(published / "config.json")
+        if (folder / "generation_config.json").is_file():
+            theirs = files.read_json(folder / "generation_config.json").get("eos_token_id", [])
+            eos += theirs if isinstance(theirs, list) else [theirs]
+    else:
+        config = ids | json.loads(hf_format.config(architecture).to_json_string())
+        _write_tokenizer(folder, model_folder / "tokenizer.model", template)
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = manifest["dtype"]
+    files.write_json(folder / "config.json", config)
+    sampled = {key: evaluation[key] for key in ("temperature", "top_k", "top_p")}
+    files.write_json(
+        folder / "generation_config.json",
+        {
+            **{key: value for key, value in ids.items() if value is not None},
+            "eos_token_id": list(dict.fromkeys(eos)),
+            "max_new_tokens": evaluation["max_completion_tokens"],
+            # 0 is all tokens; without the key, transformers would take 50.
+            **(
+                sampled | {"do_sample": True, "top_k": sampled["top_k"] or 0}
+                if sampled["temperature"]
+                else {"do_sample": False}
+            ),
+            "suppress_tokens": [tokenizer.pad_id()],  # as our sampler does
+        },
+    )
+
+
+def _write_tokenizer(folder: Path, source: Path, template: families.Template) -> None:
+    """tokenizer.json and its configuration, from a sentencepiece model or a tokenizer.json, with our chat template."""
+    config = {
+        "add_bos_token": template.bos is not None,
+        "bos_token": template.bos,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": template.eos,
+        "model_max_length": 10**30,
+        "pad_token": template.pad,
+        "padding_side": "left",
+    }
+    if source.read_bytes().startswith(b"{"):
+        shutil.copyfile(source, folder / "tokenizer.json")
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    else:
+        shutil.copyfile(source, folder / "tokenizer.model")
+        files.write_text(folder / "tokenizer.json", from_sentencepiece(folder, template))
+        config |= {"tokenizer_class": "GemmaTokenizer", "unk_token": "<unk>"}
+    files.write_json(folder / "tokenizer_config.json", config)
+    shutil.copyfile(TEMPLATES / f"chat_{template.name}.jinja", folder / "chat_template.jinja")
+
+
+def from_sentencepiece(folder: Path, template: families.Template) -> str:
+    """The tokenizer.json that `transformers` makes of a folder's tokenizer.model, the turn markers being special."""
+    import tokenizers as fast
+    import transformers
+
+    made = transformers.GemmaTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    marks = [fast.AddedToken(token, special=True, normalized=False) for token in template.needed]
+    made.add_special_tokens(marks)
+    return made.to_str(pretty=True) + "\n"

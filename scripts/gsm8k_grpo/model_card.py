@@ -1,0 +1,130 @@
+"""The model card (README.md of the export) and the notice of the base's licence, from artifacts alone."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+import yaml
+
+from gsm8k_grpo import families, files, report, settings
+
+TEMPLATES = Path(__file__).parent / "templates"
+# By the family's chat template: the hub's name of the licence, what it is called, where it stands.
+LICENCES = {
+    "gemma": ("gemma", "the Gemma Terms of Use", "https://ai.google.dev/gemma/terms"),
+    "qwen": ("apache-2.0", "the Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
+}
+
+
+def base_model(origin: Mapping) -> str | None:
+    """The base's name on the Hugging Face hub, or its folder; None of a miniature.
+
+    Args:
+      origin: of model.json. Kaggle's Gemma 2 (google/gemma-2/flax/gemma2-2b-it) is on the hub as google/gemma-2-2b-it.
+    """
+    if origin["source"] == "kaggle":
+        return "google/" + origin["handle"].split("/")[-1].replace("gemma2", "gemma-2")
+    return origin.get("handle") or origin.get("path")
+
+
+def facts(results: Path, recipe: str) -> dict:
+    """All that the card says of a run, read from its artifacts."""
+    folder = results / recipe
+    chosen = settings.read_yaml(folder / "settings.yaml")
+    model = files.read_json(results / "models" / chosen["model"]["name"] / "model.json")
+    family = families.of(model["architecture"])
+    return {
+        "recipe": recipe,
+        "settings": chosen,
+        "settings_text": yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True),
+        "dataset": files.read_json(results / "data" / chosen["dataset"]["name"] / "dataset.json"),
+        "model": model,
+        "family": family,
+        "base_model": base_model(model["origin"]),
+        "licence": None if model["origin"]["source"] == "pretrained" else LICENCES[family.template.name],
+        "training": files.read_json(folder / "training" / "summary.json"),
+        "best": files.read_json(folder / "best.json"),
+        "base": files.read_json(folder / "evaluations" / "base" / "metrics.json"),
+        "final": files.read_json(folder / "evaluations" / "final" / "metrics.json"),
+        "compared": files.read_json(folder / "comparison.json"),
+    }
+
+
+def notice(facts: Mapping) -> str:
+    """What has to go with every copy: the base's licence, and that it was modified."""
+    changed = "The weights in this folder were modified: adapters trained with GRPO are merged into them (README.md).\n"
+    if not facts["licence"]:
+        return f"{changed}The base was trained from nothing by the same pipeline; no published weights are in it.\n"
+    key, name, address = facts["licence"]
+    if key == "gemma":
+        terms = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
+    else:
+        terms = f"The base model is licensed under {name}: {address}\n"
+    return f"{terms}{changed}"
+
+
+def front_matter(facts: Mapping) -> str:
+    """The card's metadata as the hub reads it, YAML."""
+    data, final, dataset = {}, facts["final"], facts["dataset"]
+    local = facts["model"]["origin"]["source"] in ("local", "pretrained")
+    if facts["licence"]:
+        data["license"] = facts["licence"][0]
+    if facts["base_model"] and not local:
+        data |= {"base_model": facts["base_model"], "base_model_relation": "finetune"}
+    generated = dataset["origin"]["source"] == "generated"
+    if not generated:
+        data["datasets"] = ["openai/gsm8k"]
+    rates = [key for key in report.RATES if key.endswith("_accuracy") and key in final]
+    metrics = [
+        {"type": "accuracy", "name": report.RATES[key], "value": round(100 * final[key]["value"], 2)} for key in rates
+    ]
+    data |= {
+        "language": ["en"],
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["grpo", "lora", "tunix"],
+        "model-index": [
+            {
+                "name": facts["recipe"],
+                "results": [
+                    {
+                        "task": {"type": "text-generation"},
+                        "dataset": {
+                            "name": dataset["name"],
+                            "type": dataset["name"] if generated else "openai/gsm8k",
+                            "split": final["split"],
+                        },
+                        "metrics": metrics,
+                    }
+                ],
+            }
+        ],
+    }
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def render(facts: Mapping, manifest: Mapping) -> str:
+    """The card.
+
+    Args:
+      facts: from `facts`.
+      manifest: what export.json will hold, but for the hashes.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        quoted=lambda text: json.dumps(text, ensure_ascii=False),
+        percent=report.percent,
+        tenth=report.tenth,
+        points=report.points,
+        p_value=report.p_value,
+        verdict=report.verdict,
+    )
+    return environment.get_template("model_card.md.j2").render(
+        facts, front_matter=front_matter(facts), export=manifest, rates=report.RATES
+    )
