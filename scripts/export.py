@@ -86,8 +86,8 @@ def make(folder: Path, recipe: Path, model: Path, chosen: Mapping, base_folder: 
     trained = files.read_json(recipe / "training" / "checkpoints.json")
     if trained["lora"] is None:
         raise PipelineError(
-            f"{recipe}: all weights were trained (training.lora: null), and only adapters can be exported; the weights are "
-            "in the Orbax checkpoint that training/checkpoints.json names"
+            f"{recipe}: all weights were trained (training.lora: null), and only adapters can be exported; the weights "
+            "are in the Orbax checkpoint that training/checkpoints.json names"
         )
     checkpoint = base.checkpoint_folder(about["sha256"], recipe / "training" / "checkpoints.json", "final")
     weights = models.Stored(model / "weights")
