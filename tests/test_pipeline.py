@@ -526,7 +526,8 @@ def test_a_killed_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
     assert {k: v for k, v in first.items() if k not in timings} == {k: v for k, v in second.items() if k not in timings}
 
 
-def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished, tmp_path):
+@pytest.mark.parametrize("all_weights", [False, True], ids=["adapters", "all weights"])
+def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished, tmp_path, all_weights):
     from gsm8k_grpo import base, files, models, rollout, runs, settings, training
     from gsm8k_grpo.answers import Tags
 
@@ -540,20 +541,20 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
         asked = [row["prompt"] for row in prompts[:8]]
         return completed(sampler, asked, 8, *limits, loaded.stop_id, mesh)
 
-    loaded = base.load(model_folder, mesh)
-    lora = {**chosen["training"]["lora"], "alpha": 400.0}  # so that few steps change completions
-    policy = models.with_lora(loaded.model, lora, chosen["seed"], mesh)
+    loaded, reference = (base.load(model_folder, mesh) for _ in range(2))
+    # So that few steps change completions.
+    lora = None if all_weights else {**chosen["training"]["lora"], "alpha": 400.0}
+    how = {**chosen["training"], "lora": lora, "learning_rate": 0.02 if all_weights else 1.5e-3}
+    policy = models.policy(loaded.model, lora, chosen["seed"], mesh)
     run = runs.Run(tmp_path, chosen["training"]["num_iterations"])
     cluster = training.make_cluster(
-        policy, loaded.model, loaded.tokenizer, mesh, chosen["training"], limits[0], loaded.stop_id, 0, run
+        policy, reference.model, loaded.tokenizer, mesh, how, limits[0], loaded.stop_id, 0, run
     )
-    learner = training.Learner(
-        cluster, chosen["training"], Tags(**chosen["prompt"]["tags"]), prompts, 0, loaded.stop_id
-    )
+    learner = training.Learner(cluster, how, Tags(**chosen["prompt"]["tags"]), prompts, 0, loaded.stop_id)
     live = {"base": greedy(policy, loaded)}
     for step in (1, 2, 3):
         learner.update(learner.sample())
-        training._write_checkpoint(learner, chosen["training"], run)
+        training._write_checkpoint(learner, how, run)
         live[f"step-{step}"] = greedy(policy, loaded)
     assert len({str(completions) for completions in live.values()}) >= 3  # they differ, or nothing would be shown
     listed = [
@@ -564,7 +565,7 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
         }
         for step in (1, 2, 3)
     ]
-    manifest = {"seed": 0, "lora": settings.thawed(lora), "checkpoints": listed, "model": loaded.sha256}
+    manifest = {"seed": 0, "lora": lora and settings.thawed(lora), "checkpoints": listed, "model": loaded.sha256}
     files.write_json(tmp_path / "other.json", {**manifest, "model": {"weights": "0" * 64}})
     with pytest.raises(PipelineError, match=r"other.json: these adapters were trained on another base model"):
         base.load_checkpoint(loaded, tmp_path / "other.json", "step-1", mesh)
