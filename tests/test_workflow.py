@@ -258,6 +258,13 @@ def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, 
     assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny"}
 
 
+def test_the_export_is_a_target_of_its_own(snakemake, finished):
+    assert set(planned(snakemake, finished, "results/tiny/export/README.md")) == {"export tiny"}
+    dev = ("--config", "evaluation={split: dev}")
+    jobs = planned(snakemake, finished, "results/tiny/export/export.json", *dev)
+    assert "results/tiny/prompts/dev.jsonl" in paths(jobs["export tiny"], "input")
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_has_a_dry_run(snakemake, sources, recipe):
     jobs = list(planned(snakemake, sources, "--config", f"recipes={recipe}"))
