@@ -300,6 +300,13 @@ def test_a_preflight_needs_nothing_else_and_nothing_waits_for_it(snakemake, fini
     assert set(jobs) == {"settings tiny", "report"}  # they show all settings
 
 
+def test_the_export_is_a_target_of_its_own(snakemake, finished):
+    assert set(planned(snakemake, finished, "results/tiny/export/README.md")) == {"export tiny"}
+    dev = ("--config", "evaluation={split: dev}")
+    jobs = planned(snakemake, finished, "results/tiny/export/export.json", *dev)
+    assert "results/tiny/prompts/dev.jsonl" in paths(jobs["export tiny"], "input")
+
+
 @pytest.mark.parametrize("size", ["", "-miniature"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_has_a_dry_run(snakemake, sources, recipe, size):
