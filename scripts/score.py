@@ -4,7 +4,7 @@ r"""Stage `score`: what each reward of the recipe gives to the evaluated complet
       --base results/tiny/evaluations/base/completions.jsonl \
       --final results/tiny/evaluations/final/completions.jsonl --output results/tiny/rewards.jsonl
 
-The rewards are those that training sums, on rows that it never saw: what was learned to be rewarded, beside what is right.
+The rewards are those that training sums, on rows that it never saw: what is rewarded, beside what is right.
 """
 
 import argparse
@@ -31,7 +31,10 @@ def main() -> None:
         raise PipelineError(f"{arguments.base} and {arguments.final}: not the same rows; evaluate both again")
     files.write_jsonl(
         arguments.output,
-        [{"id": identity, "base": given, "final": scored["final"][identity]} for identity, given in scored["base"].items()],
+        [
+            {"id": identity, "base": given, "final": scored["final"][identity]}
+            for identity, given in scored["base"].items()
+        ],
     )
 
 

@@ -35,9 +35,7 @@ def of_recipes(verdicts: dict[str, dict[tuple, dict[str, bool]]]) -> dict:
             apart.append([first, second])
             continue
         before, after = ([verdicts[recipe][row] for row in rows] for recipe in (first, second))
-        paired = {
-            name: stats.paired([row[name] for row in before], [row[name] for row in after]) for name in before[0]
-        }
+        paired = {name: stats.paired([row[name] for row in before], [row[name] for row in after]) for name in before[0]}
         pairs.append({"recipes": [first, second], **paired})
     for pair, p in zip(pairs, stats.holm([pair["answer"]["mcnemar_p"] for pair in pairs]), strict=True):
         pair["answer"]["holm_p"] = p

@@ -46,16 +46,22 @@ def _of_the_numbers(told: Mapping) -> Iterator[tuple[str, str]]:
         if sentence := words.resolution(answer):
             yield "no significant change", sentence
         elif answer["n"] < FEW_ROWS:
-            yield "small n", f"{words.plural(answer['n'], 'row')}: the intervals are wide; evaluate more (evaluation.rows)."
+            yield (
+                "small n",
+                f"{words.plural(answer['n'], 'row')}: the intervals are wide; evaluate more (evaluation.rows).",
+            )
     for each in (base, final):
         if each and each["truncated_rate"]["value"] >= OFTEN:
             yield (
                 "clipped completions",
-                f"{words.percent(each['truncated_rate']['value'])} of the completions of {each['checkpoint']} were cut at "
-                "the limit of tokens, and count as they stood there; raise evaluation.max_completion_tokens.",
+                f"{words.percent(each['truncated_rate']['value'])} of the completions of {each['checkpoint']} were "
+                "cut at the limit of tokens, and count as they stood there; raise evaluation.max_completion_tokens.",
             )
     if base and final and max(each["answer_accuracy"]["value"] for each in (base, final)) < OFTEN:
-        yield "near zero", "The model does not solve these problems, before or after: only the format can be learned from them."
+        yield (
+            "near zero",
+            "The model does not solve these problems, before or after: only the format can be learned from them.",
+        )
     if final and final["samples"] > 1:
         yield (
             "several samples",
@@ -71,8 +77,8 @@ def _of_the_numbers(told: Mapping) -> Iterator[tuple[str, str]]:
     if last.get("groups_without_signal", 0.0) > FLAT:
         yield (
             "groups without signal",
-            f"In the last tenth of training {words.percent(last['groups_without_signal'])} of the groups had equal rewards "
-            "throughout: they taught nothing.",
+            f"In the last tenth of training {words.percent(last['groups_without_signal'])} of the groups had equal "
+            "rewards throughout: they taught nothing.",
         )
     if last.get("truncated_rate", 0.0) >= OFTEN:
         yield (
@@ -94,12 +100,17 @@ def _of_the_making(told: Mapping) -> Iterator[tuple[str, str]]:
             )
     made = [stage["provenance"] for stage in told["stages"]]
     if any(each["dirty"] for each in made):
-        yield "commit", "Tracked files differed from the commit when stages ran: the commit alone does not make this again."
+        yield (
+            "commit",
+            "Tracked files differed from the commit when stages ran: the commit alone does not make this again.",
+        )
     if made and any(each["commit"] is None for each in made):
         yield "commit", "Stages ran outside of a git checkout: which code made them is not known."
     if len({each["commit"] for each in made}) > 1:
         yield "commit", "The stages ran from different commits (see below which)."
-    versions = {name: {each["versions"].get(name) for each in made} - {None} for each in made for name in each["versions"]}
+    versions = {
+        name: {each["versions"].get(name) for each in made} - {None} for each in made for name in each["versions"]
+    }
     changed = sorted(name for name, seen in versions.items() if len(seen) > 1)
     if changed:
         yield "versions", f"The stages ran with different versions of {', '.join(changed)}."

@@ -18,17 +18,18 @@ LARGEST_PAGE_BYTES = 5_000_000
 FRAME_BYTES = 400_000
 SCRIPTS = ("vendor/uPlot.min.js", "vendor/sortable.min.js", "report.js")
 STYLES = ("vendor/uPlot.min.css", "report.css")
+# A rate's name, and what it counts.
 RATES = {
-    "answer_accuracy": "answer (the recipe's own reading)",
-    "strict_accuracy": "strict (answer tags or ####)",
-    "flexible_accuracy": "flexible (last number, format ignored)",
-    "cascade_accuracy": "cascade (\\boxed{}, else answer tags, else last number)",
-    "partial_accuracy": "within ±10 %",
-    "format_accuracy": "format",
-    "truncated_rate": "cut at the token limit",
+    "answer_accuracy": ("answer", "the recipe's own reading"),
+    "strict_accuracy": ("strict", "answer tags or ####"),
+    "flexible_accuracy": ("flexible", "last number, format ignored"),
+    "cascade_accuracy": ("cascade", "\\boxed{}, else answer tags, else last number"),
+    "partial_accuracy": ("within ±10 %", ""),
+    "format_accuracy": ("format", ""),
+    "truncated_rate": ("cut", "at the limit of tokens"),
     # Only of several samples a prompt.
-    "pass_at_k": "pass@k: one of the samples is right",
-    "maj_at_k": "maj@k: most of the samples agree on the right one",
+    "pass_at_k": ("pass@k", "one of the samples is right"),
+    "maj_at_k": ("maj@k", "most of the samples agree on the right one"),
 }
 # Beside the headline, by their names in comparison.json.
 BESIDE = ("answer", "strict", "flexible", "partial", "format")
@@ -61,7 +62,9 @@ def render(results: Path, recipes: list[str], seeded: list[str], defaults: Mappi
         _environment()
         .get_template("report.html.j2")
         .render(
-            title=next((told["settings"]["report"]["title"] for told in stories if told["settings"]), "Showing its work"),
+            title=next(
+                (told["settings"]["report"]["title"] for told in stories if told["settings"]), "Showing its work"
+            ),
             stories=stories,
             seeded=over,
             runs_of_seeds=[run for each in over.values() if each for run in each["runs"]],
@@ -133,8 +136,8 @@ def headline(told: Mapping) -> str:
     said = {"better": "rose", "worse": "fell", "no significant change": "did not change significantly:"}
     sentences = [
         f"Answer accuracy {said[words.verdict(answer)]} from {words.percent(base['value'])} ({_interval(base)}) to "
-        f"{words.percent(final['value'])} ({_interval(final)}) of {words.count(answer['n'])} {told['base']['split']} rows: "
-        f"{words.points(answer['difference']['value'])} points ({words.points(answer['difference']['low'])} to "
+        f"{words.percent(final['value'])} ({_interval(final)}) of {words.count(answer['n'])} {told['base']['split']} "
+        f"rows: {words.points(answer['difference']['value'])} points ({words.points(answer['difference']['low'])} to "
         f"{words.points(answer['difference']['high'])}; McNemar {words.p_value(answer['mcnemar_p'])}), "
         f"{words.plural(answer['fixed'], 'row')} won, {answer['broken']} lost.",
         words.resolution(answer),
@@ -151,7 +154,9 @@ def seeds_headline(over: Mapping) -> str:
     """A recipe's result over its seeds in words that follow the numbers."""
     answer, flexible = (over["final - base"][f"{name}_accuracy"] for name in ("answer", "flexible"))
     if answer["low"] is None:
-        return f"Answer accuracy changed by {words.points(answer['value'])} points; one seed gives no interval over seeds."
+        return (
+            f"Answer accuracy changed by {words.points(answer['value'])} points; one seed gives no interval over seeds."
+        )
 
     def said(difference: Mapping) -> str:
         ends = f"{words.points(difference['low'])} to {words.points(difference['high'])}"
@@ -160,17 +165,9 @@ def seeds_headline(over: Mapping) -> str:
     return f"Answer accuracy changed by {said(answer)}. With the format ignored, by {said(flexible)}."
 
 
-def rates_beside(extraction: str) -> list[tuple[str, str, str]]:
-    """The rates beside the headline: name in comparison.json, key in metrics.json, label; none of them twice."""
-    found = []
-    for name in BESIDE:
-        if name == extraction:
-            continue
-        label = RATES[f"{name}_accuracy"]
-        if name == "answer":
-            label = f"answer, read {RATES[f'{extraction}_accuracy']}"
-        found.append((name, f"{name}_accuracy", label))
-    return found
+def rates_beside(extraction: str) -> list[str]:
+    """The rates beside the headline; the recipe's own reading is `answer`, and not there a second time."""
+    return [name for name in BESIDE if name != extraction]
 
 
 def phases(training: Mapping) -> list[tuple[str, float, float]]:

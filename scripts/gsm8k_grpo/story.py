@@ -160,7 +160,7 @@ def differences(defaults: Mapping, chosen: Mapping, key: str = "") -> list[tuple
 
 
 def stages(told: Mapping) -> list[dict]:
-    """Each stage that says how it was made: `name`, its `provenance`, and `starts` (processes that it took) if known."""
+    """Each stage that says how it was made: `name`, `provenance`, and `starts` (processes that it took) or None."""
     found = []
 
     def add(name: str, artifact: Mapping | None, starts: int | None = None) -> None:

@@ -52,7 +52,9 @@ def panels(metrics: pd.DataFrame) -> list[dict]:
         if key == "rewards":
             names = [name for name in metrics if name.startswith("reward_") and name != "reward_std"]
             columns = {name: name.removeprefix("reward_").replace("_", " ") for name in names}
-        there = {column: label for column, label in columns.items() if column in metrics and metrics[column].notna().any()}
+        there = {
+            column: label for column, label in columns.items() if column in metrics and metrics[column].notna().any()
+        }
         if there:
             series = [{"column": column, "label": label} for column, label in there.items()]
             found.append({"key": key, "title": title, "about": about, "series": series})

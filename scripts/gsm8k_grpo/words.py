@@ -65,7 +65,9 @@ def published_rate(value: float | list | None, signed: bool = False) -> str:
     """A published share, or range of shares, in per cent (or, signed, in points)."""
     if value is None:
         return "–"
-    ends = [f"{100 * end:{'+' if signed else ''}.4g}" for end in (value if isinstance(value, (list, tuple)) else [value])]
+    ends = [
+        f"{100 * end:{'+' if signed else ''}.4g}" for end in (value if isinstance(value, (list, tuple)) else [value])
+    ]
     return (" to ".join(ends) + (" points" if signed else " %")).replace("-", "−")
 
 
@@ -107,5 +109,7 @@ def format_or_mathematics(compared: dict) -> str:
         return f"With the format ignored there is no significant change ({changed}): what changed is format, not mathematics."
     if answer == flexible == "better":
         share = compared["flexible"]["difference"]["value"] < compared["answer"]["difference"]["value"]
-        return f"With the format ignored it is better by {changed}{': the rest of the gain is format' if share else ''}."
+        return (
+            f"With the format ignored it is better by {changed}{': the rest of the gain is format' if share else ''}."
+        )
     return f"With the format ignored it is {flexible} ({changed})."

@@ -122,21 +122,39 @@
     };
   }
 
+  function padded(_, low, high) {
+    const room = (high - low || 1) / 50;
+    return [low - room, high + room];
+  }
+
+  // A scale of per cent that holds all intervals; the whole of it where they are far apart.
+  function percents(series) {
+    const ends = series.flatMap((each) => [...each.low, ...each.high]).filter((value) => value !== null);
+    const [low, high] = [Math.min(...ends), Math.max(...ends)];
+    return high - low > 50 ? [0, 102] : [Math.max(0, Math.floor(low - 2)), Math.min(102, Math.ceil(high + 2))];
+  }
+
   // One chart into `figure`, with a checkbox for each series that reads its value under the cursor.
   // series: {label, values, colour, low, high, line, faint, of}; one with `of` goes with the series of that index.
   function draw(figure, { x, xLabel, series, marks = [], range, group, height, unit = "" }) {
     const place = find(".plot", figure);
     const legend = find(".legend", figure);
     const at = find(".at", figure);
+    const alone = series.filter((each) => each.of === undefined).length === 1;
     const outputs = series.map((each, index) => {
       if (each.of !== undefined) return null;
+      const output = element("span", "value");
+      if (alone) {
+        // The title names it: there is nothing to choose.
+        legend.append(output);
+        return output;
+      }
       const label = element("label", "key");
       const box = element("input");
       box.type = "checkbox";
       box.checked = true;
       const swatch = element("span", "swatch");
       swatch.style.background = `var(${each.colour})`;
-      const output = element("span", "value");
       label.append(box, swatch, element("span", "", each.label), output);
       legend.append(label);
       box.addEventListener("change", () => {
@@ -170,8 +188,8 @@
           ...(group ? { sync: { key: group, scales: ["x", null] } } : {}),
           points: { size: 7 },
         },
-        scales: { x: { time: false, range: x.length === 1 ? [x[0] - 1, x[0] + 1] : undefined }, y: range ? { range } : {} },
-        axes: [axis("x", { size: 28 }), axis("y", { size: 58 })],
+        scales: { x: { time: false, range: padded }, y: range ? { range } : {} },
+        axes: [axis("x", { size: 28 }), axis("y", { size: 58, ...(unit ? { values: (_, found) => found.map((value) => (value > 100 ? "" : tick(value))) } : {}) })],
         series: [
           { label: xLabel },
           ...series.map((each) => ({
@@ -180,7 +198,7 @@
             stroke: () => colour(each.colour) + (each.faint ? "59" : ""),
             width: each.line === false ? 0 : each.faint ? 1 : 2,
             paths: each.line === false ? () => null : undefined,
-            points: { show: !each.faint && (each.line === false || x.length < 40), size: 7, fill: () => colour(each.hollow ? "--page" : each.colour) },
+            points: { show: !each.faint && (each.line === false || x.length < 40), size: each.line === false ? 11 : 7, fill: () => colour(each.hollow ? "--page" : each.colour) },
             spanGaps: true,
           })),
         ],
@@ -215,7 +233,7 @@
         xLabel: "step",
         series: curve.series,
         marks: curve.chosen === null ? [] : [curve.chosen],
-        range: [0, 102],
+        range: percents(curve.series),
         height: HEIGHTS.curve,
         unit: " %",
       });
@@ -241,7 +259,7 @@
         xLabel: "step",
         series,
         marks: starts,
-        range: panel.key === "seconds" && top > 0 ? [0, top] : Math.min(...found) === Math.max(...found) ? [found[0] - 1, found[0] + 1] : undefined,
+        range: panel.key === "seconds" && top > 0 ? [0, top] : Math.min(...found) === Math.max(...found) ? [Math.min(0, found[0]), Math.max(0, found[0]) || 1] : undefined,
         group: figure.dataset.run,
         height: HEIGHTS.panel,
       });
@@ -267,14 +285,16 @@
         }
         const points = page.costs.filter((each) => each[chosen()] !== null).sort((a, b) => a[chosen()] - b[chosen()]);
         const x = points.map((each) => each[chosen()]);
+        const series = points.map((each, place) => {
+          const only = (value) => points.map((_, at) => (at === place ? value : null));
+          const name = `--series-${page.costs.indexOf(each) % 8}`;
+          return { label: each.name, values: only(each.value), low: only(each.low), high: only(each.high), colour: name, line: false };
+        });
         plot = draw(figure, {
           x,
           xLabel: chosen(),
-          series: points.map((each, place) => {
-            const only = (value) => points.map((_, at) => (at === place ? value : null));
-            return { label: each.name, values: only(each.value), low: only(each.low), high: only(each.high), colour: `--series-${page.costs.indexOf(each) % 8}`, line: false };
-          }),
-          range: [0, 102],
+          series,
+          range: percents(series),
           height: HEIGHTS.cost,
           unit: " %",
         });
