@@ -1,12 +1,14 @@
 """The report page: artifacts in, one self-contained HTML file out. Nothing is measured here, only shown."""
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 
 from gsm8k_grpo import completions_shown, files, settings, story, training_panels, words
 from gsm8k_grpo.doubts import doubts
@@ -15,7 +17,7 @@ from gsm8k_grpo.errors import PipelineError
 TEMPLATES = Path(__file__).parent / "templates"
 LARGEST_PAGE_BYTES = 5_000_000
 # What all but the packed data takes, with room to spare; the rest is shared by the runs.
-FRAME_BYTES = 400_000
+FRAME_BYTES, FRAME_BYTES_OF_A_RUN = 150_000, 60_000
 SCRIPTS = ("vendor/uPlot.min.js", "vendor/sortable.min.js", "report.js")
 STYLES = ("vendor/uPlot.min.css", "report.css")
 # A rate's name, and what it counts.
@@ -49,7 +51,7 @@ def render(results: Path, recipes: list[str], seeded: list[str], defaults: Mappi
     blobs: dict[str, str] = {}
     for told in stories:
         _add_training(told, blobs)
-    spent = FRAME_BYTES + sum(map(len, blobs.values()))
+    spent = FRAME_BYTES + FRAME_BYTES_OF_A_RUN * len(stories) + sum(map(len, blobs.values()))
     for index, told in enumerate(stories):
         budget = (LARGEST_PAGE_BYTES - spent) // (len(stories) - index)
         spent += _add_completions(results, told, blobs, budget)
@@ -97,6 +99,7 @@ def _optional(path: Path) -> dict | None:
         return None
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -287,9 +290,10 @@ def _add_facts(told: dict, stories: list[dict]) -> None:
         return
     training, metrics = told["training"], told["metrics"]
     told["curve"] = curve(told)
+    counted = pd.Series() if metrics is None or "tokens" not in metrics else metrics["tokens"].dropna()
     told["cost"] = {
         "seconds": round(sum(seconds for _, seconds, _ in phases(training)), 1) if training else None,
-        "tokens": None if metrics is None or "tokens" not in metrics else int(metrics["tokens"].iloc[-1]),
+        "tokens": None if counted.empty else int(counted.iloc[-1]),
     }
     told["recipe"] = recipe_of(told)
     told["first_of_recipe"] = told is next(

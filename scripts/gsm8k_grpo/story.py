@@ -12,6 +12,11 @@ from gsm8k_grpo import checkpoints, completions_shown, files, settings, training
 from gsm8k_grpo.errors import PipelineError
 
 EVALUATED = ("base", "best", "final")
+BLOCKS = ("recipes", "seed", "seeds", "dataset", "model", "prompt", "training", "evaluation", "report")
+# Parts of a story that are None, or empty, where nothing is there.
+ARTIFACTS = ("settings", *EVALUATED, "chosen", "compared", "format_check", "training", "last_steps", "metrics")
+ARTIFACTS += ("checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
+LISTS = ("selection", "panels", "changed", "stages", "reward_names")
 PHASES = ("rollout", "reference", "update", "checkpoint")
 
 
@@ -55,9 +60,9 @@ def story(results: Path, recipe: str, defaults: Mapping) -> dict:
       what the template names; any part is None (or empty) where its artifact is not there, and `missing` says so.
     """
     folder, reader = results / recipe, Reader(results)
-    chosen = reader.read(folder / "settings.yaml", settings.read_yaml)
+    chosen = reader.read(folder / "settings.yaml", _settings)
     if chosen is None:
-        return {"name": recipe, "settings": None, "missing": reader.missing}
+        return {**dict.fromkeys(ARTIFACTS), **dict.fromkeys(LISTS, ()), "name": recipe, "missing": reader.missing}
     on_dev = folder / ("evaluations" if chosen["evaluation"]["split"] == "dev" else "evaluations-dev")
     data, model = results / "data" / chosen["dataset"]["name"], results / "models" / chosen["model"]["name"]
     names = checkpoints.checkpoint_names(chosen["training"])
@@ -130,6 +135,14 @@ def completions(results: Path, told: Mapping) -> tuple[list[dict], Callable[[dic
 
     told["reward_names"] = list(rewarded[0]["base"]) if rewarded else []
     return pairs, make_row
+
+
+def _settings(path: Path) -> dict:
+    chosen = settings.read_yaml(path)
+    lacking = [block for block in BLOCKS if block not in chosen]
+    if lacking:
+        raise PipelineError(f"{path}: lacks {', '.join(lacking)}; expected what the stage settings writes")
+    return chosen
 
 
 def _metrics(path: Path) -> pd.DataFrame:

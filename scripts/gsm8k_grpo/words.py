@@ -106,7 +106,8 @@ def format_or_mathematics(compared: dict) -> str:
     if flexible == "no significant change":
         if answer == "no significant change":
             return f"With the format ignored, no significant change either ({changed})."
-        return f"With the format ignored there is no significant change ({changed}): what changed is format, not mathematics."
+        left = f"With the format ignored there is no significant change ({changed})"
+        return f"{left}: what changed is format, not mathematics."
     if answer == flexible == "better":
         share = compared["flexible"]["difference"]["value"] < compared["answer"]["difference"]["value"]
         return (
