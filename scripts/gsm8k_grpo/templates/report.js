@@ -122,9 +122,11 @@
     };
   }
 
-  function padded(_, low, high) {
-    const room = (high - low || 1) / 50;
-    return [low - room, high + room];
+  // The whole of x has some room at its ends; a part of it that was zoomed into has none.
+  function padded(x) {
+    const [first, last] = [x[0], x[x.length - 1]];
+    const room = (last - first || 1) / 50;
+    return (_, low, high) => (low === first && high === last ? [first - room, last + room] : [low, high]);
   }
 
   // A scale of per cent that holds all intervals; the whole of it where they are far apart.
@@ -188,7 +190,7 @@
           ...(group ? { sync: { key: group, scales: ["x", null] } } : {}),
           points: { size: 7 },
         },
-        scales: { x: { time: false, range: padded }, y: range ? { range } : {} },
+        scales: { x: { time: false, range: padded(x) }, y: range ? { range } : {} },
         axes: [axis("x", { size: 28 }), axis("y", { size: 58, ...(unit ? { values: (_, found) => found.map((value) => (value > 100 ? "" : tick(value))) } : {}) })],
         series: [
           { label: xLabel },
@@ -268,7 +270,7 @@
           const boxes = all(".legend input", figure);
           series.forEach((each, place) => {
             const own = boxes[panel.series.findIndex(({ label }) => label === each.label)];
-            plot.setSeries(place + 1, { show: own.checked && !each.hidden() });
+            plot.setSeries(place + 1, { show: (own?.checked ?? true) && !each.hidden() });
           });
         }),
       );
@@ -321,11 +323,14 @@
   // Printed: all charts, on white.
   let before = null;
   addEventListener("beforeprint", () => {
-    before = root.dataset.theme ?? "system";
+    before ??= root.dataset.theme ?? "system";
     all("figure[data-chart]").forEach(start);
     setTheme("light");
   });
-  addEventListener("afterprint", () => setTheme(before));
+  addEventListener("afterprint", () => {
+    setTheme(before ?? "system");
+    before = null;
+  });
 
   // ---- Completions, before and after.
 
