@@ -54,6 +54,7 @@ def test_numbers_are_printed_as_papers_print_them():
     assert [words.percent(value) for value in (0, 0.12345, 1, -0.01)] == ["0.0 %", "12.3 %", "100.0 %", "−1.0 %"]
     assert [words.points(value) for value in (0.056, -0.056)] == ["+5.6", "−5.6"]
     assert [words.tenth(value) for value in (None, 0.5, -0.0031)] == ["", "50.0", "−0.3"]
+    assert [words.decimals(value, 2) for value in (-0.314, 1234)] == ["−0.31", "1,234.00"]
     assert [words.p_value(value) for value in (0.00001, 0.0012, 0.04, 1.0)] == [
         "p < 0.0001",
         "p = 0.0012",

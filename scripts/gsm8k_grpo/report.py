@@ -104,7 +104,16 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    shown = (words.percent, words.tenth, words.points, words.p_value, words.count, words.duration, words.gibibytes)
+    shown = (
+        words.percent,
+        words.tenth,
+        words.points,
+        words.p_value,
+        words.decimals,
+        words.count,
+        words.duration,
+        words.gibibytes,
+    )
     shown += (words.plural, words.visible, words.published_rate, words.verdict, words.seeds_verdict)
     environment.filters.update({function.__name__: function for function in shown})
     environment.filters.update(setting=_setting, significant=lambda value: f"{value:.3g}")

@@ -32,6 +32,11 @@ def p_value(value: float) -> str:
     return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}" if value < 0.01 else f"p = {value:.2f}"
 
 
+def decimals(value: float, places: int) -> str:
+    """A number with so many decimals."""
+    return f"{value:,.{places}f}".replace("-", "−")
+
+
 def count(value: float) -> str:
     """A whole number with its thousands apart."""
     return f"{value:,.0f}"
