@@ -137,7 +137,9 @@ def _setting(value: object) -> str:
 def _origin(facts: Mapping) -> str:
     """Where data or weights come from: all that is said of it but hashes, which stand beside."""
     return ", ".join(
-        f"{name} {value}" for name, value in facts.items() if value is not None and not isinstance(value, (dict, list))
+        f"{name} {value}"
+        for name, value in facts.items()
+        if name != "warning" and value is not None and not isinstance(value, (dict, list))
     )
 
 

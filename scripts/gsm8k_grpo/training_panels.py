@@ -14,7 +14,7 @@ PANELS = (
         "signal",
         "Groups without signal",
         "share of groups whose rewards are all equal",
-        {"groups_without_signal": "without signal", "groups_replaced": "replaced by another draw"},
+        {"groups_without_signal": "without signal", "groups_replaced": "replaced"},
     ),
     ("loss", "Loss", "", {"loss": "loss"}),
     ("gradient_norm", "Gradient norm", "before clipping", {"gradient_norm": "gradient norm"}),

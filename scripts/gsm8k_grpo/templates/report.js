@@ -48,6 +48,7 @@
 
   function short(value) {
     if (value === null || value === undefined) return "–";
+    if (Number.isInteger(value) && Math.abs(value) < 1e12) return value.toLocaleString("en").replace("-", "−");
     if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5)) {
       return String(Number(value.toPrecision(4))).replace("-", "−");
     }
@@ -372,9 +373,9 @@
     const facts = element("ul", "facts");
     READINGS.forEach((name, index) => {
       if (name === "cascade" && settings.extraction !== "cascade") return;
-      const own = name === settings.extraction ? "counts: " : "";
+      const own = name === settings.extraction ? ": this counts" : "";
       const read = found.r[index] === null ? "nothing" : found.r[index];
-      facts.append(element("li", found.k[index] ? "right" : "wrong", `${own}${name} read ${read}, ${found.k[index] ? "right" : "wrong"}`));
+      facts.append(element("li", found.k[index] ? "right" : "wrong", `${name} read ${read}, ${found.k[index] ? "right" : "wrong"}${own}`));
     });
     facts.append(element("li", found.k[3] ? "right" : "wrong", found.k[3] ? "within ±10 %" : "not within ±10 %"));
     facts.append(element("li", found.k[4] ? "right" : "wrong", found.k[4] ? "format kept" : "format not kept"));
