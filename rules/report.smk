@@ -51,7 +51,7 @@ rule report:
         templates=sorted(
             path.as_posix()
             for path in Path("scripts/gsm8k_grpo/templates").rglob("*")
-            if path.suffix in (".j2", ".css", ".js")
+            if path.suffix in (".j2", ".css", ".js", ".txt")
         ),
         settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
         datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),

@@ -515,12 +515,28 @@ def test_axe_finds_no_serious_fault_of_accessibility(opened, viewport, scheme):
 
 def test_printed_it_has_all_charts_on_white_and_no_controls(opened):
     page = opened(color_scheme="dark")
+    chart(page, "figure[data-chart=curve]")  # the data of all charts is unpacked
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print", color_scheme="dark")
     figures = page.locator("figure[data-chart]")
-    page.wait_for_function(
+    assert page.evaluate(
         "[...document.querySelectorAll('figure[data-chart]')].every(each => each.querySelector('canvas'))"
     )
+    # Drawn with all their data: the last steps are there in the series' colour, #0072b2.
+    blue = page.locator("figure[data-run='data-plain-seed-1-training'][data-panel=loss] canvas").evaluate(
+        """canvas => {
+          const { width, height } = canvas;
+          const found = canvas.getContext("2d").getImageData(0.8 * width, 0, 0.2 * width, height).data;
+          let count = 0;
+          for (let at = 0; at < found.length; at += 4)
+            if ([0, 0x72, 0xb2, 255].every((value, place) => found[at + place] === value)) count += 1;
+          return count;
+        }"""
+    )
+    assert blue > 20
+    page.set_viewport_size({"width": 700, "height": 900})
+    widths = page.locator("canvas").evaluate_all("all => all.map(each => each.getBoundingClientRect().right)")
+    assert max(widths) <= 700
     assert figures.count() > 30
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator("#theme").is_visible() and not page.locator("nav").first.is_visible()

@@ -61,7 +61,14 @@ def test_numbers_are_printed_as_papers_print_them():
         "p = 0.04",
         "p = 1.00",
     ]
-    assert [words.duration(value) for value in (3.21, 45, 300, 9000)] == ["3.2 s", "45 s", "5 min", "2.5 h"]
+    assert [words.duration(value) for value in (0, 0.0123, 3.21, 45, 300, 9000)] == [
+        "0.0 s",
+        "12.3 ms",
+        "3.2 s",
+        "45 s",
+        "5 min",
+        "2.5 h",
+    ]
     assert [words.gibibytes(value) for value in (2**34, 2**20)] == ["16.00 GiB", "1.0 MiB"]
     assert [words.plural(value, "row") for value in (0, 1, 1319)] == ["0 rows", "1 row", "1,319 rows"]
     assert [words.published_rate(value) for value in (None, 0.145, [0.1, 0.15])] == ["–", "14.5 %", "10 to 15 %"]

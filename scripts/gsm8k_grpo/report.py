@@ -59,6 +59,7 @@ def render(results: Path, recipes: list[str], seeded: list[str], defaults: Mappi
         _add_facts(told, stories)
     over = {name: _optional(results / name / "seeds.json") for name in seeded}
     across = _optional(results / "comparison-of-recipes.json") if len(stories) > 1 else None
+    licence = f"/*\n{_template('vendor/uPlot.LICENSE.txt')}*/\n"  # goes with every copy
     script, style = ("\n".join(_template(name) for name in names) for names in (SCRIPTS, STYLES))
     return (
         _environment()
@@ -75,8 +76,8 @@ def render(results: Path, recipes: list[str], seeded: list[str], defaults: Mappi
             rates=RATES,
             page_data={"curves": {told["name"]: told["curve"] for told in stories}, "costs": costs(stories)},
             blobs=blobs,
-            script=script,
-            script_hash=_hash(script),
+            script=licence + script,
+            script_hash=_hash(licence + script),
             style=style,
             style_hash=_hash(style),
         )

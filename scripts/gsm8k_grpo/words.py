@@ -44,6 +44,8 @@ def count(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the unit that reads best."""
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.3g} ms"
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -26,6 +26,12 @@
     return unpacked.get(id);
   }
 
+  // The figures of training are unpacked at once, so that printing finds all of them.
+  const trained = new Map();
+  const ready = Promise.all(
+    [...new Set(all("figure[data-panel]").map((figure) => figure.dataset.run))].map(async (id) => trained.set(id, await unpack(id))),
+  );
+
   // ---- Theme.
 
   const root = document.documentElement;
@@ -242,8 +248,8 @@
       });
     },
 
-    async panel(figure) {
-      const { columns, panels, starts } = await unpack(figure.dataset.run);
+    panel(figure) {
+      const { columns, panels, starts } = trained.get(figure.dataset.run);
       const panel = panels.find((each) => each.key === figure.dataset.panel);
       const kinds = (kind) => !find(`input[data-kind=${kind}]`, figure.closest(".training")).checked;
       const series = [];
@@ -308,25 +314,26 @@
     },
   };
 
-  const started = new Map();
+  const started = new Set();
 
   function start(figure) {
-    if (!started.has(figure)) started.set(figure, Promise.resolve(CHARTS[figure.dataset.chart](figure)));
-    return started.get(figure);
+    if (started.has(figure) || (figure.dataset.panel && !trained.has(figure.dataset.run))) return;
+    started.add(figure);
+    CHARTS[figure.dataset.chart](figure);
   }
 
   const near = new IntersectionObserver(
     (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => start(entry.target)),
     { rootMargin: "400px" },
   );
-  all("figure[data-chart]").forEach((figure) => near.observe(figure));
+  ready.then(() => all("figure[data-chart]").forEach((figure) => near.observe(figure)));
 
   // Printed: all charts, on white.
   let before = null;
   addEventListener("beforeprint", () => {
     before ??= root.dataset.theme ?? "system";
-    all("figure[data-chart]").forEach(start);
     setTheme("light");
+    all("figure[data-chart]").forEach(start);
   });
   addEventListener("afterprint", () => {
     setTheme(before ?? "system");
