@@ -84,6 +84,55 @@ rule compare:
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 
+rule score:
+    input:
+        code=code.files("score"),
+        rewards=reward_files,
+        rows=lambda wildcards: (
+            f"results/{wildcards.recipe}/prompts/"
+            f"{SETTINGS[wildcards.recipe]['evaluation']['split']}.jsonl"
+        ),
+        base="results/{recipe}/evaluations/base/completions.jsonl",
+        final="results/{recipe}/evaluations/final/completions.jsonl",
+    output:
+        update("results/{recipe}/rewards.jsonl"),
+    log:
+        "results/logs/{recipe}/score.log",
+    conda:
+        ENVIRONMENT
+    params:
+        retry=last_failure("results/logs/{recipe}/score.log"),
+        settings=recipe_blocks("prompt", "training"),
+    shell:
+        "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
+        "--base {input.base:q} --final {input.final:q} --output {output:q} 2>&1 | "
+        "(trap '' INT TERM; exec tee {log:q}) || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+
+
+rule compare_recipes:
+    input:
+        code=code.files("compare_recipes"),
+        settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
+        data=expand(
+            "results/data/{dataset}/{split}.jsonl", dataset=DATASETS, split=("train", "test")
+        ),
+        final=expand("results/{recipe}/evaluations/final/completions.jsonl", recipe=SETTINGS),
+    output:
+        update("results/comparison-of-recipes.json"),
+    log:
+        "results/logs/compare_recipes.log",
+    conda:
+        ENVIRONMENT
+    params:
+        retry=last_failure("results/logs/compare_recipes.log"),
+        recipes=list(SETTINGS),
+    shell:
+        "python3 {input.code[0]} --results results --recipes {params.recipes:q} "
+        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
+        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+
+
 rule over_seeds:
     input:
         code=code.files("over_seeds"),

@@ -48,15 +48,28 @@ rule plots:
 rule report:
     input:
         code=code.files("report"),
-        template="scripts/gsm8k_grpo/templates/report.html.j2",
-        style="scripts/gsm8k_grpo/templates/report.css",
+        templates=sorted(
+            path.as_posix()
+            for path in Path("scripts/gsm8k_grpo/templates").rglob("*")
+            if path.suffix in (".j2", ".css", ".js", ".txt")
+        ),
         settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
         datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),
         models=expand("results/models/{model}/model.json", model=MODELS),
         prompts=expand("results/{recipe}/prompts/summary.json", recipe=SETTINGS),
         format_checks=expand("results/{recipe}/format_check.json", recipe=SETTINGS),
         training=expand("results/{recipe}/training/summary.json", recipe=SETTINGS),
+        metrics=expand("results/{recipe}/training/metrics.csv", recipe=SETTINGS),
+        evaluations=[path for recipe in SETTINGS for path in selection(recipe)],
+        completions=expand(
+            "results/{recipe}/evaluations/{checkpoint}/completions.jsonl",
+            recipe=SETTINGS,
+            checkpoint=("base", "final"),
+        ),
+        best=expand("results/{recipe}/best.json", recipe=SETTINGS),
         comparisons=expand("results/{recipe}/comparison.json", recipe=SETTINGS),
+        rewards=expand("results/{recipe}/rewards.jsonl", recipe=SETTINGS),
+        across=["results/comparison-of-recipes.json"] if len(SETTINGS) > 1 else [],
         seeds=expand("results/{seeded}/seeds.json", seeded=SEEDED),
         plots=expand(
             "results/{recipe}/plots/{plot}.svg",
@@ -73,6 +86,13 @@ rule report:
         retry=last_failure("results/logs/report.log"),
         recipes=list(SETTINGS),
         seeded=lambda wildcards: f"--seeded {' '.join(SEEDED)}" if SEEDED else "",
+        # Read where they are there, never made for the page; another content makes another page.
+        preflights=lambda wildcards: {
+            recipe: files.sha256_file(path)
+            for recipe in SETTINGS
+            if (path := Path("results", recipe, "preflight.json")).is_file()
+        },
+        defaults=files.canonical_json(settings.read_yaml(Path(workflow.basedir, "config.yaml"))),
     shell:
         "python3 {input.code[0]} --recipes {params.recipes:q} {params.seeded} --results results "
         "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "

@@ -9,7 +9,7 @@ r"""Stage `compare`: base against final, and against best, on the same rows: pai
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import files, runtime, settings, stats
+from gsm8k_grpo import comparison, files, runtime, settings, stats
 from gsm8k_grpo.errors import PipelineError, run_stage
 
 
@@ -40,16 +40,9 @@ def paired(base_file: Path, trained_file: Path, extraction: str) -> dict:
     )
     if [row["id"] for row in base] != [row["id"] for row in trained]:
         raise PipelineError(f"{base_file} and {trained_file}: not the same rows; evaluate both again")
-    judged = {
-        "answer": f"{extraction}_correct",
-        "strict": "strict_correct",
-        "flexible": "flexible_correct",
-        "cascade": "cascade_correct",
-        "partial": "partial_correct",
-        "format": "format_correct",
-    }
     return {
-        name: stats.paired([row[key] for row in base], [row[key] for row in trained]) for name, key in judged.items()
+        name: stats.paired([row[key] for row in base], [row[key] for row in trained])
+        for name, key in comparison.verdict_keys(extraction).items()
     }
 
 

@@ -118,6 +118,7 @@ def main() -> None:
         **evaluation.metrics(graded, how["extraction"]),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(sum(row["tokens"] for row in graded) / seconds, 1),
+        "starts": unfinished.starts,
         "fingerprint": fingerprint,
         "provenance": runtime.provenance(),
     }

@@ -1,13 +1,15 @@
 """Stage `report`: one HTML page over the selected recipes, from their artifacts alone.
 
 python scripts/report.py --recipes tiny --results results --output results/report.html
+
+Artifacts that are not there (yet) are said in the page.
 """
 
 import argparse
 from pathlib import Path
 
 from gsm8k_grpo import files, report
-from gsm8k_grpo.errors import run_stage
+from gsm8k_grpo.errors import PipelineError, run_stage
 
 
 def main() -> None:
@@ -17,9 +19,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder of all artifacts")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
+    if not arguments.results.is_dir():
+        raise PipelineError(f"--results: {arguments.results}: no such folder")
     page = report.render(arguments.results, arguments.recipes, arguments.seeded)
     files.write_text(arguments.output, page)
-    print(f"{arguments.output}: {len(page.encode()) / 2**20:.2f} MiB")
+    print(f"{arguments.output}: {len(page.encode()) / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

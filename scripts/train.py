@@ -50,6 +50,8 @@ def main() -> None:
 
         start = int(multihost_utils.broadcast_one_to_all(start))
     if start < steps[-1]:
+        if leads:
+            run.note_start(start)
         _train(arguments.model, manifest, chosen, rows, run)
     if leads:
         if start == steps[-1]:  # finished before, perhaps in the very moment when it was killed
@@ -158,6 +160,7 @@ def _write(output: Path, run: runs.Run, steps: list[int], history: list[dict], c
             "inputs": {key: value for key, value in inputs.items() if key not in ("settings", "versions")},
             "steps": len(history),
             "prompts": len(rows),
+            "starts": run.starts(),
             **{name: sum(row[name] for row in history) for name in phases},
             "warnings": [text for end in range(len(history)) for text in watch.warnings(history[: end + 1])],
             "provenance": runtime.provenance(seed=chosen["seed"]),

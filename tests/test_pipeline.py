@@ -18,7 +18,6 @@ import pytest
 import yaml
 from generation import completed
 
-from gsm8k_grpo import report
 from gsm8k_grpo.errors import PipelineError
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +123,13 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
         assert [row["id"] for row in completions] == ids
         assert metrics["answer_accuracy"]["value"] == sum(row["strict_correct"] for row in completions) / 20
     assert yaml.safe_load((results / "tiny/settings.yaml").read_text())["training"]["max_steps"] == 4
+    assert read(results / "tiny/training/summary.json")["starts"] == [0]
+    rewarded = rows(results / "tiny/rewards.jsonl")
+    assert [row["id"] for row in rewarded] == [f"test-{index:05d}" for index in range(20)]
+    for side in ("base", "final"):
+        assert all(row[side].keys() == {"format_exact", "format_approximate", "answer", "number"} for row in rewarded)
+        exact = [row["format_correct"] for row in rows(results / f"tiny/evaluations/{side}/completions.jsonl")]
+        assert [row[side]["format_exact"] == 3 for row in rewarded] == exact
     for plot in ("accuracy", "training"):
         assert "</svg>" in (results / f"tiny/plots/{plot}.svg").read_text()
     with_provenance = ("data/word-problems/dataset.json", "tiny/prompts/summary.json", "tiny/training/summary.json")
@@ -194,6 +200,14 @@ def test_several_seeds_share_one_base_evaluation_and_are_reported_together(finis
     assert first.drop(columns=timings).equals(alone.drop(columns=timings))
     page = (results / "report.html").read_text(encoding="utf-8")
     assert "tiny over 2 seeds" in page and 'id="tiny-seed-1"' in page
+    (pair,) = read(results / "comparison-of-recipes.json")["pairs"]
+    right = [
+        sum(row["strict_correct"] for row in rows(results / f"{run}/evaluations/final/completions.jsonl"))
+        for run in over["runs"]
+    ]
+    assert pair["recipes"] == over["runs"] and pair["answer"]["n"] == 20
+    assert pair["answer"]["fixed"] - pair["answer"]["broken"] == right[1] - right[0]
+    assert "Run against run" in page
 
 
 def test_the_report_says_what_the_artifacts_say(finished):
@@ -201,30 +215,6 @@ def test_the_report_says_what_the_artifacts_say(finished):
     final = read(finished / "results/tiny/evaluations/final/metrics.json")
     assert f"{100 * final['format_accuracy']['value']:.1f} %" in page
     assert "no significant change" in page  # four steps teach nothing, and the words say so
-    assert "default-src 'none'" in page
-    assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
-
-
-def test_hostile_completions_are_shown_as_text(finished, tmp_path):
-    results = tmp_path / "results"
-    shutil.copytree(finished / "results", results, ignore=shutil.ignore_patterns("cache", "weights", "runs"))
-    hostile = [
-        "</script><script>alert(1)</script>",
-        "<img src=x onerror=alert(1)>",
-        "nul \x00 bell \x07 right-to-left \u202e isolate \u2066 lone \ud800",
-        "{{ 7 * 7 }} {% raw %} $x^2$ **bold**",
-        "x" * 1_000_000,
-    ]
-    path = results / "tiny/evaluations/base/completions.jsonl"
-    changed = [{**row, "completion": hostile[index % 5]} for index, row in enumerate(rows(path))]
-    path.write_text("".join(json.dumps(row) + "\n" for row in changed))
-    page = report.render(results, ["tiny"], [])
-    page.encode("utf-8")
-    assert "<script" not in page and "<img src=x" not in page
-    assert "&lt;img src=x onerror=alert(1)&gt;" in page
-    assert "⟨U+202E⟩" in page and "⟨U+D800⟩" in page and "\u202e" not in page and "\x00" not in page
-    assert "{{ 7 * 7 }}" in page
-    assert "… and 996,000 characters more" in page and len(page) < 2_000_000
 
 
 def test_the_same_artifacts_give_the_same_report(finished):
@@ -315,6 +305,7 @@ def test_sigterm_saves_the_newest_step_and_ends_within_seconds(finished, tmp_pat
     assert f"resuming after step {saved} of 4" in ended(train(finished, output))
     assert_the_same(finished / "results/tiny/training", output)
     assert sorted(read(run / "checkpoints.json")) == ["2", "4"]  # the one between is gone
+    assert read(output / "summary.json")["starts"] == [0, saved]
 
 
 def test_a_signal_to_all_processes_saves_too_and_the_log_says_so(finished, tmp_path):
@@ -521,7 +512,8 @@ def test_a_killed_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
     measured = read(whole / "metrics.json")
     assert measured["samples"] == 3 and measured["answer_accuracy"]["n"] == 20
     assert measured["pass_at_k"]["value"] >= measured["answer_accuracy"]["value"]
-    timings = ("seconds", "tokens_per_second", "provenance")
+    assert measured["starts"] == 1 and read(stopped / "metrics.json")["starts"] == 2
+    timings = ("seconds", "tokens_per_second", "provenance", "starts")
     first, second = (read(folder / "metrics.json") for folder in (whole, stopped))
     assert {k: v for k, v in first.items() if k not in timings} == {k: v for k, v in second.items() if k not in timings}
 

@@ -1,86 +1,199 @@
-"""The page's words: they follow the numbers."""
+"""The page from artifacts alone: what is missing is said, what is hostile stays text, equal inputs give equal bytes."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import shutil
 
 import pytest
+import synthetic
 
-from gsm8k_grpo import report
+from gsm8k_grpo import completions_shown, files, report, settings, words
 
-
-@pytest.mark.parametrize(
-    ("difference", "p", "words"),
-    [
-        (0.2, 0.001, "better"),
-        (-0.2, 0.001, "worse"),
-        (0.2, 0.05, "no significant change"),
-        (0.0, 1.0, "no significant change"),
-    ],
-)
-def test_a_change_is_named_only_when_the_test_finds_one(difference, p, words):
-    assert report.verdict({"difference": {"value": difference}, "mcnemar_p": p}) == words
+ROWS, STEPS = 12, 10
 
 
-@pytest.mark.parametrize(
-    ("p", "smallest", "words"),
-    [
-        (0.2, 0.0523, "600 rows would show a change of ± 5.2 points or more in 4 of 5 tries."),
-        (1.0, None, "600 rows are too few to show any change."),
-        (0.049, 0.0523, ""),
-    ],
-)
-def test_no_significant_change_says_what_could_have_been_seen(p, smallest, words):
-    assert report.resolution({"mcnemar_p": p, "smallest_difference": smallest, "n": 600}) == words
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A recipe's artifacts and those of another on the same rows. Not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    for recipe in ("one", "two"):
+        synthetic.make(folder, recipe, ROWS, STEPS, recipes=["one", "two"])
+    synthetic.compare_recipes(folder, ["one", "two"])
+    return folder
 
 
-def test_numbers_are_printed_as_papers_print_them():
-    assert [report.percent(value) for value in (0, 0.12345, 1)] == ["0.0 %", "12.3 %", "100.0 %"]
-    assert [report.points(value) for value in (0.056, -0.056)] == ["+5.6", "−5.6"]
-    assert [report.p_value(value) for value in (0.00001, 0.0012, 0.0496, 1.0)] == [
-        "p < 0.0001",
-        "p = 0.0012",
-        "p = 0.0496",
-        "p = 1.00",
+@pytest.fixture
+def results(made, tmp_path):
+    """The same, to be changed."""
+    return shutil.copytree(made, tmp_path / "results")
+
+
+def packed(page, identity):
+    """What the page's script finds in one of its packed parts."""
+    (text,) = re.findall(rf'<script type="text/plain" id="{identity}">([A-Za-z0-9+/=]*)</script>', page)
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def test_the_same_artifacts_give_the_same_bytes(made, tmp_path):
+    page = report.render(made, ["one", "two"], [])
+    shutil.copytree(made, tmp_path / "elsewhere")
+    assert report.render(tmp_path / "elsewhere", ["one", "two"], []) == page
+    assert str(tmp_path) not in page and str(made) not in page
+
+
+def test_any_artifact_may_be_missing_empty_or_torn(made, results):
+    """Each of them in turn: a page comes of it, and it names the file, or does without."""
+    whole = report.render(results, ["one", "two"], ["one"])
+    silent = {"comparison-of-recipes.json"}
+    paths = sorted(path for path in results.rglob("*") if path.is_file() and "two" not in path.parts)
+    assert len(paths) > 20
+    for path in paths:
+        good, name = path.read_bytes(), path.relative_to(results).as_posix()
+        for bad in (None, b"", good[: len(good) // 2 - 7]):
+            path.unlink()
+            if bad is not None:
+                path.write_bytes(bad)
+            page = report.render(results, ["one", "two"], ["one"])
+            said = name in page.replace("/*/", "/") and page != whole
+            torn_csv = bad and name.endswith((".csv", ".yaml"))  # what is left is whole
+            assert said or torn_csv or name in silent or "evaluations/best/completions" in name, (
+                name,
+                bad and len(bad),
+            )
+            path.write_bytes(good)
+    assert report.render(results, ["one", "two"], ["one"]) == whole
+
+
+@pytest.mark.parametrize("text", ["", "step,loss\n", "step,loss\n1,0.5\n", "step,reward,kl,tokens\n1,nan,,\n"])
+def test_metrics_that_are_empty_or_few_are_a_page_too(results, text):
+    (results / "one" / "training" / "metrics.csv").write_text(text)
+    page = report.render(results, ["one"], [])
+    assert ("No step is logged" in page) == (text.count("\n") < 2 or "nan" in text)
+
+
+def test_a_recipe_of_which_nothing_is_there_is_said_to_be_unfinished(results):
+    page = report.render(results, ["one", "nothing"], ["nothing"])
+    assert "nothing/settings.yaml is not there yet" in page
+    assert "results/nothing/seeds.json is not there yet" in page
+
+
+def test_what_differs_from_the_defaults_is_shown_and_nothing_else(results):
+    defaults = settings.read_yaml(settings.ROOT / "config.yaml")
+    told = report.story.story(results, "one", defaults)
+    steps = {"training.max_steps": (3738, STEPS), "training.checkpoint_interval_steps": (500, STEPS // 2)}
+    assert {key: (default, here) for key, default, here in told["changed"]} == {
+        **steps,
+        "training.warmup_fraction": (0.1, 0.0),
+    }
+
+
+def test_hostile_text_cannot_leave_its_place(tmp_path):
+    hostile = ("</script><script>alert(1)</script>", "a \u2028 b \u2029 c \ud800 d \u202e e \x00 f", "<!-- ]]>")
+    synthetic.make(tmp_path, "one", ROWS, STEPS, hostile=hostile, report={"title": "</title><script>alert(1)</script>"})
+    page = report.render(tmp_path, ["one"], [])
+    page.encode("utf-8")
+    assert "<script>alert" not in page and "\u2028" not in page and "\u202e" not in page
+    # Scripts: the data, the packed parts and the page's own, which is the only one that runs.
+    assert re.findall(r"<script([^>]*)>", page) == [
+        ' type="application/json" id="page-data"',
+        ' type="text/plain" id="data-one-training"',
+        ' type="text/plain" id="data-one-completions"',
+        "",
     ]
+    rows = packed(page, "data-one-completions")["rows"]
+    assert [row["s"][0]["c"] for row in rows[:3]] == [words.visible(text) for text in hostile]
+    assert rows[1]["s"][0]["c"] == "a ⟨U+2028⟩ b ⟨U+2029⟩ c ⟨U+D800⟩ d ⟨U+202E⟩ e ⟨U+0000⟩ f"
 
 
-@pytest.mark.parametrize(
-    ("low", "value", "high", "words"),
-    [
-        (0.01, 0.02, 0.03, "better"),
-        (-0.03, -0.02, -0.01, "worse"),
-        (-0.01, 0.02, 0.05, "no significant change"),
-        (None, 0.02, None, "no significant change"),
-        (0.02, 0.02, 0.02, "no significant change"),
-    ],
-)
-def test_over_seeds_a_change_is_named_only_when_its_interval_leaves_out_0(low, value, high, words):
-    sd = None if low is None else (high - low) / 2
-    assert report.seeds_verdict({"value": value, "sd": sd, "low": low, "high": high}) == words
-
-
-def test_of_several_completions_a_prompt_it_is_said_which_are_compared():
-    compared = {"both": 3, "fixed": 4, "broken": 1, "neither": 2, "n": 10}
-    assert report.first_completions(compared, 1) == ""
-    assert report.first_completions(compared, 4) == (
-        "The comparison is of the first of the 4 completions of each prompt (40.0 % → 70.0 %); the rates are over all, "
-        "with intervals over prompts."
+def test_the_policy_names_the_page_s_own_script_and_style_and_allows_nothing_else(made):
+    page = report.render(made, ["one"], [])
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    script, style = (
+        re.findall(r"<script>(.*?)</script>", page, re.DOTALL),
+        re.findall(r"<style>(.*?)</style>", page, re.DOTALL),
     )
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for (text,) in (script, style)]
+    assert policy == (
+        f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'; base-uri 'none'; form-action 'none'"
+    )
+    body = page.replace(script[0], "").replace(style[0], "")
+    assert not re.search(r"<[^>]+ (on\w+|style)=", body) and "javascript:" not in body
+    assert "http" not in body.replace("http-equiv", "")
 
 
-def test_examples_show_a_fair_share_of_each_outcome():
-    def row(identifier, correct):
-        return {"id": identifier, "strict_correct": correct}
+def test_the_libraries_are_those_that_were_published():
+    vendor = report.TEMPLATES / "vendor"
+    listed = re.findall(r"^\| `([^`]+)` \|.*`([0-9a-f]{64})`", (vendor / "README.md").read_text(), re.MULTILINE)
+    assert sorted(name for name, _ in listed) == sorted(
+        path.name for path in vendor.iterdir() if path.suffix in (".js", ".css")
+    )
+    for name, sha256 in listed:
+        assert files.sha256_file(vendor / name) == sha256, name
 
-    before = [True, True, False, False, False, False, True]
-    after = [True, False, True, False, True, True, True]
-    base = [row(str(index), correct) for index, correct in enumerate(before)]
-    final = [row(str(index), correct) for index, correct in enumerate(after)]
-    prompts = {str(index): "asked" for index in range(7)}
-    shown = report.examples({"base": base, "final": final}, prompts, 4, "strict_correct")
-    assert [(pair["outcome"], pair["base"]["id"]) for pair in shown] == [
-        ("fixed", "2"),
-        ("broken", "1"),
-        ("wrong both times", "3"),
-        ("right both times", "0"),
+
+def test_three_recipes_of_1319_rows_are_less_than_5_mb_and_whole(large_results):
+    page = (large_results / "report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < report.LARGEST_PAGE_BYTES
+    for recipe in ("alpha", "beta", "gamma"):
+        assert len(packed(page, f"data-{recipe}-completions")["rows"]) == synthetic.ROWS
+        assert len(packed(page, f"data-{recipe}-training")["columns"]["loss"]) == synthetic.STEPS
+
+
+def test_rows_that_would_make_the_page_too_large_are_left_out_and_counted(large_results, monkeypatch):
+    monkeypatch.setattr(report, "LARGEST_PAGE_BYTES", 1_000_000)
+    page = report.render(large_results, ["alpha"], [])
+    assert len(page.encode()) < 1_000_000
+    rows = packed(page, "data-alpha-completions")["rows"]
+    assert 0 < len(rows) < synthetic.ROWS
+    assert f"{len(rows)} of 1,319 rows, a fair share of each outcome" in page
+
+
+def paired(before, after):
+    """Pairs of rows that were right or wrong."""
+    base, final = (
+        [{"id": str(index), "judged": correct} for index, correct in enumerate(each)] for each in (before, after)
+    )
+    return completions_shown.pair(base, final, "judged")
+
+
+def test_rows_are_paired_by_id_and_named_by_what_became_of_them():
+    pairs = paired([True, True, False, False], [True, False, True, False])
+    assert [pair["outcome"] for pair in pairs] == ["right both times", "broken", "fixed", "wrong both times"]
+    base, final = [{"id": "a", "judged": True}, {"id": "b", "judged": True}], [{"id": "b", "judged": False}]
+    assert [(pair["id"], pair["outcome"]) for pair in completions_shown.pair(base, final, "judged")] == [
+        ("b", "broken")
     ]
-    assert report.examples({"base": base, "final": final}, prompts, 0, "strict_correct") == []
-    everything = report.examples({"base": base, "final": final}, prompts, 40, "strict_correct")
-    assert sorted(pair["base"]["id"] for pair in everything) == [str(index) for index in range(7)]
+
+
+def test_a_fair_share_takes_as_many_of_each_outcome_and_keeps_their_order():
+    pairs = paired([True] * 6 + [False] * 6, [True] * 5 + [False] + [True] * 4 + [False] * 2)
+    counted = [sum(pair["outcome"] == name for pair in pairs) for name in completions_shown.OUTCOMES]
+    assert counted == [4, 1, 2, 5]
+
+    def shares(count):
+        shown = completions_shown.fair_share(pairs, count)
+        assert [pair["id"] for pair in shown] == sorted((pair["id"] for pair in shown), key=int)
+        return [sum(pair["outcome"] == name for pair in shown) for name in completions_shown.OUTCOMES]
+
+    assert shares(0) == [0, 0, 0, 0]
+    assert shares(4) == [1, 1, 1, 1]
+    assert shares(9) == [3, 1, 2, 3]
+    assert shares(12) == shares(100) == counted
+
+
+def test_a_run_s_command_names_its_recipe_and_seed():
+    told = {"name": "tiny-seed-2", "settings": {"recipes": "tiny,other", "seeds": [1, 2], "seed": 2}, "base": None}
+    made = {"provenance": {"commit": "abc", "dirty": False}}
+    assert report.command(told | {"training": made}).splitlines() == [
+        "git checkout abc",
+        "# settings.yaml: all effective settings, as below",
+        "snakemake --cores 1 results/report.html --configfile settings.yaml --config recipes=tiny 'seeds=[2]'",
+    ]
+    alone = {"name": "other", "settings": {"recipes": ["tiny", "other"], "seeds": None, "seed": 0}, "base": None}
+    dirty = {"provenance": {"commit": None, "dirty": True}}
+    assert report.command(alone | {"training": dirty}).splitlines()[0] == "# (tracked files differed from that commit)"
+    assert report.command(alone | {"training": None}).endswith("--config recipes=other")

@@ -9,7 +9,9 @@ def test_batches_come_back_for_the_same_inputs_only(tmp_path):
     first.append([{"id": "a", "completion": "ü"}], 0.5)
     again = Unfinished(tmp_path, "abc")
     assert again.batches == [{"rows": [{"id": "a", "completion": "ü"}], "seconds": 0.5}]
-    assert Unfinished(tmp_path, "other").batches == []
+    assert (first.starts, again.starts) == (1, 2)
+    other = Unfinished(tmp_path, "other")
+    assert (other.batches, other.starts) == ([], 1)
     again.finish()
     assert list(tmp_path.iterdir()) == []
 

@@ -38,7 +38,7 @@ BASE = {"evaluate tiny evaluations base", "evaluate tiny evaluations-dev base"}
 STEPS = {f"evaluate tiny evaluations-dev {checkpoint}" for checkpoint in ("step-2", "step-4", "final")}
 STEPS |= {"evaluate tiny evaluations final"}
 CHOICE = {"best tiny", "evaluate tiny evaluations best"}
-LATE = CHOICE | {"compare tiny", "plots tiny", "report"}
+LATE = CHOICE | {"compare tiny", "score tiny", "plots tiny", "report"}
 AFTER_TRAIN = {"train tiny"} | STEPS | LATE
 CHECK_AND_TRAIN = {"format_check tiny"} | AFTER_TRAIN
 AFTER_PROMPTS = {"prompts tiny"} | BASE | CHECK_AND_TRAIN
@@ -174,9 +174,16 @@ def test_changed_settings_rerun_their_stages_and_what_follows(snakemake, finishe
         (["gsm8k_grpo/training.py"], AFTER_TRAIN),
         (["gsm8k_grpo/stats.py"], {"format_check tiny"} | BASE | STEPS | LATE),
         (["compare.py"], {"compare tiny", "report"}),
+        (["score.py"], {"score tiny", "report"}),
         (["gsm8k_grpo/plots.py"], {"plots tiny", "report"}),
         (
-            ["gsm8k_grpo/report.py", "gsm8k_grpo/templates/report.html.j2", "gsm8k_grpo/templates/report.css"],
+            [
+                "gsm8k_grpo/report.py",
+                "gsm8k_grpo/templates/report.html.j2",
+                "gsm8k_grpo/templates/report.css",
+                "gsm8k_grpo/templates/report.js",
+                "gsm8k_grpo/templates/vendor/uPlot.min.js",
+            ],
             {"report"},
         ),
     ],
@@ -206,7 +213,7 @@ def test_an_edited_reward_of_ones_own_reruns_training_and_what_follows_and_no_ot
     assert not planned(snakemake, project, *both)
     append(mine, "# another\n")
     jobs = planned(snakemake, project, *both)
-    assert set(jobs) == {name.replace("tiny", "own") for name in AFTER_TRAIN}
+    assert set(jobs) == {name.replace("tiny", "own") for name in AFTER_TRAIN} | {"compare_recipes"}
     assert "reason: Updated input files: more/mine.py\n" in jobs["train own"]
 
 
@@ -272,7 +279,7 @@ def test_a_second_recipe_shares_data_and_model_and_leaves_the_first_alone(snakem
     settings = yaml.safe_load((project / "recipes" / "tiny.yaml").read_text())
     settings["training"]["beta"] = 0.0
     (project / "recipes" / "second.yaml").write_text(yaml.safe_dump(settings))
-    own = {name.replace("tiny", "second") for name in AFTER_PROMPTS} | {"settings second"}
+    own = {name.replace("tiny", "second") for name in AFTER_PROMPTS} | {"settings second", "compare_recipes"}
     jobs = set(planned(snakemake, project, "--config", "recipes=[tiny,second]"))
     assert jobs - {"settings tiny"} == own  # settings.yaml also says which recipes were chosen
     assert set(planned(snakemake, project, "--forceall", "--config", "recipes=[tiny,second]")) == own | EVERYTHING
@@ -290,7 +297,17 @@ def test_on_dev_alone_each_checkpoint_is_evaluated_once_and_test_is_not_read(sna
 def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, finished):
     jobs = set(planned(snakemake, finished, "--config", "seeds=[0,1]"))
     runs = {name.replace("tiny", f"tiny-seed-{seed}") for name in AFTER_PROMPTS for seed in (0, 1)}
-    assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny"}
+    assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny", "compare_recipes"}
+
+
+def test_a_preflight_is_no_input_of_the_report_but_another_one_makes_it_anew(snakemake, project):
+    made = project / "results" / "tiny" / "preflight.json"
+    made.write_text("{}\n")
+    assert set(planned(snakemake, project)) == {"report"}
+    finish(snakemake, project)
+    assert not planned(snakemake, project)
+    made.unlink()
+    assert set(planned(snakemake, project)) == {"report"}
 
 
 def test_a_preflight_needs_nothing_else_and_nothing_waits_for_it(snakemake, finished):

@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 import yaml
 
-from gsm8k_grpo import families, files, report, settings
+from gsm8k_grpo import families, files, report, settings, words
 
 TEMPLATES = Path(__file__).parent / "templates"
 # By the family's chat template: the hub's name of the licence, what it is called, where it stands.
@@ -77,7 +77,12 @@ def front_matter(facts: Mapping) -> str:
         data["datasets"] = ["openai/gsm8k"]
     rates = [key for key in report.RATES if key.endswith("_accuracy") and key in final]
     metrics = [
-        {"type": "accuracy", "name": report.RATES[key], "value": round(100 * final[key]["value"], 2)} for key in rates
+        {
+            "type": "accuracy",
+            "name": " – ".join(filter(None, report.RATES[key])),
+            "value": round(100 * final[key]["value"], 2),
+        }
+        for key in rates
     ]
     data |= {
         "language": ["en"],
@@ -119,11 +124,11 @@ def render(facts: Mapping, manifest: Mapping) -> str:
     )
     environment.filters.update(
         quoted=lambda text: json.dumps(text, ensure_ascii=False),
-        percent=report.percent,
-        tenth=report.tenth,
-        points=report.points,
-        p_value=report.p_value,
-        verdict=report.verdict,
+        percent=words.percent,
+        tenth=words.tenth,
+        points=words.points,
+        p_value=words.p_value,
+        verdict=words.verdict,
     )
     return environment.get_template("model_card.md.j2").render(
         facts, front_matter=front_matter(facts), export=manifest, rates=report.RATES

@@ -68,8 +68,9 @@ def training(metrics: pd.DataFrame, path: Path) -> None:
     panels += ["completion_tokens_mean", "truncated_rate", "reward", "reward_std"]
     panels += ["rollout_seconds", "reference_seconds", "update_seconds"]
     panels = [name for name in panels if metrics[name].notna().any()]  # without a reference model there is no KL
-    height = -(-(len(panels) + len(rewards)) // 4)
-    figure, grid = plt.subplots(height, 4, figsize=(11, 1.7 * height), layout="constrained")
+    height = -(-(len(panels) + len(rewards)) // 3)
+    # As wide as a page of a paper, so that the letters keep their size.
+    figure, grid = plt.subplots(height, 3, figsize=(7, 1.45 * height), layout="constrained")
     window = max(1, len(metrics) // 20)
     for axes, name in zip(grid.flat, panels + rewards, strict=False):
         smoothed = metrics[name].rolling(window, center=True, min_periods=1).mean()

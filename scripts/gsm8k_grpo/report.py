@@ -1,198 +1,319 @@
 """The report page: artifacts in, one self-contained HTML file out. Nothing is measured here, only shown."""
 
 import base64
+import functools
 import hashlib
-import re
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
 import pandas as pd
-import yaml
 
-from gsm8k_grpo import checkpoints, files
+from gsm8k_grpo import completions_shown, files, settings, story, training_panels, words
+from gsm8k_grpo.doubts import doubts
+from gsm8k_grpo.errors import PipelineError
 
 TEMPLATES = Path(__file__).parent / "templates"
-# What no page can show as text: control characters, and marks that turn the direction of all that follows.
-INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-LONGEST_SHOWN_CHARACTERS = 4000
+LARGEST_PAGE_BYTES = 5_000_000
+# What all but the packed data takes, with room to spare; the rest is shared by the runs.
+FRAME_BYTES, FRAME_BYTES_OF_A_RUN = 150_000, 60_000
+SCRIPTS = ("vendor/uPlot.min.js", "vendor/sortable.min.js", "report.js")
+STYLES = ("vendor/uPlot.min.css", "report.css")
+# A rate's name, and what it counts.
 RATES = {
-    "answer_accuracy": "answer (the recipe's own reading)",
-    "strict_accuracy": "strict (answer tags or ####)",
-    "flexible_accuracy": "flexible (last number, format ignored)",
-    "cascade_accuracy": "cascade (\\boxed{}, else answer tags, else last number)",
-    "partial_accuracy": "within ±10 %",
-    "format_accuracy": "format",
-    "truncated_rate": "cut at the token limit",
+    "answer_accuracy": ("answer", "the recipe's own reading"),
+    "strict_accuracy": ("strict", "answer tags or ####"),
+    "flexible_accuracy": ("flexible", "last number, format ignored"),
+    "cascade_accuracy": ("cascade", "\\boxed{}, else answer tags, else last number"),
+    "partial_accuracy": ("within ±10 %", ""),
+    "format_accuracy": ("format", ""),
+    "truncated_rate": ("cut", "at the limit of tokens"),
     # Only of several samples a prompt.
-    "pass_at_k": "pass@k: one of the samples is right",
-    "maj_at_k": "maj@k: most of the samples agree on the right one",
+    "pass_at_k": ("pass@k", "one of the samples is right"),
+    "maj_at_k": ("maj@k", "most of the samples agree on the right one"),
 }
+# Beside the headline, by their names in comparison.json.
+BESIDE = ("answer", "strict", "flexible", "partial", "format")
 
 
-def percent(value: float) -> str:
-    """A rate as per cent with one decimal."""
-    return f"{100 * value:.1f} %"
-
-
-def tenth(value: float | None) -> str:
-    """The end of an interval as per cent without the sign; nothing where there is none."""
-    return "" if value is None else f"{100 * value:.1f}".replace("-", "−")
-
-
-def points(value: float) -> str:
-    """A difference of rates in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
-def p_value(value: float) -> str:
-    """A p-value as papers print it."""
-    return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}" if value < 0.1 else f"p = {value:.2f}"
-
-
-def visible(text: str) -> str:
-    """Model output as text that breaks nothing: control and direction marks as their codes, megabytes cut."""
-    shown = INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text[:LONGEST_SHOWN_CHARACTERS])
-    left = len(text) - LONGEST_SHOWN_CHARACTERS
-    return f"{shown} … and {left:,} characters more" if left > 0 else shown
-
-
-def verdict(compared: dict) -> str:
-    """What a paired comparison of answers says, in words that follow the numbers."""
-    if compared["mcnemar_p"] >= 0.05:
-        return "no significant change"
-    return "better" if compared["difference"]["value"] > 0 else "worse"
-
-
-def resolution(compared: dict) -> str:
-    """What a comparison could have shown, where it shows no significant change: a sentence, else nothing."""
-    if compared["mcnemar_p"] < 0.05:
-        return ""
-    if compared["smallest_difference"] is None:
-        return f"{compared['n']} rows are too few to show any change."
-    smallest = f"{100 * compared['smallest_difference']:.1f}"
-    return f"{compared['n']} rows would show a change of ± {smallest} points or more in 4 of 5 tries."
-
-
-def first_completions(compared: dict, samples: int) -> str:
-    """What a paired comparison is of, where prompts have several completions: a sentence, else nothing."""
-    if samples == 1:
-        return ""
-    before, after = ((compared["both"] + compared[key]) / compared["n"] for key in ("broken", "fixed"))
-    return (
-        f"The comparison is of the first of the {samples} completions of each prompt "
-        f"({percent(before)} → {percent(after)}); the rates are over all, with intervals over prompts."
-    )
-
-
-def recipe_story(results: Path, recipe: str) -> dict:
-    """All that the page says about one recipe, read from its artifacts."""
-    folder = results / recipe
-    settings = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
-    measured = {
-        name: files.read_json(folder / "evaluations" / name / "metrics.json") for name in ("base", "best", "final")
-    }
-    on_dev = folder / ("evaluations" if settings["evaluation"]["split"] == "dev" else "evaluations-dev")
-    selection = [
-        files.read_json(on_dev / name / "metrics.json") for name in checkpoints.checkpoint_names(settings["training"])
-    ]
-    completions = {
-        name: [
-            row for row in files.read_jsonl(folder / "evaluations" / name / "completions.jsonl") if row["sample"] == 0
-        ]
-        for name in ("base", "final")
-    }
-    prompts = {
-        row["id"]: row["prompt"] for row in files.read_jsonl(folder / "prompts" / f"{measured['base']['split']}.jsonl")
-    }
-    return {
-        "name": recipe,
-        "settings": settings,
-        "settings_text": (folder / "settings.yaml").read_text(encoding="utf-8"),
-        **measured,
-        "selection": selection,
-        "compared": files.read_json(folder / "comparison.json"),
-        "format_check": files.read_json(folder / "format_check.json"),
-        "training": files.read_json(folder / "training" / "summary.json"),
-        "last_steps": last_steps(folder / "training" / "metrics.csv"),
-        "prompts": files.read_json(folder / "prompts" / "summary.json"),
-        "dataset": files.read_json(results / "data" / settings["dataset"]["name"] / "dataset.json"),
-        "model": files.read_json(results / "models" / settings["model"]["name"] / "model.json"),
-        "model_provenance": files.read_json(results / "models" / settings["model"]["name"] / "provenance.json"),
-        "examples": examples(
-            completions, prompts, settings["report"]["examples"], f"{settings['evaluation']['extraction']}_correct"
-        ),
-        "plots": {name: _inline(folder / "plots" / f"{name}.svg") for name in ("accuracy", "training")},
-    }
-
-
-def last_steps(metrics_csv: Path) -> dict[str, float]:
-    """Means over the last tenth of training, of what the page quotes in words."""
-    metrics = pd.read_csv(metrics_csv)
-    tail = metrics.tail(max(1, len(metrics) // 10))
-    return {name: float(tail[name].mean()) for name in ("reward", "kl", "groups_without_signal", "truncated_rate")}
-
-
-def examples(completions: dict[str, list[dict]], prompts: dict[str, str], count: int, judged: str) -> list[dict]:
-    """Paired completions, in the order fixed, broken, wrong both times, right both times.
-
-    Each outcome gets a fair share of `count`; what one does not use goes to the first that can.
-    """
-    outcomes: dict[str, list[dict]] = {"fixed": [], "broken": [], "wrong both times": [], "right both times": []}
-    for base, final in zip(completions["base"], completions["final"], strict=True):
-        before, after = base[judged], final[judged]
-        outcome = (
-            "right both times" if before and after else "broken" if before else "fixed" if after else "wrong both times"
-        )
-        outcomes[outcome].append({"outcome": outcome, "prompt": prompts[base["id"]], "base": base, "final": final})
-    share = count // len(outcomes)
-    shown = {outcome: min(share, len(pairs)) for outcome, pairs in outcomes.items()}
-    for outcome, pairs in outcomes.items():
-        shown[outcome] = min(len(pairs), shown[outcome] + count - sum(shown.values()))
-    return [pair for outcome, pairs in outcomes.items() for pair in pairs[: shown[outcome]]]
-
-
-def _inline(svg: Path) -> str:
-    """An SVG as a data address, so that the page stands alone and the picture's ids and fonts stay its own."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
-
-
-def seeds_verdict(difference: dict) -> str:
-    """What the differences of several runs say, in words that follow the numbers: is 0 in their interval?
-
-    Runs that agree to the last row have no spread, and so no interval that could leave 0 out.
-    """
-    if not difference["sd"] or difference["low"] <= 0 <= difference["high"]:
-        return "no significant change"
-    return "better" if difference["value"] > 0 else "worse"
-
-
-def render(results: Path, recipes: list[str], seeded: list[str]) -> str:
+def render(results: Path, recipes: list[str], seeded: list[str], defaults: Mapping | None = None) -> str:
     """The page over some recipes, or their runs, from the artifacts below `results`.
 
     Args:
       results: the folder.
       recipes: folders below it: recipes, or their runs with one seed each.
       seeded: the recipes with several seeds.
+      defaults: contents of config.yaml; None reads the project's.
     """
+    defaults = settings.read_yaml(settings.ROOT / "config.yaml") if defaults is None else defaults
+    stories = [story.story(results, recipe, defaults) for recipe in recipes]
+    blobs: dict[str, str] = {}
+    for told in stories:
+        _add_training(told, blobs)
+    spent = FRAME_BYTES + FRAME_BYTES_OF_A_RUN * len(stories) + sum(map(len, blobs.values()))
+    for index, told in enumerate(stories):
+        budget = (LARGEST_PAGE_BYTES - spent) // (len(stories) - index)
+        spent += _add_completions(results, told, blobs, budget)
+    for told in stories:
+        _add_facts(told, stories)
+    over = {name: _optional(results / name / "seeds.json") for name in seeded}
+    across = _optional(results / "comparison-of-recipes.json") if len(stories) > 1 else None
+    licence = f"/*\n{_template('vendor/uPlot.LICENSE.txt')}*/\n"  # goes with every copy
+    script, style = ("\n".join(_template(name) for name in names) for names in (SCRIPTS, STYLES))
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=next(
+                (told["settings"]["report"]["title"] for told in stories if told["settings"]), "Showing its work"
+            ),
+            stories=stories,
+            seeded=over,
+            runs_of_seeds=[run for each in over.values() if each for run in each["runs"]],
+            across=across,
+            has_published=any(told["settings"] and told["settings"].get("published") for told in stories),
+            rates=RATES,
+            page_data={"curves": {told["name"]: told["curve"] for told in stories}, "costs": costs(stories)},
+            blobs=blobs,
+            script=licence + script,
+            script_hash=_hash(licence + script),
+            style=style,
+            style_hash=_hash(style),
+        )
+    )
+
+
+def _template(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """As a Content-Security-Policy names an inline script or style."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _optional(path: Path) -> dict | None:
+    try:
+        return files.read_json(path)
+    except PipelineError:
+        return None
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(
-        percent=percent,
-        tenth=tenth,
-        points=points,
-        p_value=p_value,
-        visible=visible,
-        verdict=verdict,
-        resolution=resolution,
-        first_completions=first_completions,
-        seeds_verdict=seeds_verdict,
+    shown = (
+        words.percent,
+        words.tenth,
+        words.points,
+        words.p_value,
+        words.decimals,
+        words.count,
+        words.duration,
+        words.gibibytes,
     )
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
-        stories=[recipe_story(results, recipe) for recipe in recipes],
-        seeded={name: files.read_json(results / name / "seeds.json") for name in seeded},
-        rates=RATES,
-        style=style,
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    shown += (words.plural, words.visible, words.published_rate, words.verdict, words.seeds_verdict)
+    environment.filters.update({function.__name__: function for function in shown})
+    environment.filters.update(setting=_setting, significant=lambda value: f"{value:.3g}")
+    environment.globals.update(
+        headline=headline,
+        seeds_headline=seeds_headline,
+        rates_beside=rates_beside,
+        phases=phases,
+        command=command,
+        origin=_origin,
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
+    return environment
+
+
+def _setting(value: object) -> str:
+    """A setting as it is written in a recipe."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _origin(facts: Mapping) -> str:
+    """Where data or weights come from: all that is said of it but hashes, which stand beside."""
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in facts.items()
+        if name != "warning" and value is not None and not isinstance(value, (dict, list))
+    )
+
+
+def headline(told: Mapping) -> str:
+    """One recipe's result in words that follow the numbers."""
+    base, final, compared = told["base"]["answer_accuracy"], told["final"]["answer_accuracy"], told["compared"]
+    answer = compared["answer"]
+    said = {"better": "rose", "worse": "fell", "no significant change": "did not change significantly:"}
+    sentences = [
+        f"Answer accuracy {said[words.verdict(answer)]} from {words.percent(base['value'])} ({_interval(base)}) to "
+        f"{words.percent(final['value'])} ({_interval(final)}) of {words.count(answer['n'])} {told['base']['split']} "
+        f"rows: {words.points(answer['difference']['value'])} points ({words.points(answer['difference']['low'])} to "
+        f"{words.points(answer['difference']['high'])}; McNemar {words.p_value(answer['mcnemar_p'])}), "
+        f"{words.plural(answer['fixed'], 'row')} won, {answer['broken']} lost.",
+        words.resolution(answer),
+        words.format_or_mathematics(compared),
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _interval(rate: Mapping) -> str:
+    return "no interval" if rate["low"] is None else f"{words.tenth(rate['low'])} to {words.tenth(rate['high'])}"
+
+
+def seeds_headline(over: Mapping) -> str:
+    """A recipe's result over its seeds in words that follow the numbers."""
+    answer, flexible = (over["final - base"][f"{name}_accuracy"] for name in ("answer", "flexible"))
+    if answer["low"] is None:
+        return (
+            f"Answer accuracy changed by {words.points(answer['value'])} points; one seed gives no interval over seeds."
+        )
+
+    if not answer["sd"]:
+        return (
+            f"Answer accuracy changed by {words.points(answer['value'])} points in each of the {answer['n']} runs alike, "
+            "which gives no interval over seeds."
+        )
+
+    def said(difference: Mapping) -> str:
+        ends = f"{words.points(difference['low'])} to {words.points(difference['high'])}"
+        return f"{words.points(difference['value'])} points on average ({ends}): {words.seeds_verdict(difference)}"
+
+    return f"Answer accuracy changed by {said(answer)}. With the format ignored, by {said(flexible)}."
+
+
+def rates_beside(extraction: str) -> list[str]:
+    """The rates beside the headline; the recipe's own reading is `answer`, and not there a second time."""
+    return [name for name in BESIDE if name != extraction]
+
+
+def phases(training: Mapping) -> list[tuple[str, float, float]]:
+    """Seconds of training by phase, each with its share; nothing where there are none."""
+    seconds = {name: training.get(f"{name}_seconds", 0.0) for name in story.PHASES}
+    total = sum(seconds.values())
+    return [(name, value, value / total) for name, value in seconds.items() if value] if total else []
+
+
+def recipe_of(told: Mapping) -> str:
+    """The recipe that a run is of."""
+    chosen = told["settings"]
+    for recipe in settings.recipe_names(chosen["recipes"]):
+        if told["name"] in settings.run_names(recipe, chosen | {"seeds": chosen["seeds"] and [chosen["seed"]]}):
+            return recipe
+    return told["name"]
+
+
+def command(told: Mapping) -> str:
+    """What makes a run again, from a clone of the project."""
+    chosen, made = told["settings"], (told["training"] or told["base"] or {}).get("provenance", {})
+    seeds = f" 'seeds=[{chosen['seed']}]'" if chosen["seeds"] else ""
+    lines = [f"git checkout {made['commit']}"] if made.get("commit") else []
+    if made.get("dirty"):
+        lines.append("# (tracked files differed from that commit)")
+    lines += [
+        "# settings.yaml: all effective settings, as below",
+        f"snakemake --cores 1 results/report.html --configfile settings.yaml --config recipes={recipe_of(told)}{seeds}",
+    ]
+    return "\n".join(lines)
+
+
+def costs(stories: list[Mapping]) -> list[dict]:
+    """Accuracy of each finished run, in per cent, and what its training cost; for the plot."""
+    return [
+        {
+            "name": told["name"],
+            **{end: _percent(told["final"]["answer_accuracy"][end]) for end in ("value", "low", "high")},
+            **told["cost"],
+        }
+        for told in stories
+        if told["settings"] and told["final"] and any(value is not None for value in told["cost"].values())
+    ]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 3)
+
+
+def curve(told: Mapping) -> dict | None:
+    """Rates over steps in per cent, dev and test apart, for the chart; None without an evaluation on dev."""
+    selection = told["selection"]
+    if not selection:
+        return None
+    measured = {told[name]["step"]: told[name] for name in story.EVALUATED if told[name]}
+    if all(each["split"] == selection[0]["split"] for each in measured.values()):
+        measured = {}
+    steps = sorted({each["step"] for each in selection} | set(measured))
+
+    def series(label: str, found: dict[int, dict], key: str, colour: int, **style: object) -> dict:
+        ends = {
+            name: [_percent(found[step][key][end]) if step in found else None for step in steps]
+            for name, end in (("values", "value"), ("low", "low"), ("high", "high"))
+        }
+        return {"label": label, "colour": f"--series-{colour}", **ends, **style}
+
+    on_dev, split = {each["step"]: each for each in selection}, selection[0]["split"]
+    shown = [
+        series(f"answer, {split}", on_dev, "answer_accuracy", 0),
+        series(f"format ignored, {split}", on_dev, "flexible_accuracy", 1),
+        series(f"format, {split}", on_dev, "format_accuracy", 2),
+    ]
+    if measured:
+        other = next(iter(measured.values()))["split"]
+        shown.append(series(f"answer, {other}", measured, "answer_accuracy", 3, line=False))
+    return {"x": steps, "series": shown, "chosen": told["chosen"]["step"] if told["chosen"] else None}
+
+
+def _add_training(told: dict, blobs: dict[str, str]) -> None:
+    """The figures of training, packed."""
+    if told["settings"] is None or not told["panels"]:
+        return
+    starts = (told["training"] or {}).get("starts", [])
+    blobs[f"data-{told['name']}-training"] = completions_shown.pack(
+        {
+            "panels": told["panels"],
+            "columns": training_panels.columns(told["metrics"], told["panels"]),
+            "starts": sorted({step for step in starts[1:]}),
+        }
+    )
+
+
+def _add_completions(results: Path, told: dict, blobs: dict[str, str], budget: int) -> int:
+    """The paired completions, packed; returns how long they are."""
+    pairs, make_row = story.completions(results, told)
+    told |= {"paired": len(pairs), "shown": 0}
+    if not pairs:
+        return 0
+    chosen, identity = told["settings"], f"data-{told['name']}-completions"
+    how = {
+        "tags": list(chosen["prompt"]["tags"].values()),
+        "extraction": chosen["evaluation"]["extraction"],
+        "rewards": told["reward_names"],
+    }
+    shown, text = completions_shown.packed(pairs, chosen["report"]["examples"], budget, how, make_row)
+    counted = [pair["outcome"] for pair in shown]
+    told |= {"shown": len(shown), "outcomes": {name: counted.count(name) for name in completions_shown.OUTCOMES}}
+    blobs[identity] = text
+    return len(text)
+
+
+def _add_facts(told: dict, stories: list[dict]) -> None:
+    """What follows from a story's parts."""
+    told["doubts"] = doubts(told)
+    told["curve"] = None
+    if told["settings"] is None:
+        return
+    training, metrics = told["training"], told["metrics"]
+    told["curve"] = curve(told)
+    counted = pd.Series() if metrics is None or "tokens" not in metrics else metrics["tokens"].dropna()
+    told["cost"] = {
+        "seconds": round(sum(seconds for _, seconds, _ in phases(training)), 1) if training else None,
+        "tokens": None if counted.empty else int(counted.iloc[-1]),
+    }
+    told["recipe"] = recipe_of(told)
+    told["first_of_recipe"] = told is next(
+        each for each in stories if each["settings"] and recipe_of(each) == told["recipe"]
     )

@@ -4,6 +4,7 @@
       inputs.json            what makes the fingerprint
       metrics.jsonl          a line for each step
       samples.jsonl          completions kept to be read
+      starts.json            the step after which each process that trained it began
       checkpoints/actor/N/   as Tunix writes them; N counts updates, μ a step
       checkpoints.json       each checkpoint's hash; written after it: what is not listed here is no checkpoint
       set-aside/             what was found damaged, or half written
@@ -58,7 +59,16 @@ class Run:
         self.folder, self._updates = folder, updates_per_step
         self.metrics_file, self.samples_file = folder / "metrics.jsonl", folder / "samples.jsonl"
         self.checkpoints = folder / "checkpoints"
+        self._starts_file = folder / "starts.json"
         self._ledger_file = folder / "checkpoints.json"
+
+    def starts(self) -> list[int]:
+        """The step after which each process that trained this run began: more than one were restarts."""
+        return files.read_json(self._starts_file) if self._starts_file.exists() else []
+
+    def note_start(self, step: int) -> None:
+        """One more process begins, after a step."""
+        files.write_json(self._starts_file, [*self.starts(), step])
 
     def checkpoint(self, step: int) -> Path:
         """Where Tunix keeps the checkpoint of a step: it counts updates."""

@@ -124,6 +124,19 @@ def smallest_difference(n: int, discordant_rate: float, alpha: float = 0.05, pow
     return float(optimize.brentq(lacking, 0.0, 1.0))
 
 
+def holm(p_values: list[float]) -> list[float]:
+    """p-values corrected for their number, in their order (Holm 1979, Scandinavian Journal of Statistics 6, 65-70).
+
+    The k-th smallest of m is multiplied by m - k + 1; none becomes smaller than one before it, none exceeds 1.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
 def over_seeds(values: list[float]) -> dict:
     """One number from several seeds: `value` (mean), `sd` (sample), `low`, `high` (Student's t), `n` (seeds).
 

@@ -20,13 +20,18 @@ class Unfinished:
         self._path = folder / f"unfinished-{fingerprint[:16]}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.batches: list[dict] = []
+        self.starts = 1  # processes that have worked on it, this one among them
         if self._path.exists():
             for line in self._path.read_bytes().split(b"\n"):
                 try:
-                    self.batches.append(json.loads(line))
+                    found = json.loads(line)
                 except ValueError:  # cut short by a kill
                     break
-        files.write_jsonl(self._path, self.batches)
+                if "starts" in found:
+                    self.starts += found["starts"]
+                else:
+                    self.batches.append(found)
+        files.write_jsonl(self._path, [{"starts": self.starts}, *self.batches])
         self._handle = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `finish`)
 
     def append(self, rows: list[dict], seconds: float) -> None:

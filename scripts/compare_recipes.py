@@ -1,0 +1,40 @@
+r"""Stage `compare_recipes`: each recipe's final checkpoint against every other's, on the rows that both answered.
+
+  python scripts/compare_recipes.py --results results --recipes tiny-seed-0 tiny-seed-1 \
+      --output results/comparison-of-recipes.json
+"""
+
+import argparse
+from pathlib import Path
+
+from gsm8k_grpo import comparison, files, runtime, settings
+from gsm8k_grpo.errors import run_stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="folder of all artifacts")
+    parser.add_argument("--recipes", nargs="+", required=True, help="names of recipes, or of their runs")
+    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    arguments = parser.parse_args()
+    verdicts = {recipe: read(arguments.results, recipe) for recipe in arguments.recipes}
+    files.write_json(arguments.output, {**comparison.of_recipes(verdicts), "provenance": runtime.provenance()})
+
+
+def read(results: Path, recipe: str) -> dict[tuple, dict[str, bool]]:
+    """The verdicts on each row's first completion of a recipe's final checkpoint, by id, question and gold answer."""
+    chosen = settings.stage_settings(str(results / recipe / "settings.yaml"), "dataset", "evaluation")
+    split = chosen["evaluation"]["split"]
+    data = results / "data" / chosen["dataset"]["name"] / ("test.jsonl" if split == "test" else "train.jsonl")
+    questions = {row["id"]: row["question"] for row in files.read_jsonl(data, ("id", "question"))}
+    judged = comparison.verdict_keys(chosen["evaluation"]["extraction"])
+    completions = results / recipe / "evaluations" / "final" / "completions.jsonl"
+    return {
+        (row["id"], questions[row["id"]], row["answer"]): {name: row[key] for name, key in judged.items()}
+        for row in files.read_jsonl(completions, ("id", "sample", "answer"))
+        if row["sample"] == 0
+    }
+
+
+if __name__ == "__main__":
+    run_stage(main)

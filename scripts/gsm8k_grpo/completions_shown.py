@@ -1,0 +1,101 @@
+"""Completions before and after, paired by row and packed for the page."""
+
+import base64
+import gzip
+import json
+from collections.abc import Callable, Mapping
+
+from gsm8k_grpo import words
+
+OUTCOMES = ("fixed", "broken", "wrong both times", "right both times")
+READINGS = ("strict", "flexible", "cascade")
+
+
+def pair(base: list[dict], final: list[dict], judged: str) -> list[dict]:
+    """Rows of two evaluations side by side, each with what became of it.
+
+    Args:
+      base: rows of completions.jsonl, one a prompt.
+      final: the same of the trained model; rows that only one of both has are left out.
+      judged: the key whose verdict decides, such as `strict_correct`.
+    """
+    after = {row["id"]: row for row in final}
+    pairs = []
+    for row in base:
+        if row["id"] not in after:
+            continue
+        was, now = row[judged], after[row["id"]][judged]
+        outcome = "right both times" if was and now else "broken" if was else "fixed" if now else "wrong both times"
+        pairs.append({"id": row["id"], "outcome": outcome, "base": row, "final": after[row["id"]]})
+    return pairs
+
+
+def fair_share(pairs: list[dict], count: int) -> list[dict]:
+    """At most `count` pairs, in their order: of each outcome as many as of the others, as far as there are."""
+    left, places = count, {}
+    by_outcome = {name: [index for index, each in enumerate(pairs) if each["outcome"] == name] for name in OUTCOMES}
+    for position, name in enumerate(sorted(OUTCOMES, key=lambda name: len(by_outcome[name]))):
+        places[name] = by_outcome[name][: left // (len(OUTCOMES) - position)]
+        left -= len(places[name])
+    return [pairs[index] for index in sorted(index for chosen in places.values() for index in chosen)]
+
+
+def row(paired: dict, prompt: str, question: str, rewards: Mapping) -> dict:
+    """One pair as the page's script wants it: all text made visible, short keys.
+
+    Args:
+      paired: of `pair`.
+      prompt: what the model was asked, as a whole.
+      question: the part of it that is not the same for all rows; empty where it is not known.
+      rewards: `base` and `final` → reward by name; empty where there are none.
+    """
+    prompt, question = words.visible(prompt), words.visible(question)
+    start = prompt.find(question) if question else -1
+    return {
+        "id": words.visible(str(paired["id"])),
+        "o": OUTCOMES.index(paired["outcome"]),
+        "p": prompt,
+        "q": [start, start + len(question)] if start >= 0 else [0, len(prompt)],
+        "g": words.visible(str(paired["base"]["answer"])),
+        "s": [_side(paired[name], rewards.get(name, {})) for name in ("base", "final")],
+    }
+
+
+def _side(graded: dict, rewards: Mapping) -> dict:
+    return {
+        "c": words.visible(graded["completion"]),
+        "r": [None if graded[name] is None else words.visible(graded[name]) for name in READINGS],
+        "k": [int(graded[f"{name}_correct"]) for name in (*READINGS, "partial", "format")],
+        "t": graded["tokens"],
+        "l": int(graded["stop_reason"] == "limit"),
+        "w": [round(value, 4) for value in rewards.values()],
+    }
+
+
+def pack(value: object) -> str:
+    """JSON as base64 of gzip: the same text for equal values, and nothing in it that HTML could take for markup."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), 6, mtime=0)).decode()
+
+
+def packed(
+    pairs: list[dict], limit: int | None, budget_bytes: int, how: dict, make_row: Callable[[dict], dict]
+) -> tuple[list[dict], str]:
+    """As many pairs as may be shown, packed.
+
+    Args:
+      pairs: of `pair`.
+      limit: how many at most; None is all.
+      budget_bytes: how long the packed text may be; where all would be longer, `fair_share` of them are packed.
+      how: what the page's script needs to know of all rows.
+      make_row: a pair → what `row` returns.
+
+    Returns:
+      the pairs that are in it, and the text.
+    """
+    shown = pairs if limit is None else fair_share(pairs, limit)
+    while True:
+        text = pack({"settings": how, "rows": [make_row(each) for each in shown]})
+        if len(text) <= budget_bytes or not shown:
+            return shown, text
+        shown = fair_share(shown, min(len(shown) - 1, int(0.95 * len(shown) * budget_bytes / len(text))))

@@ -1,0 +1,198 @@
+"""All that the page says about one recipe, read from its artifacts. What is not there is said, never an error."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from gsm8k_grpo import checkpoints, completions_shown, files, settings, training_panels
+from gsm8k_grpo.errors import PipelineError
+
+EVALUATED = ("base", "best", "final")
+BLOCKS = ("recipes", "seed", "seeds", "dataset", "model", "prompt", "training", "evaluation", "report")
+# Parts of a story that are None, or empty, where nothing is there.
+ARTIFACTS = ("settings", *EVALUATED, "chosen", "compared", "format_check", "training", "last_steps", "metrics")
+ARTIFACTS += ("checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
+LISTS = ("selection", "panels", "changed", "stages", "reward_names")
+PHASES = ("rollout", "reference", "update", "checkpoint")
+
+
+class Reader:
+    """Reads artifacts below a folder and keeps a sentence about each that cannot be read.
+
+    Attributes:
+      missing: the sentences.
+    """
+
+    def __init__(self, results: Path):
+        self._results = results
+        self.missing: list[str] = []
+
+    def read(self, path: Path, how: Callable[[Path], Any] = files.read_json) -> Any:
+        """What an artifact holds, or None."""
+        if not path.is_file():
+            self.missing.append(f"{self._named(path)} is not there yet")
+            return None
+        try:
+            return how(path)
+        except PipelineError as error:
+            self.missing.append(str(error).replace(f"{self._results}{os.sep}", ""))
+        except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, yaml.YAMLError):
+            self.missing.append(f"{self._named(path)} holds nothing that can be read")
+        return None
+
+    def _named(self, path: Path) -> str:
+        return path.relative_to(self._results).as_posix()
+
+
+def story(results: Path, recipe: str, defaults: Mapping) -> dict:
+    """One recipe, or one of its runs.
+
+    Args:
+      results: the folder of all artifacts.
+      recipe: the folder below it.
+      defaults: contents of config.yaml.
+
+    Returns:
+      what the template names; any part is None (or empty) where its artifact is not there, and `missing` says so.
+    """
+    folder, reader = results / recipe, Reader(results)
+    chosen = reader.read(folder / "settings.yaml", _settings)
+    if chosen is None:
+        return {**dict.fromkeys(ARTIFACTS), **dict.fromkeys(LISTS, ()), "name": recipe, "missing": reader.missing}
+    on_dev = folder / ("evaluations" if chosen["evaluation"]["split"] == "dev" else "evaluations-dev")
+    data, model = results / "data" / chosen["dataset"]["name"], results / "models" / chosen["model"]["name"]
+    names = checkpoints.checkpoint_names(chosen["training"])
+    metrics = reader.read(folder / "training" / "metrics.csv", _metrics)
+    if metrics is not None and metrics.empty:
+        reader.missing.append(f"{recipe}/training/metrics.csv has no step yet")
+        metrics = None
+    evaluated = {name: reader.read(folder / "evaluations" / name / "metrics.json") for name in EVALUATED}
+    found = {
+        "name": recipe,
+        "settings": chosen,
+        "settings_text": (folder / "settings.yaml").read_text(encoding="utf-8"),
+        "changed": differences(defaults, chosen),
+        **evaluated,
+        "selection": [each for name in names if (each := reader.read(on_dev / name / "metrics.json"))],
+        "chosen": reader.read(folder / "best.json"),
+        "compared": reader.read(folder / "comparison.json"),
+        "format_check": reader.read(folder / "format_check.json"),
+        "training": reader.read(folder / "training" / "summary.json"),
+        "last_steps": None if metrics is None else last_steps(metrics),
+        "panels": [] if metrics is None else training_panels.panels(metrics),
+        "metrics": metrics,
+        "checkpoints": reader.read(folder / "training" / "checkpoints.json"),
+        "prompts": reader.read(folder / "prompts" / "summary.json"),
+        "dataset": reader.read(data / "dataset.json"),
+        "model": reader.read(model / "model.json"),
+        "model_provenance": reader.read(model / "provenance.json"),
+        # Made only when asked for: that it is not there is no fault.
+        "preflight": reader.read(folder / "preflight.json") if (folder / "preflight.json").is_file() else None,
+        "missing": reader.missing,
+        "reward_names": [],
+    }
+    if found["training"]:
+        found["training"].setdefault("starts", [])  # summaries of before they were counted
+    return found | {"stages": stages(found)}
+
+
+def completions(results: Path, told: Mapping) -> tuple[list[dict], Callable[[dict], dict]]:
+    """The paired completions of a recipe, and what makes a pair a row of the page; no pairs where they are not there.
+
+    Args:
+      results: the folder of all artifacts.
+      told: of `story`; what cannot be read is added to its `missing`.
+    """
+    chosen = told["settings"]
+    if chosen is None or not (told["base"] and told["final"]):
+        return [], dict
+    folder, reader, split = results / told["name"], Reader(results), told["base"]["split"]
+    graded = {
+        name: reader.read(folder / "evaluations" / name / "completions.jsonl", files.read_jsonl)
+        for name in ("base", "final")
+    }
+    asked = reader.read(folder / "prompts" / f"{split}.jsonl", files.read_jsonl)
+    rewarded = reader.read(folder / "rewards.jsonl", files.read_jsonl)
+    source = "test" if split == "test" else "train"
+    rows = reader.read(results / "data" / chosen["dataset"]["name"] / f"{source}.jsonl", files.read_jsonl)
+    told["missing"].extend(reader.missing)
+    if not (graded["base"] and graded["final"]):
+        return [], dict
+    prompts = {row["id"]: row["prompt"] for row in asked or ()}
+    questions = {row["id"]: row["question"] for row in rows or ()}
+    rewards = {row["id"]: row for row in rewarded or ()}
+    first = {name: [row for row in found if row["sample"] == 0] for name, found in graded.items()}
+    pairs = completions_shown.pair(first["base"], first["final"], f"{chosen['evaluation']['extraction']}_correct")
+
+    def make_row(pair: dict) -> dict:
+        identity = pair["id"]
+        question = questions.get(identity, "")
+        return completions_shown.row(pair, prompts.get(identity, question), question, rewards.get(identity, {}))
+
+    told["reward_names"] = list(rewarded[0]["base"]) if rewarded else []
+    return pairs, make_row
+
+
+def _settings(path: Path) -> dict:
+    chosen = settings.read_yaml(path)
+    lacking = [block for block in BLOCKS if block not in chosen]
+    if lacking:
+        raise PipelineError(f"{path}: lacks {', '.join(lacking)}; expected what the stage settings writes")
+    return chosen
+
+
+def _metrics(path: Path) -> pd.DataFrame:
+    metrics = pd.read_csv(path)
+    if "step" not in metrics:
+        raise PipelineError(f"{path}: no column 'step'; expected what the stage train writes")
+    return metrics
+
+
+def last_steps(metrics: pd.DataFrame) -> dict[str, float]:
+    """Means over the last tenth of training, of what the page quotes in words."""
+    tail = metrics.tail(max(1, len(metrics) // 10))
+    names = ("reward", "kl", "groups_without_signal", "truncated_rate")
+    return {name: float(tail[name].mean()) for name in names if name in tail and tail[name].notna().any()}
+
+
+def differences(defaults: Mapping, chosen: Mapping, key: str = "") -> list[tuple[str, Any, Any]]:
+    """Each key whose value is not the default: its name, the default, the value. What was published is no setting."""
+    found = []
+    for name in chosen:
+        here, path = chosen[name], f"{key}.{name}" if key else name
+        default = defaults.get(name)
+        if isinstance(here, Mapping) and isinstance(default, Mapping):
+            found += differences(default, here, path)
+        elif here != default and path not in ("recipes", "published"):
+            found.append((path, default, here))
+    return found
+
+
+def stages(told: Mapping) -> list[dict]:
+    """Each stage that says how it was made: `name`, `provenance`, and `starts` (processes that it took) or None."""
+    found = []
+
+    def add(name: str, artifact: Mapping | None, starts: int | None = None) -> None:
+        made = artifact and artifact.get("provenance", artifact if "commit" in artifact else None)
+        if made:
+            found.append({"name": name, "provenance": made, "starts": starts})
+
+    add("download", told["dataset"])
+    add("base_model", told["model_provenance"])
+    add("prompts", told["prompts"])
+    add("format_check", told["format_check"])
+    add("preflight", told["preflight"])
+    training = told["training"]
+    add("train", training, len(training["starts"]) if training and training["starts"] else None)
+    for each in told["selection"]:
+        add(f"evaluate {each['checkpoint']} on {each['split']}", each, each.get("starts"))
+    for name in EVALUATED:
+        each = told[name]
+        if each and each["split"] != (told["selection"][0]["split"] if told["selection"] else None):
+            add(f"evaluate {name} on {each['split']}", each, each.get("starts"))
+    add("compare", told["compared"])
+    return found

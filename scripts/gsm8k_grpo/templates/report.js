@@ -1,0 +1,506 @@
+"use strict";
+// The page's own script: charts of uPlot, the browser of completions, theme and copying. All text from outside (models,
+// data, settings) goes into the page with textContent alone; the page's policy forbids any other way.
+(() => {
+  const find = (selector, within = document) => within.querySelector(selector);
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const page = JSON.parse(find("#page-data").textContent);
+
+  function element(tag, className = "", text = "") {
+    const made = document.createElement(tag);
+    if (className) made.className = className;
+    if (text !== "") made.textContent = text;
+    return made;
+  }
+
+  // ---- Packed data: base64 of gzip of JSON, unpacked when it is first wanted.
+
+  const unpacked = new Map();
+
+  function unpack(id) {
+    if (!unpacked.has(id)) {
+      const bytes = Uint8Array.from(atob(find(`#${CSS.escape(id)}`).textContent), (sign) => sign.charCodeAt(0));
+      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+      unpacked.set(id, new Response(stream).text().then(JSON.parse));
+    }
+    return unpacked.get(id);
+  }
+
+  // The figures of training are unpacked at once, so that printing finds all of them.
+  const trained = new Map();
+  const ready = Promise.all(
+    [...new Set(all("figure[data-panel]").map((figure) => figure.dataset.run))].map(async (id) => trained.set(id, await unpack(id))),
+  );
+
+  // ---- Theme.
+
+  const root = document.documentElement;
+  const charts = new Set();
+  const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const redraw = () => charts.forEach((plot) => plot.redraw());
+
+  function setTheme(name) {
+    if (name === "system") delete root.dataset.theme;
+    else root.dataset.theme = name;
+    redraw();
+  }
+
+  find("#theme").addEventListener("change", (event) => setTheme(event.target.value));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+
+  // ---- Charts. A figure says by its data what it shows; it is drawn when it comes near the window.
+
+  const HEIGHTS = { panel: 150, curve: 300, cost: 300 };
+
+  function short(value) {
+    if (value === null || value === undefined) return "–";
+    if (Number.isInteger(value) && Math.abs(value) < 1e12) return value.toLocaleString("en").replace("-", "−");
+    if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5)) {
+      return String(Number(value.toPrecision(4))).replace("-", "−");
+    }
+    return value.toExponential(2).replace(/-/g, "−");
+  }
+
+  const tick = (value) =>
+    value === null ? "" : Math.abs(value) >= 1e4 || (value !== 0 && Math.abs(value) < 1e-3)
+      ? value.toExponential().replace("e+", "e").replace(/-/g, "−")
+      : String(Number(value.toPrecision(6))).replace("-", "−");
+
+  // The mean over a twentieth of the run around each step, as in the SVG plots.
+  function smoothed(values) {
+    const window = Math.max(1, Math.floor(values.length / 20));
+    const before = Math.floor(window / 2);
+    return values.map((_, index) => {
+      const near = values.slice(Math.max(0, index - before), index - before + window);
+      const there = near.filter((value) => value !== null);
+      return there.length ? there.reduce((sum, value) => sum + value, 0) / there.length : null;
+    });
+  }
+
+  function axis(scale, more = {}) {
+    return {
+      scale,
+      stroke: () => colour("--soft"),
+      grid: { stroke: () => colour("--line"), width: 1 },
+      ticks: { stroke: () => colour("--line"), width: 1, size: 4 },
+      font: "12px system-ui, sans-serif",
+      values: (_, found) => found.map(tick),
+      ...more,
+    };
+  }
+
+  // Error bars of each shown series with `low` and `high`; dotted lines where something happened.
+  function drawn(series, marks) {
+    return (plot) => {
+      const { ctx } = plot;
+      const ratio = devicePixelRatio;
+      ctx.save();
+      ctx.beginPath();
+      ctx.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height);
+      ctx.clip();
+      ctx.lineWidth = 1.5 * ratio;
+      series.forEach((each, index) => {
+        if (!each.low || !plot.series[index + 1].show) return;
+        ctx.strokeStyle = colour(each.colour);
+        plot.data[0].forEach((x, at) => {
+          if (each.low[at] === null || each.high[at] === null || each.values[at] === null) return;
+          const left = plot.valToPos(x, "x", true);
+          ctx.beginPath();
+          for (const end of [each.low[at], each.high[at]]) {
+            const top = plot.valToPos(end, "y", true);
+            ctx.moveTo(left - 3 * ratio, top);
+            ctx.lineTo(left + 3 * ratio, top);
+          }
+          ctx.moveTo(left, plot.valToPos(each.low[at], "y", true));
+          ctx.lineTo(left, plot.valToPos(each.high[at], "y", true));
+          ctx.stroke();
+        });
+      });
+      ctx.setLineDash([4 * ratio, 4 * ratio]);
+      ctx.strokeStyle = colour("--text");
+      for (const mark of marks) {
+        const left = plot.valToPos(mark, "x", true);
+        ctx.beginPath();
+        ctx.moveTo(left, plot.bbox.top);
+        ctx.lineTo(left, plot.bbox.top + plot.bbox.height);
+        ctx.stroke();
+      }
+      ctx.restore();
+    };
+  }
+
+  // The whole of x has some room at its ends; a part of it that was zoomed into has none.
+  function padded(x) {
+    const [first, last] = [x[0], x[x.length - 1]];
+    const room = (last - first || 1) / 50;
+    return (_, low, high) => (low === first && high === last ? [first - room, last + room] : [low, high]);
+  }
+
+  // A scale of per cent that holds all intervals; the whole of it where they are far apart.
+  function percents(series) {
+    const ends = series.flatMap((each) => [...each.low, ...each.high]).filter((value) => value !== null);
+    const [low, high] = [Math.min(...ends), Math.max(...ends)];
+    return high - low > 50 ? [0, 102] : [Math.max(0, Math.floor(low - 2)), Math.min(102, Math.ceil(high + 2))];
+  }
+
+  // One chart into `figure`, with a checkbox for each series that reads its value under the cursor.
+  // series: {label, values, colour, low, high, line, faint, of}; one with `of` goes with the series of that index.
+  function draw(figure, { x, xLabel, series, marks = [], range, group, height, unit = "" }) {
+    const place = find(".plot", figure);
+    const legend = find(".legend", figure);
+    const at = find(".at", figure);
+    const alone = series.filter((each) => each.of === undefined).length === 1;
+    const outputs = series.map((each, index) => {
+      if (each.of !== undefined) return null;
+      const output = element("span", "value");
+      if (alone) {
+        // The title names it: there is nothing to choose.
+        legend.append(output);
+        return output;
+      }
+      const label = element("label", "key");
+      const box = element("input");
+      box.type = "checkbox";
+      box.checked = true;
+      const swatch = element("span", "swatch");
+      swatch.style.background = `var(${each.colour})`;
+      label.append(box, swatch, element("span", "", each.label), output);
+      legend.append(label);
+      box.addEventListener("change", () => {
+        series.forEach((other, place) => {
+          if (place === index || other.of === index) plot.setSeries(place + 1, { show: box.checked && !other.hidden?.() });
+        });
+      });
+      return output;
+    });
+    const read = (plot) => {
+      const index = plot.cursor.idx;
+      const none = index === null || index === undefined || plot.cursor.left < 0;
+      at.textContent = none ? "" : `${xLabel} ${short(x[index])}`;
+      outputs.forEach((output, place) => {
+        if (!output) return;
+        const each = series[place];
+        const value = none ? null : each.values[index];
+        const ends = each.low && value !== null && each.low[index] !== null;
+        output.textContent =
+          none || value === null ? "" : `${short(value)}${unit}${ends ? ` (${short(each.low[index])}–${short(each.high[index])})` : ""}`;
+      });
+    };
+    const plot = new uPlot(
+      {
+        width: Math.max(200, place.clientWidth),
+        height,
+        legend: { show: false },
+        cursor: {
+          y: false,
+          drag: { x: true, y: false, dist: 8 },
+          ...(group ? { sync: { key: group, scales: ["x", null] } } : {}),
+          points: { size: 7 },
+        },
+        scales: { x: { time: false, range: padded(x) }, y: range ? { range } : {} },
+        axes: [axis("x", { size: 28 }), axis("y", { size: 58, ...(unit ? { values: (_, found) => found.map((value) => (value > 100 ? "" : tick(value))) } : {}) })],
+        series: [
+          { label: xLabel },
+          ...series.map((each) => ({
+            label: each.label,
+            show: !each.hidden?.(),
+            stroke: () => colour(each.colour) + (each.faint ? "59" : ""),
+            width: each.line === false ? 0 : each.faint ? 1 : 2,
+            paths: each.line === false ? () => null : undefined,
+            points: { show: !each.faint && (each.line === false || x.length < 40), size: each.line === false ? 11 : 7, fill: () => colour(each.hollow ? "--page" : each.colour) },
+            spanGaps: true,
+          })),
+        ],
+        hooks: { draw: [drawn(series, marks)], setCursor: [read] },
+      },
+      [x, ...series.map((each) => each.values)],
+      place,
+    );
+    charts.add(plot);
+    new ResizeObserver(() => {
+      const width = Math.max(200, place.clientWidth);
+      if (width !== plot.width) plot.setSize({ width, height });
+    }).observe(place);
+    place.addEventListener("keydown", (event) => {
+      const index = plot.cursor.idx ?? -1;
+      const far = event.shiftKey ? 10 : 1;
+      const wanted = { ArrowRight: index + far, ArrowLeft: index < 0 ? x.length - 1 : index - far, Home: 0, End: x.length - 1 }[event.key];
+      if (wanted === undefined) return;
+      event.preventDefault();
+      const next = Math.min(x.length - 1, Math.max(0, wanted));
+      plot.setCursor({ left: plot.valToPos(x[next], "x"), top: 10 }, true, true);
+    });
+    place.addEventListener("blur", () => plot.setCursor({ left: -10, top: -10 }, true, true));
+    return plot;
+  }
+
+  const CHARTS = {
+    curve(figure) {
+      const curve = page.curves[figure.dataset.run];
+      draw(figure, {
+        x: curve.x,
+        xLabel: "step",
+        series: curve.series,
+        marks: curve.chosen === null ? [] : [curve.chosen],
+        range: percents(curve.series),
+        height: HEIGHTS.curve,
+        unit: " %",
+      });
+    },
+
+    panel(figure) {
+      const { columns, panels, starts } = trained.get(figure.dataset.run);
+      const panel = panels.find((each) => each.key === figure.dataset.panel);
+      const kinds = (kind) => !find(`input[data-kind=${kind}]`, figure.closest(".training")).checked;
+      const series = [];
+      panel.series.forEach(({ column, label }, place) => {
+        const values = columns[column];
+        const name = `--series-${place % 8}`;
+        series.push({ label, values, colour: name, faint: true, hidden: () => kinds("raw") });
+        series.push({ label, values: smoothed(values), colour: name, of: series.length - 1, hidden: () => kinds("smoothed") });
+      });
+      const found = panel.series.flatMap(({ column }) => columns[column]).filter((value) => value !== null);
+      const middle = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
+      // The first step compiles: it would flatten all others.
+      const top = 2 * Math.max(...panel.series.map(({ column }) => middle(columns[column].filter((value) => value !== null))));
+      const plot = draw(figure, {
+        x: columns.step,
+        xLabel: "step",
+        series,
+        marks: starts,
+        range: panel.key === "seconds" && top > 0 ? [0, top] : Math.min(...found) === Math.max(...found) ? [Math.min(0, found[0]), Math.max(0, found[0]) || 1] : undefined,
+        group: figure.dataset.run,
+        height: HEIGHTS.panel,
+      });
+      all("input[data-kind]", figure.closest(".training")).forEach((box) =>
+        box.addEventListener("change", () => {
+          const boxes = all(".legend input", figure);
+          series.forEach((each, place) => {
+            const own = boxes[panel.series.findIndex(({ label }) => label === each.label)];
+            plot.setSeries(place + 1, { show: (own?.checked ?? true) && !each.hidden() });
+          });
+        }),
+      );
+    },
+
+    cost(figure) {
+      const chosen = () => find("input[name=cost]:checked", figure).value;
+      let plot = null;
+      const again = () => {
+        if (plot) {
+          charts.delete(plot);
+          plot.destroy();
+          find(".legend", figure).replaceChildren();
+        }
+        const points = page.costs.filter((each) => each[chosen()] !== null).sort((a, b) => a[chosen()] - b[chosen()]);
+        const x = points.map((each) => each[chosen()]);
+        const series = points.map((each, place) => {
+          const only = (value) => points.map((_, at) => (at === place ? value : null));
+          const name = `--series-${page.costs.indexOf(each) % 8}`;
+          return { label: each.name, values: only(each.value), low: only(each.low), high: only(each.high), colour: name, line: false };
+        });
+        plot = draw(figure, {
+          x,
+          xLabel: chosen(),
+          series,
+          range: percents(series),
+          height: HEIGHTS.cost,
+          unit: " %",
+        });
+        plot.setScale("x", { min: 0, max: 1.08 * Math.max(...x, 1) });
+      };
+      all("input[name=cost]", figure).forEach((box) => box.addEventListener("change", again));
+      again();
+    },
+  };
+
+  const started = new Set();
+
+  function start(figure) {
+    if (started.has(figure) || (figure.dataset.panel && !trained.has(figure.dataset.run))) return;
+    started.add(figure);
+    CHARTS[figure.dataset.chart](figure);
+  }
+
+  const near = new IntersectionObserver(
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => start(entry.target)),
+    { rootMargin: "400px" },
+  );
+  ready.then(() => all("figure[data-chart]").forEach((figure) => near.observe(figure)));
+
+  // Printed: all charts, on white.
+  let before = null;
+  addEventListener("beforeprint", () => {
+    before ??= root.dataset.theme ?? "system";
+    setTheme("light");
+    all("figure[data-chart]").forEach(start);
+  });
+  addEventListener("afterprint", () => {
+    setTheme(before ?? "system");
+    before = null;
+  });
+
+  // ---- Completions, before and after.
+
+  const OUTCOMES = ["fixed", "broken", "wrong both times", "right both times"];
+  const READINGS = ["strict", "flexible", "cascade"];
+  const SIDES = ["base", "final"];
+  const SHOWN = 25;
+  const total = (side) => side.w.reduce((sum, value) => sum + value, 0);
+  const ORDERS = {
+    rows: () => 0,
+    worst: (a, b) => total(a.s[1]) - total(b.s[1]),
+    best: (a, b) => total(b.s[1]) - total(a.s[1]),
+    lost: (a, b) => total(a.s[1]) - total(a.s[0]) - (total(b.s[1]) - total(b.s[0])),
+    longest: (a, b) => b.s[1].t - a.s[1].t,
+  };
+
+  // A completion with its tags coloured: text nodes and spans, nothing is parsed.
+  function coloured(text, tags) {
+    const place = element("pre", "completion");
+    place.dir = "ltr";
+    const [reasonStart, reasonEnd, answerStart, answerEnd] = tags;
+    let inside = "";
+    let rest = text;
+    while (rest) {
+      const [next, tag] = tags.map((each) => [rest.indexOf(each), each]).filter(([index]) => index >= 0).sort((a, b) => a[0] - b[0])[0] ?? [rest.length, ""];
+      if (next > 0) place.append(element("span", inside, rest.slice(0, next)));
+      if (tag) place.append(element("span", "tag", tag));
+      inside = { [reasonStart]: "reasoning", [answerStart]: "answer" }[tag] ?? ([reasonEnd, answerEnd].includes(tag) ? "" : inside);
+      rest = rest.slice(next + tag.length);
+    }
+    return place;
+  }
+
+  function side(row, which, settings) {
+    const found = row.s[which];
+    const place = element("div", "side");
+    place.append(element("h5", "", SIDES[which]));
+    place.append(coloured(found.c, settings.tags));
+    const facts = element("ul", "facts");
+    READINGS.forEach((name, index) => {
+      if (name === "cascade" && settings.extraction !== "cascade") return;
+      const own = name === settings.extraction ? ": this counts" : "";
+      const read = found.r[index] === null ? "nothing" : found.r[index];
+      facts.append(element("li", found.k[index] ? "right" : "wrong", `${name} read ${read}, ${found.k[index] ? "right" : "wrong"}${own}`));
+    });
+    facts.append(element("li", found.k[3] ? "right" : "wrong", found.k[3] ? "within ±10 %" : "not within ±10 %"));
+    facts.append(element("li", found.k[4] ? "right" : "wrong", found.k[4] ? "format kept" : "format not kept"));
+    facts.append(element("li", found.l ? "wrong" : "", `${found.t} tokens${found.l ? ", cut at the limit" : ""}`));
+    place.append(facts);
+    return place;
+  }
+
+  function rewards(row, names) {
+    const table = element("table", "rewards");
+    const head = element("tr");
+    ["reward", ...SIDES].forEach((text) => {
+      const cell = element("th", "", text);
+      cell.scope = "col";
+      head.append(cell);
+    });
+    const top = element("thead");
+    top.append(head);
+    const body = element("tbody");
+    [...names.map((name, index) => [name.replaceAll("_", " "), row.s.map((each) => each.w[index])]), ["total", row.s.map(total)]].forEach(([name, values]) => {
+      const line = element("tr");
+      const cell = element("th", "", name);
+      cell.scope = "row";
+      line.append(cell, ...values.map((value) => element("td", "", short(value))));
+      body.append(line);
+    });
+    table.append(top, body);
+    return table;
+  }
+
+  function fill(details, row, settings) {
+    const prompt = element("pre", "prompt");
+    prompt.dir = "ltr";
+    const [first, last] = row.q;
+    prompt.append(element("span", "soft", row.p.slice(0, first)), row.p.slice(first, last), element("span", "soft", row.p.slice(last)));
+    const pair = element("div", "pair");
+    pair.append(side(row, 0, settings), side(row, 1, settings));
+    details.append(element("h5", "", "prompt"), prompt, pair);
+    if (settings.rewards.length) details.append(rewards(row, settings.rewards));
+  }
+
+  function summary(row, settings) {
+    const place = element("summary");
+    place.append(element("span", `outcome outcome-${row.o}`, OUTCOMES[row.o]));
+    place.append(element("span", "identity", row.id));
+    place.append(element("span", "question", row.p.slice(...row.q).slice(0, 160)));
+    place.append(element("span", "gold", `gold ${row.g}`));
+    if (settings.rewards.length) place.append(element("span", "earned", `${short(total(row.s[0]))} → ${short(total(row.s[1]))}`));
+    return place;
+  }
+
+  async function browse(place) {
+    const { rows, settings } = await unpack(place.dataset.run);
+    const list = find(".rows", place);
+    const search = find("input[type=search]", place);
+    const order = find("select", place);
+    const [previous, next] = all(".pages button", place);
+    const text = new Map(rows.map((row) => [row, [row.id, row.p, row.g, ...row.s.map((each) => each.c)].join("\n").toLowerCase()]));
+    let from = 0;
+
+    function show() {
+      const outcome = find("input[type=radio]:checked", place).value;
+      const words = search.value.toLowerCase().trim();
+      const found = rows
+        .filter((row) => (outcome === "all" || row.o === Number(outcome)) && (!words || text.get(row).includes(words)))
+        .sort(ORDERS[order.value]);
+      from = Math.max(0, Math.min(from, Math.floor((found.length - 1) / SHOWN) * SHOWN));
+      const part = found.slice(from, from + SHOWN);
+      list.replaceChildren(
+        ...part.map((row) => {
+          const details = element("details");
+          details.append(summary(row, settings));
+          details.addEventListener("toggle", () => fill(details, row, settings), { once: true });
+          return details;
+        }),
+      );
+      find(".found", place).textContent = found.length
+        ? `${from + 1}–${from + part.length} of ${found.length}`
+        : "no row fits";
+      previous.disabled = from === 0;
+      next.disabled = from + SHOWN >= found.length;
+    }
+
+    const anew = () => {
+      from = 0;
+      show();
+    };
+    all("input[type=radio], select", place).forEach((control) => control.addEventListener("change", anew));
+    search.addEventListener("input", anew);
+    previous.addEventListener("click", () => { from -= SHOWN; show(); });
+    next.addEventListener("click", () => { from += SHOWN; show(); });
+    show();
+  }
+
+  const soon = new IntersectionObserver(
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
+      soon.unobserve(entry.target);
+      browse(entry.target);
+    }),
+    { rootMargin: "400px" },
+  );
+  all(".browser").forEach((place) => soon.observe(place));
+
+  // ---- Copying. Where the browser refuses, the text is selected, to be copied by hand.
+
+  all("button[data-copy]").forEach((button) =>
+    button.addEventListener("click", async () => {
+      const source = find(`#${CSS.escape(button.dataset.copy)}`);
+      source.closest("details")?.setAttribute("open", "");
+      try {
+        await navigator.clipboard.writeText(source.textContent);
+        button.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(source);
+        button.textContent = "Selected: press Ctrl-C";
+      }
+    }),
+  );
+
+  root.classList.add("scripted");
+})();

@@ -1,0 +1,109 @@
+"""The page's words: they follow the numbers."""
+
+import pytest
+
+from gsm8k_grpo import words
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "said"),
+    [
+        (0.2, 0.001, "better"),
+        (-0.2, 0.001, "worse"),
+        (0.2, 0.05, "no significant change"),
+        (0.0, 1.0, "no significant change"),
+    ],
+)
+def test_a_change_is_named_only_when_the_test_finds_one(difference, p, said):
+    assert words.verdict({"difference": {"value": difference}, "mcnemar_p": p}) == said
+
+
+@pytest.mark.parametrize(
+    ("p", "smallest", "said"),
+    [
+        (0.2, 0.0523, "600 rows would show a change of ± 5.2 points or more in 4 of 5 tries."),
+        (1.0, None, "600 rows are too few to show any change."),
+        (0.049, 0.0523, ""),
+    ],
+)
+def test_no_significant_change_says_what_could_have_been_seen(p, smallest, said):
+    assert words.resolution({"mcnemar_p": p, "smallest_difference": smallest, "n": 600}) == said
+
+
+@pytest.mark.parametrize(
+    ("answer", "flexible", "said"),
+    [
+        ((0.5, 0.001), (0.3, 0.001), "better by +30.0 points: the rest of the gain is format."),
+        ((0.3, 0.001), (0.3, 0.001), "better by +30.0 points."),
+        ((0.5, 0.001), (0.01, 0.3), "no significant change (+1.0 points): what changed is format, not mathematics."),
+        ((0.0, 1.0), (0.01, 0.3), "no significant change either (+1.0 points)."),
+        ((0.5, 0.001), (-0.1, 0.01), "With the format ignored it is worse (−10.0 points)."),
+        ((-0.2, 0.01), (-0.1, 0.01), "With the format ignored it is worse (−10.0 points)."),
+        ((0.0, 1.0), (0.1, 0.01), "With the format ignored it is better (+10.0 points)."),
+    ],
+)
+def test_a_gain_in_format_is_not_sold_as_one_in_mathematics(answer, flexible, said):
+    compared = {
+        name: {"difference": {"value": value}, "mcnemar_p": p}
+        for name, (value, p) in (("answer", answer), ("flexible", flexible))
+    }
+    assert words.format_or_mathematics(compared).endswith(said)
+
+
+def test_numbers_are_printed_as_papers_print_them():
+    assert [words.percent(value) for value in (0, 0.12345, 1, -0.01)] == ["0.0 %", "12.3 %", "100.0 %", "−1.0 %"]
+    assert [words.points(value) for value in (0.056, -0.056)] == ["+5.6", "−5.6"]
+    assert [words.tenth(value) for value in (None, 0.5, -0.0031)] == ["", "50.0", "−0.3"]
+    assert [words.decimals(value, 2) for value in (-0.314, 1234)] == ["−0.31", "1,234.00"]
+    assert [words.p_value(value) for value in (0.00001, 0.0012, 0.0496, 1.0)] == [
+        "p < 0.0001",
+        "p = 0.0012",
+        "p = 0.0496",
+        "p = 1.00",
+    ]
+    assert [words.duration(value) for value in (0, 0.0123, 3.21, 45, 300, 9000)] == [
+        "0.0 s",
+        "12.3 ms",
+        "3.2 s",
+        "45 s",
+        "5 min",
+        "2.5 h",
+    ]
+    assert [words.gibibytes(value) for value in (2**34, 2**20)] == ["16.00 GiB", "1.0 MiB"]
+    assert [words.plural(value, "row") for value in (0, 1, 1319)] == ["0 rows", "1 row", "1,319 rows"]
+    assert [words.published_rate(value) for value in (None, 0.145, [0.1, 0.15])] == ["–", "14.5 %", "10 to 15 %"]
+    assert words.published_rate(-0.025, signed=True) == "−2.5 points"
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "said"),
+    [
+        (0.01, 0.02, 0.03, "better"),
+        (-0.03, -0.02, -0.01, "worse"),
+        (-0.01, 0.02, 0.05, "no significant change"),
+        (None, 0.02, None, "no significant change"),
+        (0.02, 0.02, 0.02, "no significant change"),
+    ],
+)
+def test_over_seeds_a_change_is_named_only_when_its_interval_leaves_out_0(low, value, high, said):
+    sd = None if low is None else (high - low) / 2
+    assert words.seeds_verdict({"value": value, "sd": sd, "low": low, "high": high}) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\ttext\nof two lines, ünïcode 数学 🙂", "plain\ttext\nof two lines, ünïcode 数学 🙂"),
+        ("\x00\x1b[31m\x7f\x85\r", "⟨U+0000⟩⟨U+001B⟩[31m⟨U+007F⟩⟨U+0085⟩⟨U+000D⟩"),
+        ("\u202egnp.exe\u2066", "⟨U+202E⟩gnp.exe⟨U+2066⟩"),
+        ("\u2028\u2029\ufeff\u200b", "⟨U+2028⟩⟨U+2029⟩⟨U+FEFF⟩⟨U+200B⟩"),
+        ("\ud800 \udfff", "⟨U+D800⟩ ⟨U+DFFF⟩"),
+        ("\U000e0041\uffff", "⟨U+E0041⟩⟨U+FFFF⟩"),
+    ],
+)
+def test_what_cannot_be_seen_is_shown_by_its_number(text, shown):
+    assert words.visible(text) == shown
+
+
+def test_megabytes_are_cut_and_counted():
+    assert words.visible("x" * 1_000_000) == "x" * 4000 + " … and 996,000 characters more"
