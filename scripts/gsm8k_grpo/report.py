@@ -175,7 +175,7 @@ def seeds_headline(over: Mapping) -> str:
 
     if not answer["sd"]:
         return (
-            f"Answer accuracy changed by {words.points(answer['value'])} points in each of the {answer['n']} runs alike, "
+            f"Answer accuracy changed by {words.points(answer['value'])} points in each of the {answer['n']} runs, "
             "which gives no interval over seeds."
         )
 
