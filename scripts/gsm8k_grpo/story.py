@@ -160,14 +160,16 @@ def last_steps(metrics: pd.DataFrame) -> dict[str, float]:
 
 
 def differences(defaults: Mapping, chosen: Mapping, key: str = "") -> list[tuple[str, Any, Any]]:
-    """Each key whose value is not the default: its name, the default, the value. What was published is no setting."""
+    """Each key whose value is not the default: its name, the default, the value. What was published is none of them."""
     found = []
     for name in chosen:
         here, path = chosen[name], f"{key}.{name}" if key else name
         default = defaults.get(name)
+        if path in ("recipes", "published", "at_miniature_size"):
+            continue
         if isinstance(here, Mapping) and isinstance(default, Mapping):
             found += differences(default, here, path)
-        elif here != default and path not in ("recipes", "published"):
+        elif here != default:
             found.append((path, default, here))
     return found
 
