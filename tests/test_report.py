@@ -186,14 +186,17 @@ def test_a_fair_share_takes_as_many_of_each_outcome_and_keeps_their_order():
 
 
 def test_a_run_s_command_names_its_recipe_and_seed():
-    told = {"name": "tiny-seed-2", "settings": {"recipes": "tiny,other", "seeds": [1, 2], "seed": 2}, "base": None}
+    chosen = {"recipes": "tiny,other", "seeds": [1, 2], "seed": 2, "miniature": False}
+    told = {"name": "tiny-seed-2", "settings": chosen, "base": None}
+    small = {"name": "tiny-miniature-seed-2", "settings": chosen | {"miniature": True}}
+    assert report.recipe_of(told) == report.recipe_of(small) == "tiny"
     made = {"provenance": {"commit": "abc", "dirty": False}}
     assert report.command(told | {"training": made}).splitlines() == [
         "git checkout abc",
         "# settings.yaml: all effective settings, as below",
         "snakemake --cores 1 results/report.html --configfile settings.yaml --config recipes=tiny 'seeds=[2]'",
     ]
-    alone = {"name": "other", "settings": {"recipes": ["tiny", "other"], "seeds": None, "seed": 0}, "base": None}
+    alone = {"name": "other", "settings": chosen | {"seeds": None}, "base": None}
     dirty = {"provenance": {"commit": None, "dirty": True}}
     assert report.command(alone | {"training": dirty}).splitlines()[0] == "# (tracked files differed from that commit)"
     assert report.command(alone | {"training": None}).endswith("--config recipes=other")
