@@ -48,7 +48,7 @@ def logits(model: nnx.Module, rows: Sequence[Row], pad_id: int) -> list[np.ndarr
 def load_exported(folder: Path, architecture: Mapping | str, dtype: str, mesh: Mesh) -> nnx.Module:
     """An exported folder read as any published model is; arrays leave the host as they reach the mesh."""
     arrays = models.leaves(pretrained.read_huggingface(folder, architecture))
-    graph, state = nnx.split(models.abstract(models.config(architecture), jnp.dtype(dtype)))
+    graph, state = nnx.split(models.structure(models.config(architecture), jnp.dtype(dtype)))
     placed = models.leaves(nnx.to_pure_dict(nnx.get_named_sharding(state, mesh)))
     for path, sharding in placed.items():
         placed[path] = jax.device_put(arrays.pop(path), sharding)
