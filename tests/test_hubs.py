@@ -500,6 +500,27 @@ def test_other_rows_than_the_published_ones_are_refused_and_spoil_nothing(hub, r
     assert not output.exists()
 
 
+def test_rows_that_are_no_utf8_are_refused_in_one_sentence(hub, raw, tmp_path):
+    with_gsm8k(hub, raw)
+    repository = hub.kaggle["dataset/thedevastator/grade-school-math-8k-q-a"]
+    repository.files["main_train.csv"] += b"\xff"
+    status, text = download(hub, tmp_path / "data", source="kaggle")
+    assert status == 1 and "Traceback" not in text
+    assert "main_train.csv: cannot be read as rows of GSM8K (UnicodeDecodeError)" in text
+
+
+def test_in_a_notebook_that_mounts_kaggles_data_gsm8k_is_read_from_there(hub, notebook, raw, normalised, tmp_path):
+    with_gsm8k(hub, raw)
+    environment = notebook(hub.kaggle["dataset/thedevastator/grade-school-math-8k-q-a"].files)
+    command = {"name": "gsm8k", "source": "kaggle", "handle": None, "path": None, "train_rows": None}
+    script = [sys.executable, str(ROOT / "scripts" / "download.py"), "--output", str(tmp_path / "data"), "--settings"]
+    chosen = json.dumps({"dataset": {**command, "test_rows": None, "seed": 0}})
+    status, text = run(hub, [*script, chosen], **environment)
+    assert status == 0, text
+    assert {split: (tmp_path / "data" / f"{split}.jsonl").read_bytes() for split in normalised} == normalised
+    assert not hub.requests
+
+
 def test_gsm8k_from_kaggle_is_resumed_and_its_failures_name_the_data_set(hub, raw, tmp_path):
     assert (
         "ERROR: dataset.handle: Kaggle has no someone/else: check"
