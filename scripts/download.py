@@ -100,8 +100,11 @@ def read_csv(folder: Path, split: str) -> list[dict]:
         return files.read_jsonl(lines, ("question", "answer"))
     if not table.is_file():
         raise PipelineError(f"dataset.handle: neither {table.name} nor {lines.name} in {folder}; name another data set")
-    with table.open(encoding="utf-8-sig", newline="") as handle:
-        rows = list(csv.DictReader(handle))
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PipelineError(f"{table}: cannot be read as rows of GSM8K ({type(error).__name__})") from None
     if not rows or not {"question", "answer"} <= rows[0].keys():
         raise PipelineError(f"{table}: expected the columns question and answer")
     return rows

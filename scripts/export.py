@@ -3,7 +3,7 @@ r"""Stage `export`: the final adapters merged into the base as a Hugging Face fo
   python scripts/export.py --results results --recipe tiny --output results/tiny/export
 
 Reads the artifacts of a finished recipe. Writes config.json, the tokenizer's files, generation_config.json,
-safetensors, adapter/, base/ (of a miniature, which nobody else publishes), NOTICE, README.md (the model card) and,
+safetensors, adapter/, base/ (where no hub has it: a miniature's), NOTICE, README.md (the model card) and,
 last, export.json (hashes of all files, and how far the logits of the written model are from those of the measured one).
 """
 
@@ -75,7 +75,7 @@ def make(folder: Path, recipe: Path, model: Path, chosen: Mapping, base_folder: 
       recipe: results/RECIPE.
       model: results/models/NAME.
       chosen: effective settings.
-      base_folder: where a miniature's own base will lie.
+      base_folder: where a base will lie that no hub has, such as a miniature's.
 
     Returns:
       the manifest, but for the hashes of files.
@@ -104,11 +104,12 @@ def make(folder: Path, recipe: Path, model: Path, chosen: Mapping, base_folder: 
     merged = export.write_weights(folder, *common, adapted, lora["alpha"] / lora["rank"])
     export.require_change(merged, about["dtype"])
     hf_folder.write(folder, model, about, chosen["evaluation"])
-    if about["origin"]["source"] == "pretrained":
+    named = model_card.base_model(about["origin"])
+    if not named:
         (folder / "base").mkdir()
         export.write_weights(folder / "base", *common, {}, 0.0)
         hf_folder.write(folder / "base", model, about, chosen["evaluation"])
-    named = model_card.base_model(about["origin"]) or base_folder.as_posix()
+    named = named or base_folder.as_posix()
     export.write_adapter(folder / "adapter", adapted, lora, named, about["origin"].get("commit"))
     final = next(kept for kept in trained["checkpoints"] if kept["name"] == "final")
     return {

@@ -338,6 +338,8 @@ def test_what_was_published_beside_the_weights_stays_as_it_was(name, published, 
     ("origin", "expected"),
     [
         ({"source": "kaggle", "handle": "google/gemma-2/flax/gemma2-2b-it"}, "google/gemma-2-2b-it"),
+        ({"source": "kaggle", "handle": "someone/gemma-2/flax/gemma2-2b-it"}, None),
+        ({"source": "kaggle", "handle": "google/gemma/flax/2b-it"}, None),
         ({"source": "huggingface", "handle": "Qwen/Qwen2.5-0.5B-Instruct"}, "Qwen/Qwen2.5-0.5B-Instruct"),
         ({"source": "local", "path": "/models/gemma"}, "/models/gemma"),
         ({"source": "pretrained", "seed": 0, "rows": 3}, None),

@@ -1,6 +1,7 @@
 """Models and GSM8K from the hubs, by the real clients in processes of their own, against hubs on the loopback."""
 
 import csv
+import http.server
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -301,6 +303,51 @@ def test_without_a_network_what_was_never_fetched_is_named(hub, source):
     assert "in 4 attempts (no connection): check the connection" in refused(hub, model(source))
 
 
+@pytest.fixture
+def notebook(hub):
+    """Colab's service beside its notebooks, which mounts data below a folder; what it mounts has no version's name."""
+    mounted = hub.folder / "mounted"
+
+    class Service(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            content = b'{"slug": "data"}' if self.path.endswith("/mount") else b"{}"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    def mount(files):
+        for name, content in files.items():
+            path = mounted / "data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return {"TBE_RUNTIME_ADDR": f"127.0.0.1:{service.server_port}", "COLAB_CACHE_MOUNT_FOLDER": str(mounted)}
+
+    service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield mount
+    service.shutdown()
+    service.server_close()
+
+
+def test_in_a_notebook_that_mounts_kaggles_data_it_is_used_from_there(hub, notebook):
+    published = hub.kaggle["model/google/gemma-2/flax/gemma2-2b-it"].files
+    environment = notebook(published)
+    folder, origin, _ = fetch(hub, model("kaggle", revision=KAGGLE_VERSION), **environment)
+    assert folder == Path(environment["COLAB_CACHE_MOUNT_FOLDER"], "data") and origin["files"].keys() == set(published)
+    assert origin["version"] == KAGGLE_VERSION and origin["warning"] is None
+    _, origin, _ = fetch(hub, model("kaggle"), **environment)
+    assert origin["version"] is None
+    assert origin["warning"].endswith(
+        "Kaggle does not say which version this is; write its number there, from the model's page"
+    )
+    assert not hub.requests
+
+
 def test_a_local_folder_is_used_as_it_is_and_checked(hub, tmp_path):
     folder = tmp_path / "gemma"
     files = hub.huggingface["model/google/gemma-2-2b-it"].files
@@ -323,6 +370,10 @@ def test_a_local_folder_is_used_as_it_is_and_checked(hub, tmp_path):
     assert hubs.local_hashes(folder, known, since - 3600) == origin["files"]
     (folder / "notes.bin").write_bytes(b"not the model's")
     assert "notes.bin" not in hubs.local_hashes(folder)
+    index = (folder / "model.safetensors.index.json").read_bytes()
+    (folder / "model.safetensors.index.json").write_text("{}")
+    assert refused(hub, local).endswith("which names the safetensors files, is missing or empty")
+    (folder / "model.safetensors.index.json").write_bytes(index)
     (folder / "tokenizer.model").unlink()
     assert refused(hub, local).endswith("no tokenizer.json or tokenizer.model; copy the model's own there")
     (folder / "config.json").write_text('{"model_type": "lfm2"}')
@@ -447,6 +498,27 @@ def test_other_rows_than_the_published_ones_are_refused_and_spoil_nothing(hub, r
     status, text = download(hub, output, source="kaggle")
     assert status == 1 and "7,472 rows, GSM8K's train has 7,473; take another source" in text
     assert not output.exists()
+
+
+def test_rows_that_are_no_utf8_are_refused_in_one_sentence(hub, raw, tmp_path):
+    with_gsm8k(hub, raw)
+    repository = hub.kaggle["dataset/thedevastator/grade-school-math-8k-q-a"]
+    repository.files["main_train.csv"] += b"\xff"
+    status, text = download(hub, tmp_path / "data", source="kaggle")
+    assert status == 1 and "Traceback" not in text
+    assert "main_train.csv: cannot be read as rows of GSM8K (UnicodeDecodeError)" in text
+
+
+def test_in_a_notebook_that_mounts_kaggles_data_gsm8k_is_read_from_there(hub, notebook, raw, normalised, tmp_path):
+    with_gsm8k(hub, raw)
+    environment = notebook(hub.kaggle["dataset/thedevastator/grade-school-math-8k-q-a"].files)
+    command = {"name": "gsm8k", "source": "kaggle", "handle": None, "path": None, "train_rows": None}
+    script = [sys.executable, str(ROOT / "scripts" / "download.py"), "--output", str(tmp_path / "data"), "--settings"]
+    chosen = json.dumps({"dataset": {**command, "test_rows": None, "seed": 0}})
+    status, text = run(hub, [*script, chosen], **environment)
+    assert status == 0, text
+    assert {split: (tmp_path / "data" / f"{split}.jsonl").read_bytes() for split in normalised} == normalised
+    assert not hub.requests
 
 
 def test_gsm8k_from_kaggle_is_resumed_and_its_failures_name_the_data_set(hub, raw, tmp_path):

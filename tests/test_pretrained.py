@@ -208,6 +208,7 @@ def test_the_hubs_configuration_is_that_of_the_preset(preset, tmp_path):
         ("rope_scaling", {"rope_type": "linear", "factor": 8.0}, "rope_parameters is .*linear"),
         ("sliding_window_pattern", 2, "layer_types is "),
         ("model_type", "lfm2", "model_type is 'lfm2', model.architecture gemma3_1b is gemma3_text"),
+        ("use_bidirectional_attention", True, "sliding_window is |use_bidirectional_attention is True"),
         ("num_hidden_layers", "many", "not a configuration of gemma3_text"),
     ],
 )
@@ -216,6 +217,37 @@ def test_another_model_is_refused_by_the_key(tmp_path, key, value, says):
     with pytest.raises(PipelineError, match=says) as refused:
         hf_format.check_config(tmp_path, "gemma3_1b")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("final_logit_softcapping", None),
+        ("attn_logit_softcapping", 30.0),
+        ("query_pre_attn_scalar", 144),
+        ("head_dim", 288),
+        ("hidden_activation", "gelu"),
+        ("attention_bias", True),
+        ("layer_types", ["full_attention"] * 26),
+        ("sliding_window", 2048),
+        ("use_bidirectional_attention", True),
+    ],
+)
+def test_what_makes_gemma_2_is_compared(tmp_path, key, value):
+    (tmp_path / "config.json").write_text(json.dumps({**HUB["gemma2_2b"], key: value}))
+    with pytest.raises(PipelineError, match=f"config.json: {key} is "):
+        hf_format.check_config(tmp_path, "gemma2_2b")
+
+
+def test_what_is_kept_for_the_export_is_the_models_and_its_licence_and_nothing_else(tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    kept = {"config.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE", "merges.txt"}
+    others = {"adapter_config.json", "kaggle.json", "notes.txt", "model.safetensors", pretrained.INDEX}
+    for name in kept | others:
+        (folder / name).write_text("{}")
+    pretrained.copy_published(folder, tmp_path / "kept")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == kept
 
 
 def without(name):

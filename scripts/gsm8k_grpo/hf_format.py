@@ -209,6 +209,7 @@ _COMPARED = (
     "layer_types",
     "sliding_window",
     "rope_parameters",
+    "use_bidirectional_attention",
 )
 
 
@@ -246,4 +247,6 @@ def check_config(folder: Path, architecture: Mapping | str) -> None:
 def _value(found: Any, key: str) -> Any:
     """A key of a configuration; Qwen's head_dim may be left to be derived."""
     value = getattr(found, key, None)
+    if key == "use_bidirectional_attention":  # null is no
+        return bool(value)
     return found.hidden_size // found.num_attention_heads if key == "head_dim" and value is None else value

@@ -89,7 +89,10 @@ def fetch(
     pinned = COMMIT.fullmatch(str(revision)) if source == "huggingface" else revision is not None
     if kind == "model" and not pinned:
         asked = f"{revision!r} can move" if revision is not None else "none is given, so the newest was taken"
-        warning = f"model.revision: {asked}: it is now {name} {resolved}; write that there to get the same again"
+        now = f"it is now {name} {resolved}; write that there to get the same again"
+        if resolved is None:  # Kaggle's and Colab's notebooks mount data without saying so
+            now = f"Kaggle does not say which {name} this is; write its number there, from the model's page"
+        warning = f"model.revision: {asked}: {now}"
         print(f"WARNING: {warning}", flush=True)
     origin = {"source": source, "handle": handle, "revision": revision, name: resolved}
     return folder, {**origin, "files": found, "warning": warning}
@@ -144,7 +147,11 @@ def _check_model(folder: Path) -> None:
     if str(files.read_json(folder / "config.json").get("model_type", "")).startswith("lfm2"):
         raise PipelineError(f"{folder / 'config.json'}: {settings.LFM2}")
     index = folder / "model.safetensors.index.json"
-    shards = set(files.read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    shards = {"model.safetensors"}
+    if index.is_file():
+        shards = set(files.read_json(index).get("weight_map", {}).values())
+        if not shards:
+            raise PipelineError(f"{index}: its weight_map, which names the safetensors files, is missing or empty")
     missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing:
         raise PipelineError(
@@ -234,8 +241,8 @@ def _without_queries(record: logging.LogRecord) -> bool:
     return True
 
 
-def _kaggle(kind: str, handle: str, version: int | None, _: tuple[str, ...]) -> tuple[Path, int, dict]:
-    """(folder, version number, files with hashes)."""
+def _kaggle(kind: str, handle: str, version: int | None, _: tuple[str, ...]) -> tuple[Path, int | None, dict]:
+    """(folder, version number where it is known, files with hashes)."""
     os.environ.setdefault("TQDM_MININTERVAL", "30")  # its progress bars, in a log
     import kagglehub
 
@@ -256,7 +263,8 @@ def _kaggle(kind: str, handle: str, version: int | None, _: tuple[str, ...]) -> 
                 raise
             print(f"Kaggle cannot be reached ({retries.reason(error)}): using {cached}", flush=True)
             folder = cached
-    return folder, int(folder.name), hashes(folder)
+    # A folder of the cache is named by its version. In notebooks of Kaggle and Colab the client mounts instead.
+    return folder, int(folder.name) if folder.name.isdecimal() else parsed.version, hashes(folder)
 
 
 class _NotFetched(Exception):

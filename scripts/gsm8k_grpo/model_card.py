@@ -7,25 +7,45 @@ from pathlib import Path
 import jinja2
 import yaml
 
-from gsm8k_grpo import families, files, report, settings, words
+from gsm8k_grpo import families, files, gsm8k, report, settings, words
 
 TEMPLATES = Path(__file__).parent / "templates"
-# By the family's chat template: the hub's name of the licence, what it is called, where it stands.
-LICENCES = {
-    "gemma": ("gemma", "the Gemma Terms of Use", "https://ai.google.dev/gemma/terms"),
-    "qwen": ("apache-2.0", "the Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
-}
+# The hub's name of the licence, what it is called, where it stands: all of Gemma 2 and 3 has one, by the family's chat
+# template; Qwen2.5's sizes have different ones, so that only the preset's is known.
+GEMMA = ("gemma", "the Gemma Terms of Use", "https://ai.google.dev/gemma/terms")
+APACHE = ("apache-2.0", "the Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 
 
 def base_model(origin: Mapping) -> str | None:
-    """The base's name on the Hugging Face hub, or its folder; None of a miniature.
+    """The base's name on the Hugging Face hub, or its folder; None where it has neither: the export holds it then.
 
     Args:
-      origin: of model.json. Kaggle's Gemma 2 (google/gemma-2/flax/gemma2-2b-it) is on the hub as google/gemma-2-2b-it.
+      origin: of model.json. Kaggle's Gemma 2 (google/gemma-2/flax/gemma2-2b-it) is on the hub as google/gemma-2-2b-it;
+        what others put on Kaggle is not there, or is another model.
     """
     if origin["source"] == "kaggle":
-        return "google/" + origin["handle"].split("/")[-1].replace("gemma2", "gemma-2")
+        variation = origin["handle"].removeprefix("google/gemma-2/flax/gemma2-")
+        return None if variation == origin["handle"] else f"google/gemma-2-{variation}"
     return origin.get("handle") or origin.get("path")
+
+
+def licence(model: Mapping) -> tuple[str, str, str] | None:
+    """The base's licence (see `GEMMA`); None where nothing here tells which one it is, or there is none.
+
+    Args:
+      model: model.json.
+    """
+    if model["origin"]["source"] == "pretrained":
+        return None
+    if families.of(model["architecture"]).template.name == "gemma":
+        return GEMMA
+    return APACHE if model["architecture"] == "qwen2.5_0.5b" else None
+
+
+def published_rows(dataset: Mapping) -> bool:
+    """Whether a data set (dataset.json) was made of GSM8K's published files, by their hashes."""
+    expected = {f"{split}.jsonl": sha256 for split, (_, sha256) in gsm8k.PUBLISHED.items()}
+    return dataset["origin"].get("sha256") == expected
 
 
 def facts(results: Path, recipe: str) -> dict:
@@ -42,7 +62,7 @@ def facts(results: Path, recipe: str) -> dict:
         "model": model,
         "family": family,
         "base_model": base_model(model["origin"]),
-        "licence": None if model["origin"]["source"] == "pretrained" else LICENCES[family.template.name],
+        "licence": licence(model),
         "training": files.read_json(folder / "training" / "summary.json"),
         "best": files.read_json(folder / "best.json"),
         "base": files.read_json(folder / "evaluations" / "base" / "metrics.json"),
@@ -55,7 +75,9 @@ def notice(facts: Mapping) -> str:
     """What has to go with every copy: the base's licence, and that it was modified."""
     changed = "The weights in this folder were modified: adapters trained with GRPO are merged into them (README.md).\n"
     if not facts["licence"]:
-        return f"{changed}The base was trained from nothing by the same pipeline; no published weights are in it.\n"
+        if facts["model"]["origin"]["source"] == "pretrained":
+            return f"{changed}The base was trained from nothing by the same pipeline; no published weights are in it.\n"
+        return f"The licence of the base model holds for these weights too; see where it was published.\n{changed}"
     key, name, address = facts["licence"]
     if key == "gemma":
         terms = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
@@ -72,8 +94,8 @@ def front_matter(facts: Mapping) -> str:
         data["license"] = facts["licence"][0]
     if facts["base_model"] and not local:
         data |= {"base_model": facts["base_model"], "base_model_relation": "finetune"}
-    generated = dataset["origin"]["source"] == "generated"
-    if not generated:
+    published = published_rows(dataset)
+    if published:
         data["datasets"] = ["openai/gsm8k"]
     rates = [key for key in report.RATES if key.endswith("_accuracy") and key in final]
     metrics = [
@@ -97,7 +119,7 @@ def front_matter(facts: Mapping) -> str:
                         "task": {"type": "text-generation"},
                         "dataset": {
                             "name": dataset["name"],
-                            "type": dataset["name"] if generated else "openai/gsm8k",
+                            "type": "openai/gsm8k" if published else dataset["name"],
                             "split": final["split"],
                         },
                         "metrics": metrics,

@@ -1,5 +1,6 @@
 """Published weights read from a folder into Tunix's arrays, on the host: no device ever sees a whole model."""
 
+import fnmatch
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ import ml_dtypes  # noqa: F401  (makes NumPy know bfloat16)
 import numpy as np
 from flax import nnx, traverse_util
 
-from gsm8k_grpo import families, files, hf_format, models
+from gsm8k_grpo import families, files, hf_format, hubs, models
 from gsm8k_grpo.errors import PipelineError
 
 INDEX = "model.safetensors.index.json"
@@ -200,8 +201,12 @@ def tokenizer_file(folder: Path, architecture: Mapping | str) -> Path:
 
 
 def copy_published(folder: Path, target: Path) -> None:
-    """Keeps what a Hugging Face folder has beside its weights (config, tokenizer, template), for the export."""
+    """Keeps what a model's folder has beside its weights (config, tokenizer, template, licence), for the export.
+
+    A local folder may hold more (another adapter, notes, credentials): that stays where it is.
+    """
     target.mkdir()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name != INDEX and path.is_file():
+        wanted = any(fnmatch.fnmatch(path.name, pattern) for pattern in hubs.MODEL_FILES)
+        if wanted and path.suffix != ".safetensors" and path.name != INDEX and path.is_file():
             shutil.copyfile(path, target / path.name)
