@@ -590,9 +590,8 @@ def filled(adapted):
 
 
 @pytest.fixture(scope="module")
-def bfloat16(base):
-    copy = nnx.clone(base)
-    copy.layers = copy.layers[:1]
+def bfloat16(mesh):
+    copy = initialised(mesh, num_layers=1)
     nnx.update(copy, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), nnx.state(copy)))
     return copy
 
