@@ -1,5 +1,7 @@
 """A small model's sizes, a few questions, and whole evaluations of prompts, for the tests."""
 
+import numpy as np
+
 from gsm8k_grpo import rollout
 
 ARCHITECTURE = {
@@ -34,3 +36,12 @@ FAMILIES = {
     "gemma3": {"family": "gemma3", **SMALL, "num_layers": 7, "num_kv_heads": 1, "sliding_window_tokens": 5},
     "qwen2": {"family": "qwen2", **SMALL, "num_layers": 2, "num_kv_heads": 2, "sliding_window_tokens": None},
 }
+
+
+def left_padded(lengths, vocabulary_size, pad_id):
+    """[B, T] random tokens, each row as long as it says, padded on the left."""
+    rng, longest = np.random.default_rng(1), max(lengths)
+    tokens = np.full((len(lengths), longest), pad_id)
+    for row, length in zip(tokens, lengths, strict=True):
+        row[longest - length :] = rng.integers(4, vocabulary_size, length)
+    return tokens

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx, traverse_util
-from generation import FAMILIES, completed
-from test_parity import LENGTHS, LONGEST, PAD, STOP, Ids, merged, our_logits, their_logits
+from generation import FAMILIES, completed, left_padded
+from test_parity import LENGTHS, PAD, STOP, Ids, merged, our_logits, their_logits
 
 from gsm8k_grpo import (
     agreement,
@@ -130,11 +130,7 @@ def theirs(exported):
 @pytest.fixture(scope="module")
 def rows(name):
     """[B, T] left-padded tokens, longer than the windows."""
-    rng = np.random.default_rng(1)
-    tokens = np.full((len(LENGTHS), LONGEST), PAD)
-    for row, length in zip(tokens, LENGTHS, strict=True):
-        row[LONGEST - length :] = rng.integers(4, FAMILIES[name]["vocabulary_size"], length)
-    return tokens
+    return left_padded(LENGTHS, FAMILIES[name]["vocabulary_size"], PAD)
 
 
 def apart(first, second, rows):

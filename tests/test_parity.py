@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx, traverse_util
-from generation import FAMILIES, completed
+from generation import FAMILIES, completed, left_padded
 from tunix.generate import utils
 from tunix.rl import common
 
@@ -69,11 +69,7 @@ def ours(folder, name):
 @pytest.fixture(scope="module")
 def rows(name):
     """[B, T] left-padded tokens."""
-    rng = np.random.default_rng(1)
-    tokens = np.full((len(LENGTHS), LONGEST), PAD)
-    for row, length in zip(tokens, LENGTHS, strict=True):
-        row[LONGEST - length :] = rng.integers(4, FAMILIES[name]["vocabulary_size"], length)
-    return tokens
+    return left_padded(LENGTHS, FAMILIES[name]["vocabulary_size"], PAD)
 
 
 def their_logits(model, tokens):

@@ -1,5 +1,6 @@
 """Pretraining: what is packed, what is predicted, and that the loss is the mean over the completion's tokens."""
 
+import generation
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,17 +8,7 @@ import pytest
 from gsm8k_grpo import models, pretraining
 from gsm8k_grpo.errors import PipelineError
 
-ARCHITECTURE = {
-    "family": "gemma2",
-    "num_layers": 2,
-    "embed_dim": 32,
-    "hidden_dim": 32,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 8,
-    "vocabulary_size": 32,
-    "sliding_window_tokens": 16,
-}
+ARCHITECTURE = generation.ARCHITECTURE | {"vocabulary_size": 32, "sliding_window_tokens": 16}
 
 
 def test_rows_are_padded_right_and_only_completions_are_targets():
