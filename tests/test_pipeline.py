@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 from generation import completed
+from loopback_hubs import SECRETS
 
 from gsm8k_grpo.errors import PipelineError
 
@@ -46,11 +47,14 @@ SMALLEST = {
     },
     "evaluation": {"batch_size": 8, "selection_rows": 20},
 }
+# Known to every run here; they may be nowhere in what it writes.
+CREDENTIALS = ("HF_TOKEN", "KAGGLE_KEY", "WANDB_API_KEY")
 
 
 def snakemake(folder, *arguments):
     """Runs Snakemake in a copy of the project; returns (exit status, everything printed)."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **dict(zip(CREDENTIALS, SECRETS, strict=True))}
     command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "1", "--configfile", "smallest.yaml"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -81,6 +85,16 @@ def test_a_second_call_says_that_there_is_nothing_to_be_done(finished):
     status, printed = snakemake(finished, "results/report.html")
     assert status == 0
     assert "Nothing to be done" in printed
+
+
+def test_no_credential_is_in_the_report_or_anything_else_that_is_written(finished, exported):
+    read = set()
+    for path in (*(finished / "results").rglob("*"), *(finished / ".snakemake").rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(secret.encode() in content for secret in SECRETS), path
+            read.add(path.name)
+    assert {"report.html", "README.md", "train.log", "model.json", "inputs.json"} <= read
 
 
 def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
