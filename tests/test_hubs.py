@@ -272,6 +272,22 @@ def test_a_file_damaged_in_the_cache_is_found_and_fetched_again(hub):
     assert fetch(hub, model("huggingface"))[1] == origin
 
 
+def test_a_cache_that_another_program_filled_in_part_is_completed_or_refused(hub):
+    """As `AutoModel.from_pretrained` leaves it: without what belongs to the tokenizer and to generation."""
+    repository = hub.huggingface["model/google/gemma-2-2b-it"]
+    later = {"tokenizer_config.json": b"{}", "generation_config.json": b"{}"}
+    repository.files.update(later)
+    pinned = model("huggingface", revision=COMMIT)
+    folder, whole, _ = fetch(hub, pinned)
+    for name in later:
+        (folder / name).unlink()
+    assert "is not whole in" in refused(hub, pinned, HF_HUB_OFFLINE="1")
+    assert fetch(hub, pinned)[:2] == (folder, whole)  # with a network, they are fetched
+    (folder / "generation_config.json").unlink()
+    hub.close()
+    assert "in 4 attempts (no connection): check the connection" in refused(hub, pinned)
+
+
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
 def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(hub, source):
     sentence = refused(hub, model(source), limit_bytes=12 * MIB)
@@ -641,7 +657,7 @@ def test_without_tensorflow_the_stage_says_what_to_run(hub, tmp_path):
     assert status == 1 and "run `make setup-tfds`, or Snakemake with --sdm conda" in text and "Traceback" not in text
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3", "qwen2"])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])  # Qwen2.5: test_fetched.py
 def test_a_sharded_model_comes_from_hugging_face_and_loads(hub, tmp_path, family):
     import numpy as np
     from flax import traverse_util

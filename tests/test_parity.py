@@ -9,10 +9,10 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from flax import nnx, traverse_util
 from generation import FAMILIES, completed, left_padded
+from test_pretrained import write_flax
 from tunix.generate import utils
 from tunix.rl import common
 
@@ -236,27 +236,9 @@ def test_the_table_has_each_tensor_once_both_ways(theirs, folder, name):
 
 
 def test_kaggles_flax_layout_computes_the_same(tmp_path):
-    """Written here as Kaggle has it: flat names, gate and up in one array, more rows than the tokenizer has pieces."""
     architecture = FAMILIES["gemma2"]
     weights = models.weights(models.initialise(models.config(architecture), seed=4))
-    array = {path: np.asarray(leaf) for path, leaf in flat(weights).items()}
-    pieces = array["embedder", "input_embedding"]
-    stored = {
-        "transformer/embedder": {"input_embedding": np.concatenate([pieces, np.ones((7, pieces.shape[1]), "f")])},
-        "transformer/final_norm": {"scale": array["final_norm", "scale"]},
-    }
-    for index in range(architecture["num_layers"]):
-        layer, ours = f"transformer/layer_{index}", ("layers", index)
-        for name in ("q_einsum", "kv_einsum", "attn_vec_einsum"):
-            stored[f"{layer}/attn/{name}"] = {"w": array[*ours, "attn", name, "w"]}
-        gates = [array[*ours, "mlp", name, "kernel"] for name in ("gate_proj", "up_proj")]
-        stored[f"{layer}/mlp/gating_einsum"] = {"w": np.stack(gates)}
-        stored[f"{layer}/mlp/linear"] = {"w": array[*ours, "mlp", "down_proj", "kernel"]}
-        for name in ("pre_attention_norm", "pre_ffw_norm", "post_ffw_norm"):
-            stored[f"{layer}/{name}"] = {"scale": array[*ours, name, "scale"]}
-        stored[f"{layer}/post_attention_norm"] = {"scale": array[*ours, "post_attn_norm", "scale"]}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "gemma2-2b-it", stored)
+    write_flax(tmp_path / "gemma2-2b-it", architecture, weights)
     found = pretrained.read_flax(tmp_path / "gemma2-2b-it", architecture)
     assert models.weights_hash(found) == models.weights_hash(weights)
     tokens = np.arange(4, 20)[None]

@@ -10,6 +10,7 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 from flax import nnx, traverse_util
@@ -45,8 +46,30 @@ def write_folder(folder, name, weights, shards=1, seed=0):
         part = dict(list(tensors.items())[index::shards])
         safetensors.numpy.save_file(part, folder / file)
         weight_map |= dict.fromkeys(part, file)
-    (folder / pretrained.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (folder / pretrained.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
+
+
+def write_flax(folder, architecture, weights):
+    """A Flax checkpoint as Kaggle has it: flat names, gate and up in one array, more rows than there are pieces."""
+    array = {path: np.asarray(leaf) for path, leaf in models.leaves(weights).items()}
+    pieces = array["embedder", "input_embedding"]
+    stored = {
+        "transformer/embedder": {"input_embedding": np.concatenate([pieces, np.ones((7, pieces.shape[1]), "f")])},
+        "transformer/final_norm": {"scale": array["final_norm", "scale"]},
+    }
+    for index in range(architecture["num_layers"]):
+        layer, ours = f"transformer/layer_{index}", ("layers", index)
+        for name in ("q_einsum", "kv_einsum", "attn_vec_einsum"):
+            stored[f"{layer}/attn/{name}"] = {"w": array[*ours, "attn", name, "w"]}
+        gates = [array[*ours, "mlp", name, "kernel"] for name in ("gate_proj", "up_proj")]
+        stored[f"{layer}/mlp/gating_einsum"] = {"w": np.stack(gates)}
+        stored[f"{layer}/mlp/linear"] = {"w": array[*ours, "mlp", "down_proj", "kernel"]}
+        for name in ("pre_attention_norm", "pre_ffw_norm", "post_ffw_norm"):
+            stored[f"{layer}/{name}"] = {"scale": array[*ours, name, "scale"]}
+        stored[f"{layer}/post_attention_norm"] = {"scale": array[*ours, "post_attn_norm", "scale"]}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(folder, stored)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

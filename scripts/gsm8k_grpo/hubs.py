@@ -7,6 +7,7 @@ Credentials are the clients' business: they read them from the environment (HF_T
 from their own files. Nothing here reads, prints or records one.
 """
 
+import contextlib
 import fnmatch
 import hashlib
 import logging
@@ -33,6 +34,8 @@ MODEL_FILES = (
     "chat_template*",
     "LICENSE*",
 )
+# Of those, what a cache that another program filled in part may lack without anything else missing it.
+BESIDE = ("generation_config.json", "tokenizer_config.json")
 NAMES = {"huggingface": "Hugging Face", "kaggle": "Kaggle"}
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -202,12 +205,31 @@ def _huggingface(kind: str, handle: str, revision: str | None, wanted: tuple[str
                 allow_patterns=list(wanted),
             )
         )
+        if kind == "model":
+            _complete(handle, folder)
         return folder, _verified(folder, wanted)
 
     folder, found = retries.retried(attempt)
     if not found:
         raise PipelineError(f"{kind}.handle: {handle} has none of the files {', '.join(wanted)}")
     return folder, folder.name, found
+
+
+def _complete(handle: str, snapshot: Path) -> None:
+    """Fetches what a snapshot lacks of `BESIDE`; without a network, the client's error says that it is not there.
+
+    The client takes any snapshot for whole that it finds offline. Of a file that the repository does not have either
+    it keeps a note: then it is asked for once.
+    """
+    import huggingface_hub
+
+    for name in BESIDE:
+        noted = huggingface_hub.try_to_load_from_cache(handle, name, revision=snapshot.name)
+        if (snapshot / name).is_file() or noted is huggingface_hub._CACHED_NO_EXIST:
+            continue
+        huggingface_hub.model_info(handle, revision=snapshot.name)  # without a network, it says so sooner
+        with contextlib.suppress(huggingface_hub.errors.RemoteEntryNotFoundError):
+            huggingface_hub.hf_hub_download(handle, name, revision=snapshot.name)
 
 
 def _verified(snapshot: Path, wanted: tuple[str, ...]) -> dict[str, dict]:
