@@ -10,6 +10,8 @@ import numpy as np
 from flax import nnx
 from tunix.rl import common, function_registry
 
+from gsm8k_grpo import log_probs
+
 LOSS = "gsm8k_grpo"  # the loss's name in Tunix's registry
 
 
@@ -18,6 +20,7 @@ class TrainExample(common.TrainExample):
     """Tunix's training example with what aggregation over a whole mini-batch needs.
 
     Attributes:
+      prompt_ids, prompt_mask: [N, P], a prompt once for its B / N completions, which are beside each other.
       loss_weights: [B, T] weight of each token in the loss; see `loss_weights`.
       mean_weights: [B, T] weight of each token in the figures, which are means over all tokens of the mini-batch.
       dropout_key: key data of LoRA's dropout, [K] of uint32, or None without dropout.
@@ -91,13 +94,16 @@ def overlong_penalties(lengths: np.ndarray, max_completion_tokens: int, buffer_t
     return 0.0 - np.clip(over / buffer_tokens, 0.0, 1.0)
 
 
-def padded_length(longest_tokens: int, max_completion_tokens: int) -> int:
-    """To how many tokens completions are padded: a quarter of the limit, a half, three quarters or all of it.
+def padded_length(longest_tokens: int, max_tokens: int, parts: int) -> int:
+    """To how many tokens rows are padded: to the least of `parts` equal parts of the limit that holds the longest.
 
-    A step then costs about what its text costs, and no more than four programs are compiled.
+    A step then costs about what its text costs, and few programs are compiled.
     """
-    quarters = [-(-max_completion_tokens * part // 4) for part in (1, 2, 3, 4)]
-    return next(length for length in quarters if length >= longest_tokens)
+    return next(
+        length
+        for length in (-(-max_tokens * part // parts) for part in range(1, parts + 1))
+        if length >= longest_tokens
+    )
 
 
 def kl_per_token(logps: jax.Array, ref_logps: jax.Array, estimator: str) -> jax.Array:
@@ -144,29 +150,19 @@ def surrogate(
 
 
 @function_registry.register_policy_loss_fn(LOSS)
-def policy_loss(model: nnx.Module, train_example: TrainExample, algo_config, pad_id: int, eos_id: int, **_) -> tuple:
+def policy_loss(model: nnx.Module, train_example: TrainExample, algo_config, pad_id: int, **_) -> tuple:
     """The loss of a micro-batch, as Tunix's trainer calls it: its share of the mini-batch's, times their number.
 
     Returns:
       (scalar loss, {kl, entropy, pg_clipfrac: scalars}).
     """
     example = train_example
-    graphdef, state = nnx.split(model)
     if example.dropout_key is not None:
         # A copy: the trainer's own module stays free of random state, which a checkpoint would have to hold.
-        training = nnx.merge(graphdef, state)
-        training.set_attributes(qwix_rngs=nnx.Rngs(dropout=jax.random.wrap_key_data(example.dropout_key)))
-        graphdef, state = nnx.split(training)
-    logps, logits = common.compute_per_token_logps(
-        graphdef,
-        state,
-        prompt_tokens=example.prompt_ids,
-        completion_tokens=example.completion_ids,
-        pad_id=pad_id,
-        eos_id=eos_id,
-        stop_gradient=False,
-        return_logits=True,
-        temperature=algo_config.temperature,
+        model = nnx.merge(*nnx.split(model))
+        model.set_attributes(qwix_rngs=nnx.Rngs(dropout=jax.random.wrap_key_data(example.dropout_key)))
+    logps, entropies = log_probs.of_completions(
+        model, example.prompt_ids, example.completion_ids, pad_id, algo_config.temperature
     )
     old_logps, ref_logps = example.old_per_token_logps, example.ref_per_token_logps
     # Padding weighs nothing, but 0 · ∞ would be NaN where exp overflows: there, all log-probs are 0.
@@ -188,12 +184,5 @@ def policy_loss(model: nnx.Module, train_example: TrainExample, algo_config, pad
     def mean(values: jax.Array) -> jax.Array:
         return jnp.sum(example.mean_weights * values)
 
-    figures = {"kl": mean(kl), "entropy": mean(entropy(jax.lax.stop_gradient(logits))), "pg_clipfrac": mean(clipped)}
+    figures = {"kl": mean(kl), "entropy": mean(entropies), "pg_clipfrac": mean(clipped)}
     return jnp.sum(example.loss_weights * loss), figures
-
-
-def entropy(logits: jax.Array) -> jax.Array:
-    """Entropy in nats of the next-token distributions, [..., V] to [...]."""
-    logits = logits.astype(jnp.float32)
-    log_normaliser = jax.nn.logsumexp(logits, axis=-1)
-    return log_normaliser - jnp.sum(jax.nn.softmax(logits, axis=-1) * logits, axis=-1)

@@ -21,12 +21,12 @@ from tunix.models.qwen2 import model as qwen2_lib
 
 from gsm8k_grpo import families
 from gsm8k_grpo.errors import PipelineError
-from gsm8k_grpo.gemma2 import Gemma2
+from gsm8k_grpo.gemma import Gemma2, Gemma3
 from gsm8k_grpo.qwen2 import Qwen2
 
 CLASSES = {
     gemma2_lib.ModelConfig: Gemma2,
-    gemma3_lib.ModelConfig: gemma3_lib.Gemma3,
+    gemma3_lib.ModelConfig: Gemma3,
     qwen2_lib.ModelConfig: Qwen2,
 }
 

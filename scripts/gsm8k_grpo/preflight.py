@@ -1,6 +1,6 @@
 """A recipe's own programs, compiled for an accelerator that is not there, without weights: do they fit?
 
-The programs are those of training: Tunix's trainer with our loss, Tunix's log-probs, `rollout.Sampler`. Only their
+The programs are those of training: Tunix's trainer with our loss, `log_probs`, `rollout.Sampler`. Only their
 arguments are abstract, with the shardings that real ones have. The compiler is the accelerator's own (libtpu), or the
 CPU's where that is all there is; the latter is an estimate.
 """
@@ -20,10 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tunix.rl import common
 from tunix.rl import trainer as rl_trainer
 
-from gsm8k_grpo import grpo, hlo, models, rollout, settings, training
+from gsm8k_grpo import grpo, hlo, log_probs, models, rollout, settings, training
 from gsm8k_grpo.accelerators import GIB, Accelerator
 from gsm8k_grpo.errors import PipelineError
 
@@ -123,7 +122,6 @@ class Programs:
         # A quantised reference has zero adapters: the same shapes as the policy.
         self._reference = self._policy if lora and lora["base_weights"] else self._base
         self._trainer = self._make_trainer()
-        # Outside of the mesh's context: within it, Tunix moves the optimizer's state first, of which there is none.
         self._step, _ = self._trainer.jit_train_and_eval_step()
         self._states: dict[str, object] = {}
         adapters, weights = nnx.state(self._policy, nnx.LoRAParam, ...)
@@ -157,7 +155,7 @@ class Programs:
                     return sampler._compiled_prefill_fn.lower(weights, state, None, echo=False)
                 return sampler._decode.lower(weights, self._states.get(stage, state))
             if name == "train_step":
-                return self._step.func.lower(*self._step.args, self._example())
+                return self._step.func.lower(self._example())
             return self._log_probs(self._reference if name == "reference_log_probs" else self._policy)
 
     def compiled(self, name: str, program: jax.stages.Compiled) -> None:
@@ -218,7 +216,7 @@ class Programs:
 
         optimizer_state = models.sharded(jax.eval_shape(make, state), self._mesh)
         made.model, made.optimizer = self._policy, nnx.merge(optimizer_graph, optimizer_state)
-        training.set_loss(made, training.grpo_config(how), NoTokenizer().pad_id(), NoTokenizer().eos_id())
+        training.set_loss(made, training.grpo_config(how), NoTokenizer().pad_id())
         return made
 
     def _array(self, shape: tuple[int, ...], dtype: object, axis: str | None = "fsdp") -> jax.ShapeDtypeStruct:
@@ -228,7 +226,8 @@ class Programs:
         """A micro-batch as `Learner` makes it, of the longest completions."""
         how = self._chosen["training"]
         rows = self.rows("train_step")
-        prompt, completion = (rows, self._chosen["prompt"]["max_tokens"]), (rows, how["max_completion_tokens"])
+        prompts = how["micro_batch_prompts"] * training.prompt_copies(how, self._mesh)
+        prompt, completion = (prompts, self._chosen["prompt"]["max_tokens"]), (rows, how["max_completion_tokens"])
         log_probs = self._array(completion, jnp.float32)
         key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
         return grpo.TrainExample(
@@ -245,17 +244,10 @@ class Programs:
         )
 
     def _log_probs(self, model: nnx.Module) -> jax.stages.Lowered:
-        """As Tunix's `InferenceWorker` and `SeededRollout` ask for them."""
-        example = self._example()
-        return common.compute_per_token_logps.lower(
-            *nnx.split(model),
-            prompt_tokens=example.prompt_ids,
-            completion_tokens=example.completion_ids,
-            pad_id=NoTokenizer().pad_id(),
-            eos_id=NoTokenizer().eos_id(),
-            stop_gradient=True,
-            return_logits=False,
-            temperature=self._chosen["training"]["temperature"],
+        """As `Learner` asks for them, of the reference and of the old policy."""
+        example, temperature = self._example(), self._chosen["training"]["temperature"]
+        return log_probs.compute.lower(
+            *nnx.split(model), example.prompt_ids, example.completion_ids, NoTokenizer().pad_id(), temperature
         )
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (lives as long as this object's process)

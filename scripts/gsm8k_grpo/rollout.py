@@ -10,9 +10,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.generate import base_sampler
 from tunix.generate import sampler as tunix_sampler
-from tunix.rl import common
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
+from gsm8k_grpo import log_probs
 from gsm8k_grpo.errors import PipelineError
 
 
@@ -285,18 +285,9 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         return super().generate(prompts, dataclasses.replace(rollout_config, seed=keys), **kwargs)
 
     def get_per_token_logps(self, prompt_tokens: jax.Array, completion_tokens: jax.Array) -> jax.Array:
-        """Log-probs of completions under the rollout policy at the rollout's temperature, [B, T]."""
-        graphdef, state = self._sampler.model_def_and_state()
-        return common.compute_per_token_logps(
-            graphdef,
-            state,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            pad_id=self.pad_id(),
-            eos_id=self.eos_id(),
-            stop_gradient=True,
-            temperature=self._temperature,
-        )
+        """Log-probs of completions under the rollout policy at the rollout's temperature; see `log_probs.compute`."""
+        graph, state = self._sampler.model_def_and_state()
+        return log_probs.compute(graph, state, prompt_tokens, completion_tokens, self.pad_id(), self._temperature)
 
 
 def cache_tokens(max_prompt_tokens: int, max_completion_tokens: int) -> int:

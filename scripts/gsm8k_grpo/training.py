@@ -24,7 +24,7 @@ from tunix.rl import trainer as rl_trainer
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
 
-from gsm8k_grpo import errors, grpo, models, rewards, rollout, runs, runtime, watch
+from gsm8k_grpo import errors, grpo, log_probs, models, rewards, rollout, runs, runtime, watch
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.checkpoints import checkpoint_steps
 from gsm8k_grpo.errors import PipelineError
@@ -32,6 +32,8 @@ from gsm8k_grpo.preemption import Preemption
 from gsm8k_grpo.progress import Progress
 from gsm8k_grpo.trackers import Trackers
 
+# To how many lengths completions and prompts are padded: each pair that comes up is a compilation.
+COMPLETION_LENGTHS, PROMPT_LENGTHS = 4, 2
 DROPOUT_DRAW = 2**31 - 1  # the number of the draw whose noise is dropout's; rollouts count theirs from 0
 
 
@@ -187,14 +189,68 @@ def grpo_config(settings: Mapping) -> GrpoConfig:
     return config
 
 
-def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int, eos_id: int) -> None:
+def prompt_copies(settings: Mapping, mesh: Mesh) -> int:
+    """How often a micro-batch has each prompt: once, or so often that the mesh's axis `fsdp` divides their number."""
+    prompts, generations, fsdp = settings["micro_batch_prompts"], settings["num_generations"], mesh.shape["fsdp"]
+    return next(
+        copies for copies in range(1, generations + 1) if generations % copies == 0 and prompts * copies % fsdp == 0
+    )
+
+
+def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int) -> None:
     """Has Tunix's trainer minimise our loss. Training and its preflight (preflight.py) both call this."""
 
     def loss(model: nnx.Module, train_example: grpo.TrainExample) -> tuple:
-        return grpo.policy_loss(model, train_example, algo_config=config, pad_id=pad_id, eos_id=eos_id)
+        return grpo.policy_loss(model, train_example, algo_config=config, pad_id=pad_id)
 
     trainer.with_loss_fn(loss, has_aux=True)
     trainer.with_gen_model_input_fn(lambda example: {"train_example": example})
+    trainer._jitted_train_step_fn = functools.partial(TrainStep(trainer))
+
+
+class TrainStep:
+    """Tunix's training step as a program that returns what it changes.
+
+    Stock's (`nnx.jit`) returns all weights of the model, the frozen ones too: a second copy of them while it runs. This
+    stands in its place in Tunix's trainer, which asks it for `jitted_fn`.
+    """
+
+    def __init__(self, trainer: rl_trainer.Trainer):
+        """
+        Args:
+          trainer: its loss, model and optimizer are looked up at each call.
+        """
+        self._trainer = trainer
+        self.jitted_fn = jax.jit(self._step, static_argnums=(0, 1), donate_argnums=4)
+
+    def lower(self, example: grpo.TrainExample) -> jax.stages.Lowered:
+        """The program for such a micro-batch."""
+        return self.jitted_fn.lower(*self._arguments(), example)
+
+    def __call__(self, example: grpo.TrainExample) -> tuple:
+        """Updates the trainer's model and optimizer; returns what Tunix's own step does: (loss, figures, norm)."""
+        figures, trained, optimizer = self.jitted_fn(*self._arguments(), example)
+        nnx.update(self._trainer.model, trained)
+        nnx.update(self._trainer.optimizer, optimizer)
+        return figures
+
+    def _arguments(self) -> tuple:
+        graph, trained, frozen = nnx.split(self._trainer.model, self._trainer.optimizer.wrt, ...)
+        optimizer_graph, optimizer = nnx.split(self._trainer.optimizer)
+        return graph, optimizer_graph, trained, frozen, optimizer
+
+    def _step(
+        self,
+        graph: nnx.GraphDef,
+        optimizer_graph: nnx.GraphDef,
+        trained: nnx.State,
+        frozen: nnx.State,
+        optimizer: nnx.State,
+        example: grpo.TrainExample,
+    ) -> tuple:
+        model, optimizer = nnx.merge(graph, trained, frozen), nnx.merge(optimizer_graph, optimizer)
+        figures = self._trainer._train_step(model, optimizer, example)
+        return figures, nnx.state(model, self._trainer.optimizer.wrt), nnx.state(optimizer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +330,7 @@ class Learner(grpo_learner.GRPOLearner):
             algo_config=grpo_config(settings),
             reward_fns=rewards.score,  # wanted by Tunix; `_draw` calls it, for each reward by its name
         )
-        set_loss(cluster.actor_trainer, self.algo_config, cluster.rollout.pad_id(), cluster.rollout.eos_id())
+        set_loss(cluster.actor_trainer, self.algo_config, cluster.rollout.pad_id())
         cluster.actor_trainer.with_rl_metrics_to_log({"kl": np.mean, "entropy": np.mean, "pg_clipfrac": np.mean})
 
     @property
@@ -397,61 +453,77 @@ class Learner(grpo_learner.GRPOLearner):
         return groups
 
     def _examples(self, groups: list[Group], advantages: np.ndarray, step: int) -> list[grpo.TrainExample]:
-        """The mini-batch as micro-batches on the mesh."""
+        """The mini-batch as micro-batches on the mesh, groups of like length together, each no longer than it must."""
         settings, generations = self._settings, self._settings["num_generations"]
         pad_id, limit = self.rl_cluster.rollout.pad_id(), settings["max_completion_tokens"]
-        tokens = [row for group in groups for row in group.completion_ids]
-        lengths = np.array([len(row) for row in tokens])
-        ids = np.full((len(tokens), grpo.padded_length(lengths.max(), limit)), pad_id, np.int32)
-        for row, of_row in zip(ids, tokens, strict=True):
-            row[: len(of_row)] = of_row
-        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        lengths = np.array([[len(row) for row in group.completion_ids] for group in groups])  # [N, G]
+        order = np.argsort(lengths.max(axis=1), kind="stable")
+        groups, lengths = [groups[index] for index in order], lengths[order].reshape(-1)
+        advantages = advantages.reshape(-1, generations)[order].reshape(-1)
+        mask = np.arange(limit) < lengths[:, None]
+        ids = np.full(mask.shape, pad_id, np.int32)
+        ids[mask] = np.concatenate([row for group in groups for row in group.completion_ids])
         counted = mask.copy()
         if settings["truncated_completions"] == "mask":
             counted[np.concatenate([group.truncated for group in groups])] = False
         weights = grpo.loss_weights(counted, settings["loss_aggregation"], limit)
         means = grpo.loss_weights(mask, "token", limit)
-        prompt_ids = np.repeat([group.prompt_ids for group in groups], generations, axis=0)
+        prompt_ids = np.array([group.prompt_ids for group in groups])
 
-        size = settings["micro_batch_prompts"] * generations
-        starts = range(0, len(tokens), size)
+        prompts = settings["micro_batch_prompts"]
+        starts = range(0, len(groups), prompts)
         noise = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), DROPOUT_DRAW)
-        dropout_keys = [
-            np.asarray(jax.random.key_data(jax.random.fold_in(noise, index)))
-            if settings["lora"] and settings["lora"]["dropout"]
-            else None
-            for index in range(len(starts))
-        ]
-        return [
-            grpo.TrainExample(
-                prompt_ids=self._on_mesh(prompt_ids[start : start + size]),
-                prompt_mask=self._on_mesh(prompt_ids[start : start + size] != pad_id),
-                completion_ids=self._on_mesh(ids[start : start + size]),
-                completion_mask=self._on_mesh(mask[start : start + size]),
-                advantages=self._on_mesh(advantages[start : start + size]),
-                ref_per_token_logps=None,
-                old_per_token_logps=None,
-                # Tunix takes the mean of the micro-batches' gradients; the sum is wanted.
-                loss_weights=self._on_mesh(weights[start : start + size] * np.float32(len(starts))),
-                mean_weights=self._on_mesh(means[start : start + size] * np.float32(len(starts))),
-                dropout_key=None if key is None else self._on_mesh(key, None),
+        examples = []
+        for index, start in enumerate(starts):
+            rows = slice(start * generations, (start + prompts) * generations)
+            of_prompts = self._trimmed(prompt_ids[start : start + prompts], pad_id)
+            padded = (rows, slice(grpo.padded_length(lengths[rows].max(), limit, COMPLETION_LENGTHS)))
+            dropout_key = None
+            if settings["lora"] and settings["lora"]["dropout"]:
+                dropout_key = self._on_mesh(np.asarray(jax.random.key_data(jax.random.fold_in(noise, index))), None)
+            examples.append(
+                grpo.TrainExample(
+                    prompt_ids=self._on_mesh(of_prompts),
+                    prompt_mask=self._on_mesh(of_prompts != pad_id),
+                    completion_ids=self._on_mesh(ids[padded]),
+                    completion_mask=self._on_mesh(mask[padded]),
+                    advantages=self._on_mesh(advantages[rows]),
+                    ref_per_token_logps=None,
+                    old_per_token_logps=None,
+                    # Tunix takes the mean of the micro-batches' gradients; the sum is wanted.
+                    loss_weights=self._on_mesh(weights[padded] * np.float32(len(starts))),
+                    mean_weights=self._on_mesh(means[padded] * np.float32(len(starts))),
+                    dropout_key=dropout_key,
+                )
             )
-            for start, key in zip(starts, dropout_keys, strict=True)
-        ]
+        return examples
+
+    def _trimmed(self, prompt_ids: np.ndarray, pad_id: int) -> np.ndarray:
+        """Left-padded prompts no longer than they must be, each as often as `prompt_copies` says."""
+        longest = (prompt_ids != pad_id).sum(axis=1).max()
+        length = grpo.padded_length(longest, prompt_ids.shape[1], PROMPT_LENGTHS)
+        copies = prompt_copies(self._settings, self._mesh)
+        return np.repeat(prompt_ids[:, prompt_ids.shape[1] - length :], copies, axis=0)
 
     def _on_mesh(self, array: np.ndarray, axis: str | None = "fsdp") -> jax.Array:
         """The same array in every process, its first axis sharded over an axis of the mesh, or whole everywhere."""
         return jax.device_put(array, NamedSharding(self._mesh, PartitionSpec(axis)))
 
     def _with_reference(self, example: grpo.TrainExample) -> grpo.TrainExample:
-        engine = self.rl_cluster.rollout
-        logps = self.rl_cluster.get_ref_per_token_logps(
-            example.prompt_ids, example.completion_ids, engine.pad_id(), engine.eos_id()
-        )
+        reference = self.rl_cluster.inference_worker.get_model("reference")
+        with self._mesh:
+            logps = log_probs.compute(
+                *nnx.split(reference),
+                example.prompt_ids,
+                example.completion_ids,
+                self.rl_cluster.rollout.pad_id(),
+                self._settings["temperature"],
+            )
         return example.replace(ref_per_token_logps=logps)
 
     def _with_old_policy(self, example: grpo.TrainExample) -> grpo.TrainExample:
-        logps = self.rl_cluster.get_old_per_token_logps(example.prompt_ids, example.completion_ids)
+        with self._mesh:
+            logps = self.rl_cluster.rollout.get_per_token_logps(example.prompt_ids, example.completion_ids)
         return example.replace(old_per_token_logps=logps)
 
 
