@@ -1,12 +1,12 @@
 """Completions of a given length on the JAX side: the stop token is drawn there, and nowhere else.
 
-Both samplers are told by what the next token is drawn from, its logits: the stop token's is raised above all others at a
-row's last place and is −∞ at all others. How a row's length reaches that place differs:
+Both samplers are told by the logits that the next token is drawn from: the stop token's is raised above all others at a
+row's last place and is −∞ elsewhere. How a row's length reaches that place differs:
 
-- Ours (`rollout.Sampler`) may prefill a prompt once for its whole group and drop finished rows from the batch, so a row's
-  place in the batch says nothing. Its key does: each row has one of its own, which goes where the row goes
-  (`Sampler.next_token_logits` gets it). The length is a hash of it. The worker reports the lengths of a step, and
-  the others are made to draw the same (see run.py).
+- Ours (`rollout.Sampler`) may prefill a prompt once for its whole group and drop finished rows from the batch: a row's
+  place in the batch says nothing. Its key does: each row has one of its own, which goes where the row goes, and
+  `Sampler.next_token_logits` gets it. The length is a hash of the key. The worker reports the lengths that came out,
+  and the others are made to draw the same (run.py).
 - Stock Tunix's sampler keeps rows where they are: [B] lengths travel through its loops beside its seed.
 
 Lengths of the limit itself mean that no stop token is drawn at all.

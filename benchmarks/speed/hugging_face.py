@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Gemma2Config, Gemma2ForCausalLM, LogitsProcessor, PreTrainedTokenizerFast, TrainerCallback
 from turns import Turns
-from workloads import BETA, BOS, LEARNING_RATE, LORA_RANK, MAX_GRADIENT_NORM, PAD, STOP, Workload, reward
+from workloads import BETA, BOS, EOS, LEARNING_RATE, LORA_RANK, MAX_GRADIENT_NORM, PAD, STOP, Workload, reward
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -42,7 +42,7 @@ def step(workload: Workload, turns: Turns) -> None:
             output = super()._generate(prompts)
             turns.phase("rollout", time.perf_counter() - started)
             self.lengths = [len(ids) for ids in output[1]]
-            assert all(len(ids) == workload.prompt_tokens for ids in output[0])
+            assert all(len(ids) == workload.prompt_tokens for ids in output[0]), "the prompts became other tokens"
             return output
 
         def _get_per_token_logps_and_entropies(self, *arguments: object, **options: object) -> tuple:
@@ -93,7 +93,7 @@ def step(workload: Workload, turns: Turns) -> None:
                 report_to="none",
                 disable_tqdm=True,
             ),
-            train_dataset=Dataset.from_list([{"prompt": f"{BOS} {text}"} for text in workload.prompt_texts()]),
+            train_dataset=Dataset.from_list([{"prompt": f"<bos> {text}"} for text in workload.prompt_texts()]),
             processing_class=_tokenizer(workload),
             peft_config=LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=MODULES, task_type="CAUSAL_LM"),
             callbacks=[Wait()],
@@ -117,7 +117,7 @@ def generation(workload: Workload, turns: Turns) -> None:
 
 
 def _model(workload: Workload) -> Gemma2ForCausalLM:
-    """Gemma 2 with random weights in float32, with the soft cap of its attention (`eager`: PyTorch's own leaves it out)."""
+    """Gemma 2 with random weights, float32. Attention is `eager`: PyTorch's own leaves out Gemma's soft cap."""
     torch.manual_seed(0)
     config = Gemma2Config(
         vocab_size=workload.vocabulary_size,
@@ -139,8 +139,14 @@ def _model(workload: Workload) -> Gemma2ForCausalLM:
 
 def _tokenizer(workload: Workload) -> PreTrainedTokenizerFast:
     """Text of numbers and back, as workloads.Tokenizer."""
-    words = {str(token): token for token in range(workload.vocabulary_size)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token=str(PAD)))
+    special = {PAD: "<pad>", EOS: "<eos>", BOS: "<bos>", STOP: "<stop>"}
+    words = {special.get(token, str(token)): token for token in range(workload.vocabulary_size)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=special[PAD]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"bos_token": str(BOS), "eos_token": str(STOP), "pad_token": str(PAD)}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        padding_side="left",
+        bos_token=special[BOS],
+        eos_token=special[STOP],
+        pad_token=special[PAD],
+    )

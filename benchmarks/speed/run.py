@@ -1,13 +1,13 @@
 """How fast a GRPO step and greedy generation are: ours, stock Google Tunix, and TRL with PyTorch, on the CPU.
 
-  make benchmark                                        # sets up both environments; writes benchmarks/speed/results.json
-  python benchmarks/speed/run.py --output FILE          # the same, where they are set up
-  python benchmarks/speed/run.py --quick --contestants ours stock --output FILE     # a smoke test
+  make benchmark                                       # sets up both environments; writes benchmarks/speed/results.json
+  python benchmarks/speed/run.py --output FILE         # the same, where they are set up
+  python benchmarks/speed/run.py --quick --contestants ours stock --output FILE    # a smoke test
 
-Each contestant of each workload (workloads.py) is a process of its own, whose peak memory is its own. They take turns, one
-step at a time, and only one computes: what else the machine does hits all alike. The first steps compile and warm up; what
-they take beyond a later step is reported as compilation. Medians are over the steps after them. Every completion's
-length is forced, to the same on all sides (forced.py), and the lengths that came out are compared.
+Each contestant of each workload (workloads.py) is a process of its own, so that its peak memory is its own. They take
+turns, one step at a time, and only one computes: what else the machine does hits all alike. The first steps compile and
+warm up; what they take beyond a later step is reported as compilation. Medians are over the steps after them. Every
+completion's length is forced, to the same on all sides (forced.py), and the lengths that came out are compared.
 
 Prints a table for each workload, and the README's is made of the JSON by table.py. What is not equal stands there.
 """
@@ -23,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import table
@@ -80,7 +79,7 @@ class Worker:
 
 def measure(
     workload: Workload, contestants: list[str], pythons: dict, warm_up: int, steps: int, logs: Path
-) -> list[dict]:
+) -> dict[str, dict]:
     """All contestants of one workload, in turns."""
     workers, replies = {}, {name: [] for name in contestants}
     try:
@@ -105,11 +104,10 @@ def measure(
     finally:
         for worker in workers.values():
             worker.end()
-    return [
-        {"workload": workload.name, "contestant": name, "ready_seconds": workers[name].ready_seconds}
-        | summary(replies[name][:warm_up], replies[name][warm_up:])
+    return {
+        name: {"ready_seconds": workers[name].ready_seconds} | summary(replies[name][:warm_up], replies[name][warm_up:])
         for name in contestants
-    ]
+    }
 
 
 def check_lengths(workload: Workload, lengths: list[int]) -> None:
@@ -137,7 +135,7 @@ def summary(warm_up: list[dict], steps: list[dict]) -> dict:
     }
 
 
-def conditions(pythons: dict, steps: int) -> dict:
+def conditions(pythons: dict) -> dict:
     """Machine, versions, commit and date."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
@@ -147,7 +145,6 @@ def conditions(pythons: dict, steps: int) -> dict:
         "processor": match[1] if (match := re.search(r"model name\s*:\s*(.+)", cpuinfo)) else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "steps": steps,
         "versions": versions(sys.executable) | versions(pythons["trl"]),
     }
 
@@ -156,15 +153,19 @@ def versions(python: str | Path) -> dict[str, str]:
     """Of the libraries of an environment."""
     if not Path(python).exists():
         return {}
-    code = f"import json, {metadata.__name__} as m; names = {PACKAGES}; " + (
-        "print(json.dumps({d.name.lower(): d.version for d in m.distributions() if d.name and d.name.lower() in names}))"
-    )
+    code = f"""
+import importlib.metadata, json
+found = {{each.name.lower(): each.version for each in importlib.metadata.distributions() if each.name}}
+print(json.dumps({{name: found[name] for name in {PACKAGES} if name in found}}))
+"""
     return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=FOLDER / "results.json", help="JSON to write")
+    parser.add_argument(
+        "--output", type=Path, default=FOLDER / "results.json", help="JSON to write; other workloads stay in it"
+    )
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--workloads", nargs="+", help="names, from the beginning: W2 is all that begin so")
     parser.add_argument("--steps", type=int, default=11, help="timed, after compilation")
@@ -185,10 +186,11 @@ def main() -> None:
     ]
     logs = arguments.output.with_suffix(".logs")
     logs.mkdir(parents=True, exist_ok=True)
-    measured = {"conditions": conditions(pythons, arguments.steps), "measurements": []}
+    measured = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     for workload in workloads:
-        measured["measurements"] += measure(workload, contestants, pythons, arguments.warm_up, arguments.steps, logs)
-        arguments.output.write_text(json.dumps(measured, indent=1) + "\n")  # what is measured is kept
+        found = measure(workload, contestants, pythons, arguments.warm_up, arguments.steps, logs)
+        measured[workload.name] = {"conditions": conditions(pythons), "contestants": found}
+        arguments.output.write_text(json.dumps(measured, indent=1) + "\n")
     print(table.markdown(measured))
 
 

@@ -20,6 +20,7 @@ from tunix.rl.rollout import base_rollout
 from turns import Turns
 from workloads import BETA, LEARNING_RATE, LORA_RANK, MAX_GRADIENT_NORM, STOP, Tokenizer, Workload, reward
 
+Role = rl_cluster.Role
 MODULES = "|".join(
     f".*{name}" for name in ("q_einsum", "kv_einsum", "attn_vec_einsum", "gate_proj", "up_proj", "down_proj")
 )
@@ -34,7 +35,7 @@ def step(workload: Workload, turns: Turns) -> None:
         policy = qwix.apply_lora_to_model(reference, provider, **reference.get_model_input(), rngs=nnx.Rngs(0))
     optimizer = optax.chain(optax.clip_by_global_norm(MAX_GRADIENT_NORM), optax.adamw(LEARNING_RATE))
     config = rl_cluster.ClusterConfig(
-        role_to_mesh={role: mesh for role in (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)},
+        role_to_mesh={role: mesh for role in (Role.ACTOR, Role.REFERENCE, Role.ROLLOUT)},
         rollout_engine="vanilla",
         training_config=rl_cluster.RLTrainingConfig(
             actor_optimizer=optimizer, eval_every_n_steps=turns.steps + 1, max_steps=turns.steps + 1
@@ -47,7 +48,7 @@ def step(workload: Workload, turns: Turns) -> None:
             top_p=1.0,
             eos_tokens=[STOP],
         ),
-    )  # fmt: skip
+    )
     with mock.patch.object(sampler_lib, "Sampler", stock_sampler(workload)):
         cluster = rl_cluster.RLCluster(actor=policy, reference=reference, tokenizer=Tokenizer(), cluster_config=config)
     algorithm = grpo_learner.GRPOConfig(num_generations=workload.generations, num_iterations=1, beta=BETA)

@@ -15,47 +15,47 @@ PHASES = ("rollout", "reference", "update", "rest")
 
 
 def markdown(measured: dict) -> str:
-    """One row for each contestant of each workload; ratios are theirs to ours (above 1: ours is faster, or smaller)."""
+    """A row for each contestant of each workload; ratios are theirs to ours: above 1, ours is faster or smaller."""
     lines = [
-        "| | | s | rollout | reference | update | rest | tokens/s | compile, s | peak memory, GiB | time, memory ÷ ours |",
+        "| | | s | rollout | reference | update | rest | tokens/s | compile, s | peak, GiB | time, memory ÷ ours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    measurements = measured["measurements"]
-    ours = {each["workload"]: each for each in measurements if each["contestant"] == "ours"}
-    seen = set()
-    for each in measurements:
-        workload, contestant = each["workload"], each["contestant"]
-        name = NAMES[contestant]
-        if contestant == "trl" and not each["phase_seconds"]:
-            name = "`transformers`"
-        ratio = ""
-        if workload in ours and contestant != "ours":
-            time, memory = (each[key] / ours[workload][key] for key in ("seconds", "peak_memory_bytes"))
-            ratio = f"{time:.2f} ×, {memory:.2f} ×"
-        cells = [
-            "" if workload in seen else workload,
-            name,
-            _seconds(each["seconds"]),
-            *(_seconds(each["phase_seconds"].get(phase)) for phase in PHASES),
-            f"{each['tokens_per_second']:,.0f}",
-            f"{each['compile_seconds']:.0f}",
-            f"{each['peak_memory_bytes'] / 2**30:.2f}",
-            ratio,
-        ]
-        seen.add(workload)
-        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
-    return "\n".join(lines) + "\n\n" + _conditions(measured) + "\n"
+    for workload, entry in measured.items():
+        ours, label = entry["contestants"].get("ours"), workload
+        for contestant, each in entry["contestants"].items():
+            phases, ratios = each["phase_seconds"], ""
+            if ours and each is not ours:
+                keys = ("seconds", "peak_memory_bytes")
+                ratios = ", ".join(f"{each[key] / ours[key]:.2f} ×" for key in keys)
+            cells = [
+                label,
+                "`transformers`" if contestant == "trl" and not phases else NAMES[contestant],
+                _seconds(each["seconds"]),
+                *(_seconds(phases.get(phase)) for phase in PHASES),
+                f"{each['tokens_per_second']:,.0f}",
+                f"{each['compile_seconds']:.0f}",
+                f"{each['peak_memory_bytes'] / 2**30:.2f}",
+                ratios,
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+            label = ""
+    return "\n".join(lines) + "\n\n" + "\n".join(_conditions(measured)) + "\n"
 
 
-def _conditions(measured: dict) -> str:
-    conditions = measured["conditions"]
-    loads = [load for each in measured["measurements"] for load in each["load_averages"]]
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(conditions["versions"].items()))
-    return (
-        f"Medians of {conditions['steps']} steps, taken in turns; {conditions['cores']} cores of {conditions['processor']}, "
-        f"load average {min(loads):.1f} to {max(loads):.1f}; commit {conditions['commit']}, {conditions['date']}; "
-        f"Python {conditions['python']}, {versions}."
-    )
+def _conditions(measured: dict) -> list[str]:
+    """A sentence on where and when; one for all workloads that were measured in the same conditions."""
+    groups = {}
+    for workload, entry in measured.items():
+        where = entry["conditions"]
+        steps = {len(each["step_seconds"]) for each in entry["contestants"].values()}
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(where["versions"].items()))
+        sentence = (
+            f"medians of {max(steps)} steps; {where['cores']} cores of {where['processor']}, {where['date']}, "
+            f"commit {where['commit']}; Python {where['python']}, {versions}"
+        )
+        loads = [load for each in entry["contestants"].values() for load in each["load_averages"]]
+        groups.setdefault(sentence, []).append(f"{workload} (load average {min(loads):.1f} to {max(loads):.1f})")
+    return [f"{', '.join(workloads)}: {sentence}." for sentence, workloads in groups.items()]
 
 
 def _seconds(seconds: float | None) -> str:

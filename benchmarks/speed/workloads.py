@@ -19,12 +19,12 @@ class Workload:
 
     Attributes:
       kind: `step` or `generation`.
-      num_layers, embed_dim, hidden_dim, num_heads, num_kv_heads, head_dim, vocabulary_size, window_tokens: of the model.
+      num_layers, … window_tokens: of the model.
       prompts: prompts a step, or a call of generation.
       generations: G; 1 for generation.
       prompt_tokens: of each prompt, <bos> included.
       limit_tokens: the most tokens of a completion.
-      shortest, longest: between which each completion's length is forced to lie; one of `limit_tokens` has no stop token.
+      shortest, longest: what each completion's length is forced to lie between; those of the limit have no stop token.
     """
 
     name: str
@@ -75,10 +75,14 @@ _QUICK |= {"vocabulary_size": 64, "window_tokens": 16, "prompt_tokens": 8, "limi
 WORKLOADS = [
     Workload("W1", "step", **_TINY, prompts=8, generations=8, shortest=32, longest=32),
     Workload("W2", "step", **_MIDDLE, prompts=4, generations=4, limit_tokens=256, shortest=40, longest=120),
-    Workload("W2 near the limit", "step", **_MIDDLE, prompts=4, generations=4, limit_tokens=256, shortest=200, longest=256),
+    Workload(
+        "W2 near the limit", "step", **_MIDDLE, prompts=4, generations=4, limit_tokens=256, shortest=200, longest=256
+    ),
     Workload("W1 generation", "generation", **_TINY, prompts=64, generations=1, shortest=32, longest=32),
-    Workload("W2 generation", "generation", **_MIDDLE, prompts=32, generations=1, limit_tokens=128, shortest=128, longest=128),
-]  # fmt: skip
+    Workload(
+        "W2 generation", "generation", **_MIDDLE, prompts=32, generations=1, limit_tokens=128, shortest=128, longest=128
+    ),
+]
 QUICK = [
     Workload("quick", "step", **_QUICK, prompts=2, generations=4, shortest=4, longest=12),
     Workload("quick generation", "generation", **_QUICK, prompts=4, generations=1, shortest=16, longest=16),

@@ -146,7 +146,7 @@ class Sampler(tunix_sampler.Sampler):
         return dataclasses.replace(state, cache=cache, num_input_tokens=jnp.array(max_prompt_tokens, jnp.int32))
 
     def next_token_logits(self, logits: jax.Array, keys: jax.Array, position: jax.Array) -> jax.Array:
-        """What next tokens are drawn from, greedily too: every draw passes here (benchmarks/speed/forced.py relies on it).
+        """What next tokens are drawn from: every draw passes here, greedy ones too (benchmarks/speed/forced.py).
 
         Args:
           logits: [B, V] of the model.
