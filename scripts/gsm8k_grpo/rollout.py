@@ -156,15 +156,25 @@ class Sampler(tunix_sampler.Sampler):
         )
         return dataclasses.replace(state, cache=cache, num_input_tokens=jnp.array(max_prompt_tokens, jnp.int32))
 
+    def next_token_logits(self, logits: jax.Array, keys: jax.Array, position: jax.Array) -> jax.Array:
+        """What next tokens are drawn from: every draw passes here, greedy ones too (benchmarks/speed/forced.py).
+
+        Args:
+          logits: [B, V] of the model.
+          keys: [B] of the rows: a row may move in the batch, its key goes with it.
+          position: of these tokens in their completions, from 0.
+        """
+        return logits.at[:, self.tokenizer.pad_id()].set(-jnp.inf)
+
     def _sample(self, logits: jax.Array, eos: jax.Array, cache: dict, sampler_state: object) -> object:
         """Draws the next token of each row; `sampler_state.seed` holds one key a row (greedy: unused)."""
         state = sampler_state
-        logits = logits[:, -1].at[:, self.tokenizer.pad_id()].set(-jnp.inf)  # [B, V]
+        position = state.decoding_step + 1 - state.num_input_tokens
+        logits = self.next_token_logits(logits[:, -1], state.seed, position)
         if state.sampling_mode == "greedy":
             drawn = jnp.argmax(logits, axis=-1)
         else:
             top_p, top_k = state.sampling_parameters["top_p"], state.sampling_parameters["top_k"]
-            position = state.decoding_step + 1 - state.num_input_tokens
 
             def draw(row: jax.Array, key: jax.Array) -> jax.Array:
                 key = jax.random.fold_in(key, position)

@@ -1,0 +1,111 @@
+"""This project: steps as scripts/train.py makes them, generation as scripts/evaluate.py does."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from turns import Turns
+from workloads import BETA, LEARNING_RATE, LORA_RANK, MAX_GRADIENT_NORM, STOP, Tokenizer, Workload
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from gsm8k_grpo import runs, runtime, settings  # noqa: E402
+from gsm8k_grpo.answers import Tags  # noqa: E402
+
+
+def step(workload: Workload, turns: Turns) -> None:
+    """GRPO steps, through `training.make_cluster` and `training.Learner`."""
+    chosen = _settings(workload, turns.steps)
+    prompt, how = chosen["prompt"], chosen["training"]
+    with tempfile.TemporaryDirectory() as folder:
+        _configure_jax(folder)
+        from forced import our_sampler
+
+        from gsm8k_grpo import models, rollout, training
+
+        rollout.Sampler = our_sampler(workload)
+        mesh = models.make_mesh(1, 1)
+        base = models.initialise(models.config(_architecture(workload)), 0)
+        known = {"answer": "0", "prompt_tokens": workload.prompt_tokens}
+        rows = [{"id": text, "prompt": text, **known} for text in workload.prompt_texts()]
+        policy = models.policy(base, how["lora"], 0, mesh)
+        run = runs.Run(Path(folder) / "run", how["num_iterations"])
+        cluster = training.make_cluster(
+            policy, base, Tokenizer(), mesh, how, prompt["max_tokens"], STOP, chosen["seed"], run
+        )
+        learner = training.Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], STOP)
+        for _ in turns:
+            batch = learner.sample()
+            row = learner.update(batch)
+            for phase in ("rollout", "reference", "update"):
+                turns.phase(phase, row[f"{phase}_seconds"])
+            turns.done([sample["tokens"] for sample in batch.samples])
+
+
+def generation(workload: Workload, turns: Turns) -> None:
+    """Greedy completions of one batch, through `rollout.Sampler` and `rollout.complete`."""
+    with tempfile.TemporaryDirectory() as folder:
+        _configure_jax(folder)
+        from forced import our_sampler
+
+        from gsm8k_grpo import models, rollout
+
+        mesh = models.make_mesh(1, 1)
+        model = models.initialise(models.config(_architecture(workload)), 0)
+        cache = rollout.cache_tokens(workload.prompt_tokens, workload.limit_tokens)
+        sampler = our_sampler(workload)(model, Tokenizer(), cache, mesh)
+        decoding = rollout.Decoding(temperature=0.0, top_k=None, top_p=1.0, seed=0)
+        prompts = workload.prompt_texts()
+        (batch,) = rollout.batches(prompts, 1, len(prompts))
+        for _ in turns:
+            arguments = (workload.prompt_tokens, workload.limit_tokens, STOP, mesh)
+            completions = rollout.complete(sampler, prompts, batch, len(batch), decoding, *arguments)
+            turns.done([completion.tokens for completion in completions])
+
+
+def _configure_jax(folder: str) -> None:
+    """As the stages do, but that compiled programs are looked for in an empty folder: compilation is measured."""
+    before = os.getcwd()
+    os.chdir(folder)
+    runtime.configure_jax()
+    os.chdir(before)
+
+
+def _architecture(workload: Workload) -> dict:
+    return {
+        "family": "gemma2",
+        "num_layers": workload.num_layers,
+        "embed_dim": workload.embed_dim,
+        "hidden_dim": workload.hidden_dim,
+        "num_heads": workload.num_heads,
+        "num_kv_heads": workload.num_kv_heads,
+        "head_dim": workload.head_dim,
+        "vocabulary_size": workload.vocabulary_size,
+        "sliding_window_tokens": workload.window_tokens,
+    }
+
+
+def _settings(workload: Workload, steps: int) -> Mapping:
+    """The recipe `tiny` with what the workload changes, checked as any recipe is."""
+    return settings.effective(
+        "tiny",
+        {
+            "prompt": {"max_tokens": workload.prompt_tokens},
+            "training": {
+                "max_steps": steps,
+                "checkpoint_interval_steps": steps,
+                "prompts_per_step": workload.prompts,
+                "micro_batch_prompts": workload.prompts,
+                "num_generations": workload.generations,
+                "max_completion_tokens": workload.limit_tokens,
+                "beta": BETA,
+                "rewards": ["benchmarks/speed/workloads.py:reward"],
+                "learning_rate": LEARNING_RATE,
+                "max_gradient_norm": MAX_GRADIENT_NORM,
+                "lora": {"rank": LORA_RANK, "alpha": LORA_RANK},
+            },
+        },
+    )
