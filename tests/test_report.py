@@ -157,27 +157,33 @@ def paired(before, after):
     base, final = (
         [{"id": str(index), "judged": correct} for index, correct in enumerate(each)] for each in (before, after)
     )
-    return completions_shown.pair(base, final, "judged")
+    return completions_shown.pair({"base": base, "final": final}, "judged")
+
+
+def became(pairs):
+    """What became of each row after all training."""
+    return [pair["outcomes"]["final"] for pair in pairs]
 
 
 def test_rows_are_paired_by_id_and_named_by_what_became_of_them():
     pairs = paired([True, True, False, False], [True, False, True, False])
-    assert [pair["outcome"] for pair in pairs] == ["right both times", "broken", "fixed", "wrong both times"]
+    assert became(pairs) == ["right both times", "broken", "fixed", "wrong both times"]
     base, final = [{"id": "a", "judged": True}, {"id": "b", "judged": True}], [{"id": "b", "judged": False}]
-    assert [(pair["id"], pair["outcome"]) for pair in completions_shown.pair(base, final, "judged")] == [
-        ("b", "broken")
-    ]
+    best = [{"id": "b", "judged": True}, {"id": "c", "judged": True}]
+    (pair,) = completions_shown.pair({"base": base, "final": final, "best": best}, "judged")
+    assert pair["id"] == "b" and pair["outcomes"] == {"final": "broken", "best": "right both times"}
+    assert pair["sides"] == {"base": base[1], "final": final[0], "best": best[0]}
 
 
 def test_a_fair_share_takes_as_many_of_each_outcome_and_keeps_their_order():
     pairs = paired([True] * 6 + [False] * 6, [True] * 5 + [False] + [True] * 4 + [False] * 2)
-    counted = [sum(pair["outcome"] == name for pair in pairs) for name in completions_shown.OUTCOMES]
+    counted = [became(pairs).count(name) for name in completions_shown.OUTCOMES]
     assert counted == [4, 1, 2, 5]
 
     def shares(count):
         shown = completions_shown.fair_share(pairs, count)
         assert [pair["id"] for pair in shown] == sorted((pair["id"] for pair in shown), key=int)
-        return [sum(pair["outcome"] == name for pair in shown) for name in completions_shown.OUTCOMES]
+        return [became(shown).count(name) for name in completions_shown.OUTCOMES]
 
     assert shares(0) == [0, 0, 0, 0]
     assert shares(4) == [1, 1, 1, 1]

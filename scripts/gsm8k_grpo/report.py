@@ -11,6 +11,7 @@ import jinja2
 import pandas as pd
 
 from gsm8k_grpo import completions_shown, files, settings, story, training_panels, words
+from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.doubts import doubts
 from gsm8k_grpo.errors import PipelineError
 
@@ -74,6 +75,7 @@ def render(results: Path, recipes: list[str], seeded: list[str], defaults: Mappi
             across=across,
             has_published=any(told["settings"] and told["settings"].get("published") for told in stories),
             rates=RATES,
+            outcomes=completions_shown.OUTCOMES,
             page_data={"curves": {told["name"]: told["curve"] for told in stories}, "costs": costs(stories)},
             blobs=blobs,
             script=licence + script,
@@ -289,13 +291,13 @@ def _add_completions(results: Path, told: dict, blobs: dict[str, str], budget: i
         return 0
     chosen, identity = told["settings"], f"data-{told['name']}-completions"
     how = {
-        "tags": list(chosen["prompt"]["tags"].values()),
+        "tags": Tags(**chosen["prompt"]["tags"]).all(),  # in their order, not in that of the keys
         "extraction": chosen["evaluation"]["extraction"],
         "rewards": told["reward_names"],
+        "sides": [told[name]["checkpoint"] for name in pairs[0]["sides"]],
     }
     shown, text = completions_shown.packed(pairs, chosen["report"]["examples"], budget, how, make_row)
-    counted = [pair["outcome"] for pair in shown]
-    told |= {"shown": len(shown), "outcomes": {name: counted.count(name) for name in completions_shown.OUTCOMES}}
+    told |= {"shown": len(shown), "trained": list(pairs[0]["outcomes"])}
     blobs[identity] = text
     return len(text)
 

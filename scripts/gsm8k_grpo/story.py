@@ -111,22 +111,23 @@ def completions(results: Path, told: Mapping) -> tuple[list[dict], Callable[[dic
     if chosen is None or not (told["base"] and told["final"]):
         return [], dict
     folder, reader, split = results / told["name"], Reader(results), told["base"]["split"]
+    other_best = told["best"] and told["best"]["checkpoint"] != told["final"]["checkpoint"]
     graded = {
         name: reader.read(folder / "evaluations" / name / "completions.jsonl", files.read_jsonl)
-        for name in ("base", "final")
+        for name in ("base", "final", *(["best"] if other_best else []))
     }
     asked = reader.read(folder / "prompts" / f"{split}.jsonl", files.read_jsonl)
     rewarded = reader.read(folder / "rewards.jsonl", files.read_jsonl)
     source = "test" if split == "test" else "train"
     rows = reader.read(results / "data" / chosen["dataset"]["name"] / f"{source}.jsonl", files.read_jsonl)
     told["missing"].extend(reader.missing)
-    if not (graded["base"] and graded["final"]):
+    graded = {name: [row for row in rows if row["sample"] == 0] for name, rows in graded.items() if rows}
+    if not {"base", "final"} <= graded.keys():
         return [], dict
     prompts = {row["id"]: row["prompt"] for row in asked or ()}
     questions = {row["id"]: row["question"] for row in rows or ()}
     rewards = {row["id"]: row for row in rewarded or ()}
-    first = {name: [row for row in found if row["sample"] == 0] for name, found in graded.items()}
-    pairs = completions_shown.pair(first["base"], first["final"], f"{chosen['evaluation']['extraction']}_correct")
+    pairs = completions_shown.pair(graded, f"{chosen['evaluation']['extraction']}_correct")
 
     def make_row(pair: dict) -> dict:
         identity = pair["id"]
