@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import synthetic
+import yaml
 
 from gsm8k_grpo import completions_shown, files, report, settings, words
 
@@ -88,6 +89,15 @@ def test_what_differs_from_the_defaults_is_shown_and_nothing_else(results):
         **steps,
         "training.warmup_fraction": (0.1, 0.0),
     }
+
+
+def test_settings_of_another_version_are_a_page_and_a_doubt(results):
+    path = results / "one" / "settings.yaml"
+    chosen = settings.read_yaml(path)
+    del chosen["miniature"], chosen["evaluation"]["samples"]
+    path.write_text(yaml.safe_dump(chosen))
+    page = report.render(results, ["one"], [])
+    assert "settings.yaml lacks miniature, evaluation.samples: another version of the pipeline" in page
 
 
 def test_hostile_text_cannot_leave_its_place(tmp_path):

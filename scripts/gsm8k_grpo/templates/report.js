@@ -156,7 +156,15 @@
   function percents(series) {
     const ends = series.flatMap((each) => [...each.low, ...each.high]).filter((value) => value !== null);
     const [low, high] = [Math.min(...ends), Math.max(...ends)];
-    return high - low > 50 ? [0, 102] : [Math.max(0, Math.floor(low - 2)), Math.min(102, Math.ceil(high + 2))];
+    return high - low > 50 ? [0, 102] : [Math.max(0, Math.floor(low - 2)), high > 98 ? 102 : Math.ceil(high + 2)];
+  }
+
+  // Where the labels of per cent stand: past 100 there is nothing, the scale only leaves room for points.
+  function hundred(plot, _, low, high) {
+    const wanted = (high - low) / Math.max(2, plot.bbox.height / devicePixelRatio / 32);
+    const step = [0.5, 1, 2, 5, 10, 20, 25, 50].find((each) => each >= wanted) ?? 50;
+    const first = Math.ceil(low / step);
+    return Array.from({ length: Math.floor(Math.min(100, high) / step) - first + 1 }, (_, index) => (first + index) * step);
   }
 
   // One chart into `figure`, with a checkbox for each series that reads its value under the cursor.
@@ -221,8 +229,7 @@
         scales: { x: { time: false, range: padded(x) }, y: range ? { range } : {} },
         axes: [
           axis("x", { size: 28, ...(group ? {} : { label: axisLabel ?? xLabel, labelSize: 20, labelGap: 0, labelFont: FONT }) }),
-          // Past 100 % there is nothing: the scale only leaves room for points.
-          axis("y", { size: 58, space: 24, ...(unit ? { values: (_, found) => ticks(found, unit).map((text, place) => (found[place] > 100 ? "" : text)) } : {}) }),
+          axis("y", { size: 58, space: 24, ...(unit ? { splits: hundred, values: (_, found) => ticks(found, unit) } : {}) }),
         ],
         series: [
           { label: xLabel },
