@@ -172,10 +172,7 @@ def _compare(folder: Path, chosen: dict, tags: answers.Tags, asked: list[dict]) 
     scored = [
         {
             "id": row["id"],
-            **{
-                side: {name: values[name][index] for name in names}
-                for side, values in zip(sides, given, strict=True)
-            },
+            **{side: {name: values[name][index] for name in names} for side, values in zip(sides, given, strict=True)},
         }
         for index, row in enumerate(asked)
     ]

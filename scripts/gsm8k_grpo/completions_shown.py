@@ -15,7 +15,7 @@ def pair(graded: Mapping[str, list[dict]], judged: str) -> list[dict]:
     """Rows of several evaluations side by side, each with what became of it.
 
     Args:
-      graded: rows of completions.jsonl, one a prompt, by name: `base`, `final` and, where there is another, `best`; rows
+      graded: rows of completions.jsonl, one a prompt, by name: `base`, `final` and, where it is another, `best`. Rows
         that not all of them have are left out.
       judged: the key whose verdict decides, such as `strict_correct`.
 
@@ -37,7 +37,7 @@ def _outcome(was: bool, now: bool) -> str:
 
 
 def fair_share(pairs: list[dict], count: int) -> list[dict]:
-    """At most `count` pairs, in their order: of each outcome of `final` as many as of the others, as far as there are."""
+    """At most `count` pairs, in their order: of each outcome (of `final`) as many as of the others, where there are."""
     left, places = count, {}
     by_outcome = {
         name: [index for index, each in enumerate(pairs) if each["outcomes"]["final"] == name] for name in OUTCOMES

@@ -103,8 +103,8 @@ def _of_the_making(told: Mapping) -> Iterator[tuple[str, str]]:
     if told["unknown"]:
         yield (
             "settings",
-            f"settings.yaml lacks {', '.join(told['unknown'])}: another version of the pipeline wrote it, and this page "
-            "takes the default of config.yaml.",
+            f"settings.yaml lacks {', '.join(told['unknown'])}: another version of the pipeline wrote it, and this "
+            "page takes the default of config.yaml.",
         )
     if told["settings"]["seeds"] is None:
         yield "one seed", "One seed of training says nothing about how far others would differ (seeds: [0, 1, 2])."

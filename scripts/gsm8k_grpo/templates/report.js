@@ -239,7 +239,7 @@
             stroke: () => colour(each.colour) + (each.faint ? "59" : ""),
             width: each.line === false ? 0 : each.faint ? 1 : 2,
             paths: each.line === false ? () => null : undefined,
-            points: { show: !each.faint && (each.line === false || x.length < 40), size: each.line === false ? 11 : 7, fill: () => colour(each.hollow ? "--page" : each.colour) },
+            points: { show: !each.faint && (each.line === false || x.length < (group ? 3 : 40)), size: each.line === false ? 11 : 7, fill: () => colour(each.hollow ? "--page" : each.colour) },
             spanGaps: true,
           })),
         ],
