@@ -94,6 +94,7 @@ rule score:
         ),
         base="results/{recipe}/evaluations/base/completions.jsonl",
         final="results/{recipe}/evaluations/final/completions.jsonl",
+        best="results/{recipe}/evaluations/best/completions.jsonl",
     output:
         update("results/{recipe}/rewards.jsonl"),
     log:
@@ -105,8 +106,8 @@ rule score:
         settings=recipe_blocks("prompt", "training"),
     shell:
         "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
-        "--base {input.base:q} --final {input.final:q} --output {output:q} 2>&1 | "
-        "(trap '' INT TERM; exec tee {log:q}) || "
+        "--base {input.base:q} --final {input.final:q} --best {input.best:q} "
+        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 

@@ -64,7 +64,7 @@ rule report:
         completions=expand(
             "results/{recipe}/evaluations/{checkpoint}/completions.jsonl",
             recipe=SETTINGS,
-            checkpoint=("base", "final"),
+            checkpoint=("base", "final", "best"),
         ),
         best=expand("results/{recipe}/best.json", recipe=SETTINGS),
         comparisons=expand("results/{recipe}/comparison.json", recipe=SETTINGS),

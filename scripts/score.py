@@ -2,7 +2,8 @@ r"""Stage `score`: what each reward of the recipe gives to the evaluated complet
 
   python scripts/score.py --settings results/tiny/settings.yaml --rows results/tiny/prompts/test.jsonl \
       --base results/tiny/evaluations/base/completions.jsonl \
-      --final results/tiny/evaluations/final/completions.jsonl --output results/tiny/rewards.jsonl
+      --final results/tiny/evaluations/final/completions.jsonl \
+      --best results/tiny/evaluations/best/completions.jsonl --output results/tiny/rewards.jsonl
 
 The rewards are those that training sums, on rows that it never saw: what is rewarded, beside what is right.
 """
@@ -21,21 +22,19 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="prompts of the split")
     parser.add_argument("--base", type=Path, required=True, help="the base model's completions.jsonl")
     parser.add_argument("--final", type=Path, required=True, help="the final checkpoint's completions.jsonl")
+    parser.add_argument("--best", type=Path, required=True, help="the completions.jsonl of the one chosen on dev")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
     chosen = settings.stage_settings(arguments.settings, "prompt", "training")
     names, tags = chosen["training"]["rewards"], Tags(**chosen["prompt"]["tags"])
     prompts = {row["id"]: row for row in files.read_jsonl(arguments.rows, ("id", "prompt", "answer"))}
-    scored = {name: score(getattr(arguments, name), prompts, names, tags) for name in ("base", "final")}
-    if scored["base"].keys() != scored["final"].keys():
-        raise PipelineError(f"{arguments.base} and {arguments.final}: not the same rows; evaluate both again")
-    files.write_jsonl(
-        arguments.output,
-        [
-            {"id": identity, "base": given, "final": scored["final"][identity]}
-            for identity, given in scored["base"].items()
-        ],
-    )
+    scored = {name: score(getattr(arguments, name), prompts, names, tags) for name in ("base", "final", "best")}
+    for name in ("final", "best"):
+        if scored["base"].keys() != scored[name].keys():
+            other = getattr(arguments, name)
+            raise PipelineError(f"{arguments.base} and {other}: not the same rows; evaluate both again")
+    rows = [{"id": identity} | {name: given[identity] for name, given in scored.items()} for identity in scored["base"]]
+    files.write_jsonl(arguments.output, rows)
 
 
 def score(path: Path, prompts: dict[str, dict], names: tuple[str, ...], tags: Tags) -> dict[str, dict[str, float]]:

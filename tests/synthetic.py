@@ -5,6 +5,7 @@ code, so that the artifacts have the keys and types of real ones.
 """
 
 import io
+import json
 import random
 import runpy
 from pathlib import Path
@@ -51,6 +52,7 @@ def make(
     steps: int = STEPS,
     skill: float = 0.7,
     hostile: tuple[str, ...] = (),
+    overtrained: bool = False,
     **changed: object,
 ) -> None:
     """Writes all artifacts of one recipe.
@@ -62,6 +64,7 @@ def make(
       steps: of training.
       skill: share of rows that the trained model answers; half of it before.
       hostile: completions that take the place of the first ones, before and after training.
+      overtrained: whether the first checkpoint is better than the last one.
       changed: blocks of settings, merged over those of the recipe gemma2-2b-it.
     """
     words, questions, rng = vocabulary(), random.Random(1), random.Random(recipe)
@@ -69,7 +72,8 @@ def make(
     own = {"training": {"max_steps": steps, "checkpoint_interval_steps": interval, "warmup_fraction": 0.0}}
     chosen = settings.merge(settings.effective("gemma2-2b-it", own), {"recipes": [recipe], "published": None} | changed)
     folder, tags = results / recipe, answers.Tags(**chosen["prompt"]["tags"])
-    files.write_text(folder / "settings.yaml", yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True))
+    as_given = json.loads(files.canonical_json(chosen))  # what Snakemake gives to the stage settings
+    files.write_text(folder / "settings.yaml", yaml.safe_dump(as_given, sort_keys=False, allow_unicode=True))
     data = [
         {"id": f"test-{index:05d}", "question": text(questions, words, 235), "answer": str(questions.randint(1, 999))}
         for index in range(rows)
@@ -82,14 +86,16 @@ def make(
     files.write_jsonl(
         folder / "prompts" / "test.jsonl", [{key: row[key] for key in ("id", "prompt", "answer")} for row in asked]
     )
-    shares = {"base": skill / 2, "final": skill}
-    for name, share in shares.items():
+    shares = {"base": (skill / 2, 0), "final": (skill, steps)}
+    if overtrained:
+        shares["best"] = (min(1.0, skill + 0.2), interval)
+    for name, (share, step) in shares.items():
         graded = []
         for index, row in enumerate(data):
             said = row["answer"] if rng.random() < share else str(rng.randint(1, 999))
             form = (
                 prompts.completion(text(rng, words, rng.randint(300, 900)), said, tags)
-                if rng.random() < (0.98 if name == "final" else 0.6)
+                if rng.random() < (0.98 if step else 0.6)
                 else f"{text(rng, words, rng.randint(300, 900))} {said}"
             )
             completion = hostile[index] if index < len(hostile) else form
@@ -104,13 +110,13 @@ def make(
                     "stop_reason": "limit" if len(completion) > 880 else "end_of_turn",
                 }
             )
-        step = 0 if name == "base" else steps
-        for place in (name, *(["best"] if name == "final" else [])):
-            write_evaluation(folder / "evaluations" / place, graded, name, step, "test", chosen)
+        checkpoint = checkpoints.checkpoint_name(step, steps) if step else "base"
+        for place in (name, *(["best"] if name == "final" and not overtrained else [])):
+            write_evaluation(folder / "evaluations" / place, graded, checkpoint, step, "test", chosen)
     selection = []
     for step in [0, *checkpoints.checkpoint_steps(steps, interval)]:
         name = checkpoints.checkpoint_name(step, steps) if step else "base"
-        share = skill / 2 + skill / 2 * (step / steps) ** 0.5
+        share = shares["best"][0] if overtrained and step == interval else skill / 2 + skill / 2 * (step / steps) ** 0.5
         rates = {f"{key}_accuracy": stats.rate(round(share * 500), 500) for key in ("answer", *evaluation.COUNTED)}
         measured = _metrics(rates | {"truncated_rate": stats.rate(3, 500)}, name, step, "dev", chosen)
         files.write_json(folder / "evaluations-dev" / name / "metrics.json", measured)
@@ -130,8 +136,6 @@ def write_evaluation(folder: Path, graded: list[dict], name: str, step: int, spl
 
 def _jsonl(rows: list[dict]) -> str:
     """With lone surrogates as escapes, as a model's text may have them."""
-    import json
-
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -156,21 +160,19 @@ def _metrics(found: dict, name: str, step: int, split: str, chosen: dict) -> dic
 
 def _compare(folder: Path, chosen: dict, tags: answers.Tags, asked: list[dict]) -> None:
     paired = runpy.run_path(str(ROOT / "scripts" / "compare.py"))["paired"]
-    base, final = (folder / "evaluations" / name / "completions.jsonl" for name in ("base", "final"))
-    compared = paired(base, final, chosen["evaluation"]["extraction"])
-    files.write_json(folder / "comparison.json", {**compared, "best": compared, "provenance": PROVENANCE})
+    sides = ("base", "final", "best")
+    base, final, best = paths = [folder / "evaluations" / name / "completions.jsonl" for name in sides]
+    compared, of_best = (paired(base, path, chosen["evaluation"]["extraction"]) for path in (final, best))
+    files.write_json(folder / "comparison.json", {**compared, "best": of_best, "provenance": PROVENANCE})
     names = tuple(chosen["training"]["rewards"])
     given = []
-    for path in (base, final):
+    for path in paths:
         texts = [row["completion"] for row in files.read_jsonl(path)]
         given.append(rewards.score(names, asked, texts, tags))
     scored = [
         {
             "id": row["id"],
-            **{
-                side: {name: values[name][index] for name in names}
-                for side, values in zip(("base", "final"), given, strict=True)
-            },
+            **{side: {name: values[name][index] for name in names} for side, values in zip(sides, given, strict=True)},
         }
         for index, row in enumerate(asked)
     ]

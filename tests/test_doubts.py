@@ -98,6 +98,20 @@ def test_how_it_was_made_gives_reasons_too(told, made, starts, said):
     assert len(found) == 1 and said in found[0][1], found
 
 
+def test_a_warning_that_comes_again_is_said_once(told):
+    loud = [f"step {step}: the gradient explodes: its norm is {step}; lower it" for step in (7, 9, 40)]
+    training = told["training"] | {"warnings": [loud[0], "step 8: nothing is learned: for 5 steps", *loud[1:]]}
+    assert [sentence for _, sentence in doubts(told | {"training": training})] == [
+        "step 7: the gradient explodes: its norm is 7; lower it (said 3 times, the last time at step 40).",
+        "step 8: nothing is learned: for 5 steps.",
+    ]
+
+
+def test_settings_of_another_version_are_said_to_be(told):
+    (found,) = doubts(told | {"unknown": ["miniature", "evaluation.samples"]})
+    assert found[0] == "settings" and "settings.yaml lacks miniature, evaluation.samples: another version" in found[1]
+
+
 def test_warnings_of_training_one_seed_and_rows_left_out_are_among_them(told):
     training = told["training"] | {"warnings": ["step 3: nothing is learned"]}
     prompts = {"splits": {"test": {"left_out": [{"id": "a"}]}}}

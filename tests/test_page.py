@@ -60,7 +60,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     for seed in (0, 1):
         chosen = {"recipes": ["plain", "hostile", "begun"], "seeds": [0, 1], "seed": seed}
-        synthetic.make(folder, f"plain-seed-{seed}", ROWS, STEPS, **chosen)
+        synthetic.make(folder, f"plain-seed-{seed}", ROWS, STEPS, overtrained=seed == 0, **chosen)
     synthetic.make(folder, "hostile", ROWS, STEPS, hostile=HOSTILE, published=PUBLISHED)
     files.write_json(folder / "hostile" / "preflight.json", PREFLIGHT)
     (folder / "begun").mkdir()
@@ -141,14 +141,14 @@ def pixels(figure):
     return figure.locator("canvas").evaluate("canvas => canvas.toDataURL()")
 
 
-def outcomes(results, run):
+def outcomes(results, run, trained="final"):
     """What became of each row, by its id."""
-    base, final = (
+    base, after = (
         {row["id"]: row["strict_correct"] for row in read(results / run / "evaluations" / name / "completions.jsonl")}
-        for name in ("base", "final")
+        for name in ("base", trained)
     )
     names = {(False, True): "fixed", (True, False): "broken", (False, False): "wrong both times"}
-    return {row: names.get((base[row], final[row]), "right both times") for row in base}
+    return {row: names.get((base[row], after[row]), "right both times") for row in base}
 
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
@@ -173,9 +173,12 @@ def test_a_recipe_that_has_only_begun_says_what_is_missing(opened):
     assert "No step is logged" in page.locator("#begun").inner_text()
 
 
-def test_every_filter_shows_its_rows_and_their_number(opened, results):
+@pytest.mark.parametrize("trained", ["final", "best"])
+def test_every_filter_shows_its_rows_and_their_number(opened, results, trained):
     page = opened()
-    place, wanted = browser_of(page, "plain-seed-0"), outcomes(results, "plain-seed-0")
+    place, wanted = browser_of(page, "plain-seed-0"), outcomes(results, "plain-seed-0", trained)
+    if trained == "best":
+        place.get_by_label("Base against").select_option(label=f"step-{STEPS // 2}, best on dev")
     labels = place.locator("fieldset label")
     seen = 0
     for index, name in enumerate(("all", *report.completions_shown.OUTCOMES)):
@@ -258,6 +261,9 @@ def test_a_row_shows_prompt_completions_readings_and_rewards(opened, results):
         assert side.locator(".completion").evaluate("place => place.textContent") == graded["completion"]
         tags = [tag for tag in re.findall(r"</?(?:reasoning|answer)>", graded["completion"])]
         assert side.locator(".tag").all_inner_texts() == tags
+        for part in ("reasoning", "answer"):
+            inside = re.findall(rf"<{part}>(.*?)</{part}>", graded["completion"])
+            assert side.locator(f".completion .{part}").all_inner_texts() == inside
         facts = side.inner_text()
         assert (
             f"strict read {graded['strict'] or 'nothing'}, {'right' if graded['strict_correct'] else 'wrong'}" in facts
@@ -266,6 +272,21 @@ def test_a_row_shows_prompt_completions_readings_and_rewards(opened, results):
         cells = row.locator(f".rewards tbody td:nth-child({index + 2})").all_inner_texts()
         values = [float(cell.replace("−", "-")) for cell in cells]
         assert values == pytest.approx([*scored[name].values(), sum(scored[name].values())])
+
+
+def test_the_best_checkpoint_stands_beside_the_base_where_it_is_not_the_last(opened, results):
+    page = opened()
+    place = browser_of(page, "plain-seed-0")
+    place.get_by_label("Base against").select_option(label=f"step-{STEPS // 2}, best on dev")
+    row = place.locator(".rows details").nth(3)
+    row.locator("summary").click()
+    graded = read(results / "plain-seed-0/evaluations/best/completions.jsonl")[3]
+    assert row.locator("h5").all_inner_texts() == ["prompt", "base", f"step-{STEPS // 2}"]
+    assert row.locator(".side .completion").nth(1).evaluate("place => place.textContent") == graded["completion"]
+    scored = read(results / "plain-seed-0/rewards.jsonl")[3]
+    total = row.locator(".rewards tbody tr").last.locator("td").last.inner_text()
+    assert float(total.replace("−", "-")) == pytest.approx(sum(scored["best"].values()))
+    assert browser_of(page, "hostile").get_by_label("Base against").count() == 0
 
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import synthetic
+import yaml
 
 from gsm8k_grpo import completions_shown, files, report, settings, words
 
@@ -90,6 +91,15 @@ def test_what_differs_from_the_defaults_is_shown_and_nothing_else(results):
     }
 
 
+def test_settings_of_another_version_are_a_page_and_a_doubt(results):
+    path = results / "one" / "settings.yaml"
+    chosen = settings.read_yaml(path)
+    del chosen["miniature"], chosen["evaluation"]["samples"]
+    path.write_text(yaml.safe_dump(chosen))
+    page = report.render(results, ["one"], [])
+    assert "settings.yaml lacks miniature, evaluation.samples: another version of the pipeline" in page
+
+
 def test_hostile_text_cannot_leave_its_place(tmp_path):
     hostile = ("</script><script>alert(1)</script>", "a \u2028 b \u2029 c \ud800 d \u202e e \x00 f", "<!-- ]]>")
     synthetic.make(tmp_path, "one", ROWS, STEPS, hostile=hostile, report={"title": "</title><script>alert(1)</script>"})
@@ -157,27 +167,33 @@ def paired(before, after):
     base, final = (
         [{"id": str(index), "judged": correct} for index, correct in enumerate(each)] for each in (before, after)
     )
-    return completions_shown.pair(base, final, "judged")
+    return completions_shown.pair({"base": base, "final": final}, "judged")
+
+
+def became(pairs):
+    """What became of each row after all training."""
+    return [pair["outcomes"]["final"] for pair in pairs]
 
 
 def test_rows_are_paired_by_id_and_named_by_what_became_of_them():
     pairs = paired([True, True, False, False], [True, False, True, False])
-    assert [pair["outcome"] for pair in pairs] == ["right both times", "broken", "fixed", "wrong both times"]
+    assert became(pairs) == ["right both times", "broken", "fixed", "wrong both times"]
     base, final = [{"id": "a", "judged": True}, {"id": "b", "judged": True}], [{"id": "b", "judged": False}]
-    assert [(pair["id"], pair["outcome"]) for pair in completions_shown.pair(base, final, "judged")] == [
-        ("b", "broken")
-    ]
+    best = [{"id": "b", "judged": True}, {"id": "c", "judged": True}]
+    (pair,) = completions_shown.pair({"base": base, "final": final, "best": best}, "judged")
+    assert pair["id"] == "b" and pair["outcomes"] == {"final": "broken", "best": "right both times"}
+    assert pair["sides"] == {"base": base[1], "final": final[0], "best": best[0]}
 
 
 def test_a_fair_share_takes_as_many_of_each_outcome_and_keeps_their_order():
     pairs = paired([True] * 6 + [False] * 6, [True] * 5 + [False] + [True] * 4 + [False] * 2)
-    counted = [sum(pair["outcome"] == name for pair in pairs) for name in completions_shown.OUTCOMES]
+    counted = [became(pairs).count(name) for name in completions_shown.OUTCOMES]
     assert counted == [4, 1, 2, 5]
 
     def shares(count):
         shown = completions_shown.fair_share(pairs, count)
         assert [pair["id"] for pair in shown] == sorted((pair["id"] for pair in shown), key=int)
-        return [sum(pair["outcome"] == name for pair in shown) for name in completions_shown.OUTCOMES]
+        return [became(shown).count(name) for name in completions_shown.OUTCOMES]
 
     assert shares(0) == [0, 0, 0, 0]
     assert shares(4) == [1, 1, 1, 1]

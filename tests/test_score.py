@@ -14,7 +14,7 @@ from gsm8k_grpo.answers import Tags
 
 @pytest.fixture
 def results(tmp_path):
-    synthetic.make(tmp_path, "one", 10, 10)
+    synthetic.make(tmp_path, "one", 10, 10, overtrained=True)
     return tmp_path / "one"
 
 
@@ -26,6 +26,7 @@ def score(root, results, **changed):
         "rows": results / "prompts/test.jsonl",
         "base": results / "evaluations/base/completions.jsonl",
         "final": results / "evaluations/final/completions.jsonl",
+        "best": results / "evaluations/best/completions.jsonl",
         "output": output,
     } | changed
     options = [part for name, path in paths.items() for part in (f"--{name}", path)]
@@ -42,7 +43,7 @@ def test_each_reward_of_each_row_before_and_after(root, results):
     found = files.read_jsonl(output)
     asked = files.read_jsonl(results / "prompts/test.jsonl")
     assert [row["id"] for row in found] == [row["id"] for row in asked]
-    for side in ("base", "final"):
+    for side in ("base", "final", "best"):
         texts = [row["completion"] for row in files.read_jsonl(results / f"evaluations/{side}/completions.jsonl")]
         wanted = rewards.score(["answer", "minigrpo"], asked, texts, Tags(**settings["prompt"]["tags"]))
         assert {name: [row[side][name] for row in found] for name in wanted} == wanted

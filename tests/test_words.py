@@ -52,7 +52,7 @@ def test_a_gain_in_format_is_not_sold_as_one_in_mathematics(answer, flexible, sa
 
 def test_numbers_are_printed_as_papers_print_them():
     assert [words.percent(value) for value in (0, 0.12345, 1, -0.01)] == ["0.0 %", "12.3 %", "100.0 %", "−1.0 %"]
-    assert [words.points(value) for value in (0.056, -0.056)] == ["+5.6", "−5.6"]
+    assert [words.points(value) for value in (0.056, -0.056, 0.0, -0.0004)] == ["+5.6", "−5.6", "0.0", "0.0"]
     assert [words.tenth(value) for value in (None, 0.5, -0.0031)] == ["", "50.0", "−0.3"]
     assert [words.decimals(value, 2) for value in (-0.314, 1234)] == ["−0.31", "1,234.00"]
     assert [words.p_value(value) for value in (0.00001, 0.0012, 0.0496, 1.0)] == [
@@ -61,9 +61,10 @@ def test_numbers_are_printed_as_papers_print_them():
         "p = 0.0496",
         "p = 1.00",
     ]
-    assert [words.duration(value) for value in (0, 0.0123, 3.21, 45, 300, 9000)] == [
+    assert [words.duration(value) for value in (0, 0.0123, 0.21, 3.21, 45, 300, 9000)] == [
         "0.0 s",
         "12.3 ms",
+        "210 ms",
         "3.2 s",
         "45 s",
         "5 min",

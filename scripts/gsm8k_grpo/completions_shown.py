@@ -11,29 +11,37 @@ OUTCOMES = ("fixed", "broken", "wrong both times", "right both times")
 READINGS = ("strict", "flexible", "cascade")
 
 
-def pair(base: list[dict], final: list[dict], judged: str) -> list[dict]:
-    """Rows of two evaluations side by side, each with what became of it.
+def pair(graded: Mapping[str, list[dict]], judged: str) -> list[dict]:
+    """Rows of several evaluations side by side, each with what became of it.
 
     Args:
-      base: rows of completions.jsonl, one a prompt.
-      final: the same of the trained model; rows that only one of both has are left out.
+      graded: rows of completions.jsonl, one a prompt, by name: `base`, `final` and, where it is another, `best`. Rows
+        that not all of them have are left out.
       judged: the key whose verdict decides, such as `strict_correct`.
+
+    Returns:
+      `id`, `sides` (the rows by name) and `outcomes` (of each trained model against the base, by name).
     """
-    after = {row["id"]: row for row in final}
+    by_id = {name: {row["id"]: row for row in rows} for name, rows in graded.items()}
     pairs = []
-    for row in base:
-        if row["id"] not in after:
-            continue
-        was, now = row[judged], after[row["id"]][judged]
-        outcome = "right both times" if was and now else "broken" if was else "fixed" if now else "wrong both times"
-        pairs.append({"id": row["id"], "outcome": outcome, "base": row, "final": after[row["id"]]})
+    for row in graded["base"]:
+        if all(row["id"] in rows for rows in by_id.values()):
+            sides = {name: rows[row["id"]] for name, rows in by_id.items()}
+            outcomes = {name: _outcome(row[judged], sides[name][judged]) for name in sides if name != "base"}
+            pairs.append({"id": row["id"], "sides": sides, "outcomes": outcomes})
     return pairs
 
 
+def _outcome(was: bool, now: bool) -> str:
+    return "right both times" if was and now else "broken" if was else "fixed" if now else "wrong both times"
+
+
 def fair_share(pairs: list[dict], count: int) -> list[dict]:
-    """At most `count` pairs, in their order: of each outcome as many as of the others, as far as there are."""
+    """At most `count` pairs, in their order: of each outcome (of `final`) as many as of the others, where there are."""
     left, places = count, {}
-    by_outcome = {name: [index for index, each in enumerate(pairs) if each["outcome"] == name] for name in OUTCOMES}
+    by_outcome = {
+        name: [index for index, each in enumerate(pairs) if each["outcomes"]["final"] == name] for name in OUTCOMES
+    }
     for position, name in enumerate(sorted(OUTCOMES, key=lambda name: len(by_outcome[name]))):
         places[name] = by_outcome[name][: left // (len(OUTCOMES) - position)]
         left -= len(places[name])
@@ -47,17 +55,17 @@ def row(paired: dict, prompt: str, question: str, rewards: Mapping) -> dict:
       paired: of `pair`.
       prompt: what the model was asked, as a whole.
       question: the part of it that is not the same for all rows; empty where it is not known.
-      rewards: `base` and `final` → reward by name; empty where there are none.
+      rewards: name of a side → reward by name; empty where there are none.
     """
     prompt, question = words.visible(prompt), words.visible(question)
     start = prompt.find(question) if question else -1
     return {
         "id": words.visible(str(paired["id"])),
-        "o": OUTCOMES.index(paired["outcome"]),
+        "o": [OUTCOMES.index(outcome) for outcome in paired["outcomes"].values()],
         "p": prompt,
         "q": [start, start + len(question)] if start >= 0 else [0, len(prompt)],
-        "g": words.visible(str(paired["base"]["answer"])),
-        "s": [_side(paired[name], rewards.get(name, {})) for name in ("base", "final")],
+        "g": words.visible(str(paired["sides"]["base"]["answer"])),
+        "s": [_side(graded, rewards.get(name, {})) for name, graded in paired["sides"].items()],
     }
 
 

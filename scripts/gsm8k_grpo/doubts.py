@@ -26,7 +26,7 @@ def _said_by_stages(told: Mapping) -> Iterator[tuple[str, str]]:
     check, training, preflight = told["format_check"], told["training"], told["preflight"]
     if check and check["warning"]:
         yield "format check", f"{check['warning']}."
-    for sentence in training["warnings"] if training else ():
+    for sentence in _once(training["warnings"] if training else []):
         yield "training", f"{sentence}."
     for what in ("dataset", "model"):
         moving = told[what] and told[what]["origin"].get("warning")
@@ -35,6 +35,17 @@ def _said_by_stages(told: Mapping) -> Iterator[tuple[str, str]]:
     if preflight:
         for sentence in (*preflight["warnings"], *preflight.get("reasons", ())):
             yield "preflight", f"{sentence}."
+
+
+def _once(warnings: list[str]) -> Iterator[str]:
+    """Warnings of training (`watch.warnings`: "step N: what it is: …"), each kind once, with how often it was said."""
+    kinds: dict[str, list[str]] = {}
+    for sentence in warnings:
+        step, _, rest = sentence.partition(": ")
+        kinds.setdefault(rest.partition(":")[0] or step, []).append(sentence)
+    for first, *more in kinds.values():
+        last = more[-1].partition(":")[0] if more else ""
+        yield f"{first} (said {len(more) + 1} times, the last time at {last})" if more else first
 
 
 def _of_the_numbers(told: Mapping) -> Iterator[tuple[str, str]]:
@@ -89,6 +100,12 @@ def _of_the_numbers(told: Mapping) -> Iterator[tuple[str, str]]:
 
 
 def _of_the_making(told: Mapping) -> Iterator[tuple[str, str]]:
+    if told["unknown"]:
+        yield (
+            "settings",
+            f"settings.yaml lacks {', '.join(told['unknown'])}: another version of the pipeline wrote it, and this "
+            "page takes the default of config.yaml.",
+        )
     if told["settings"]["seeds"] is None:
         yield "one seed", "One seed of training says nothing about how far others would differ (seeds: [0, 1, 2])."
     for split, counted in (told["prompts"]["splits"] if told["prompts"] else {}).items():

@@ -11,6 +11,7 @@ import jinja2
 import pandas as pd
 
 from gsm8k_grpo import completions_shown, files, settings, story, training_panels, words
+from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.doubts import doubts
 from gsm8k_grpo.errors import PipelineError
 
@@ -74,6 +75,7 @@ def render(results: Path, recipes: list[str], seeded: list[str], defaults: Mappi
             across=across,
             has_published=any(told["settings"] and told["settings"].get("published") for told in stories),
             rates=RATES,
+            outcomes=completions_shown.OUTCOMES,
             page_data={"curves": {told["name"]: told["curve"] for told in stories}, "costs": costs(stories)},
             blobs=blobs,
             script=licence + script,
@@ -103,21 +105,15 @@ def _optional(path: Path) -> dict | None:
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=_coded,
     )
-    shown = (
-        words.percent,
-        words.tenth,
-        words.points,
-        words.p_value,
-        words.decimals,
-        words.count,
-        words.duration,
-        words.gibibytes,
-    )
-    shown += (words.plural, words.visible, words.published_rate, words.verdict, words.seeds_verdict)
-    environment.filters.update({function.__name__: function for function in shown})
-    environment.filters.update(setting=_setting, significant=lambda value: f"{value:.3g}")
+    names = "percent tenth points ends p_value decimals count duration gibibytes plural visible published_rate verdict"
+    environment.filters.update({name: getattr(words, name) for name in (*names.split(), "seeds_verdict")})
+    environment.filters["setting"] = _setting
     environment.globals.update(
         headline=headline,
         seeds_headline=seeds_headline,
@@ -128,6 +124,11 @@ def _environment() -> jinja2.Environment:
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     return environment
+
+
+def _coded(value: object) -> object:
+    """What a template prints, from whatever recipe, warning or artifact: nothing in it turns the text around it."""
+    return words.coded(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _setting(value: object) -> str:
@@ -148,13 +149,15 @@ def headline(told: Mapping) -> str:
     """One recipe's result in words that follow the numbers."""
     base, final, compared = told["base"]["answer_accuracy"], told["final"]["answer_accuracy"], told["compared"]
     answer = compared["answer"]
+    changed = f"{words.points(answer['difference']['value'])} points ({words.ends(answer['difference'])}; McNemar "
     said = {"better": "rose", "worse": "fell", "no significant change": "did not change significantly:"}
+    samples = told["base"]["samples"]
+    first = f"by the first of {samples} samples of each, " if samples > 1 else ""
     sentences = [
         f"Answer accuracy {said[words.verdict(answer)]} from {words.percent(base['value'])} ({_interval(base)}) to "
         f"{words.percent(final['value'])} ({_interval(final)}) of {words.count(answer['n'])} {told['base']['split']} "
-        f"rows: {words.points(answer['difference']['value'])} points ({words.points(answer['difference']['low'])} to "
-        f"{words.points(answer['difference']['high'])}; McNemar {words.p_value(answer['mcnemar_p'])}), "
-        f"{words.plural(answer['fixed'], 'row')} won, {answer['broken']} lost.",
+        f"rows: {first}{changed}{words.p_value(answer['mcnemar_p'])}), {words.plural(answer['fixed'], 'row')} won, "
+        f"{answer['broken']} lost.",
         words.resolution(answer),
         words.format_or_mathematics(compared),
     ]
@@ -180,8 +183,8 @@ def seeds_headline(over: Mapping) -> str:
         )
 
     def said(difference: Mapping) -> str:
-        ends = f"{words.points(difference['low'])} to {words.points(difference['high'])}"
-        return f"{words.points(difference['value'])} points on average ({ends}): {words.seeds_verdict(difference)}"
+        average = f"{words.points(difference['value'])} points on average"
+        return f"{average} ({words.ends(difference)}): {words.seeds_verdict(difference)}"
 
     return f"Answer accuracy changed by {said(answer)}. With the format ignored, by {said(flexible)}."
 
@@ -289,13 +292,14 @@ def _add_completions(results: Path, told: dict, blobs: dict[str, str], budget: i
         return 0
     chosen, identity = told["settings"], f"data-{told['name']}-completions"
     how = {
-        "tags": list(chosen["prompt"]["tags"].values()),
+        # In their order, not in that of the keys, and as they read in completions.
+        "tags": [words.coded(tag) for tag in Tags(**chosen["prompt"]["tags"]).all()],
         "extraction": chosen["evaluation"]["extraction"],
-        "rewards": told["reward_names"],
+        "rewards": [words.coded(name) for name in told["reward_names"]],
+        "sides": [told[name]["checkpoint"] for name in pairs[0]["sides"]],
     }
     shown, text = completions_shown.packed(pairs, chosen["report"]["examples"], budget, how, make_row)
-    counted = [pair["outcome"] for pair in shown]
-    told |= {"shown": len(shown), "outcomes": {name: counted.count(name) for name in completions_shown.OUTCOMES}}
+    told |= {"shown": len(shown), "trained": list(pairs[0]["outcomes"])}
     blobs[identity] = text
     return len(text)
 

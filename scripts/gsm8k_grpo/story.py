@@ -16,7 +16,7 @@ BLOCKS = ("recipes", "seed", "seeds", "dataset", "model", "prompt", "training", 
 # Parts of a story that are None, or empty, where nothing is there.
 ARTIFACTS = ("settings", *EVALUATED, "chosen", "compared", "format_check", "training", "last_steps", "metrics")
 ARTIFACTS += ("checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
-LISTS = ("selection", "panels", "changed", "stages", "reward_names")
+LISTS = ("selection", "panels", "changed", "unknown", "stages", "reward_names")
 PHASES = ("rollout", "reference", "update", "checkpoint")
 
 
@@ -63,6 +63,7 @@ def story(results: Path, recipe: str, defaults: Mapping) -> dict:
     chosen = reader.read(folder / "settings.yaml", _settings)
     if chosen is None:
         return {**dict.fromkeys(ARTIFACTS), **dict.fromkeys(LISTS, ()), "name": recipe, "missing": reader.missing}
+    unknown, chosen = unsaid(defaults, chosen), settings.merge(defaults, chosen)
     on_dev = folder / ("evaluations" if chosen["evaluation"]["split"] == "dev" else "evaluations-dev")
     data, model = results / "data" / chosen["dataset"]["name"], results / "models" / chosen["model"]["name"]
     names = checkpoints.checkpoint_names(chosen["training"])
@@ -76,6 +77,7 @@ def story(results: Path, recipe: str, defaults: Mapping) -> dict:
         "settings": chosen,
         "settings_text": (folder / "settings.yaml").read_text(encoding="utf-8"),
         "changed": differences(defaults, chosen),
+        "unknown": unknown,
         **evaluated,
         "selection": [each for name in names if (each := reader.read(on_dev / name / "metrics.json"))],
         "chosen": reader.read(folder / "best.json"),
@@ -111,22 +113,23 @@ def completions(results: Path, told: Mapping) -> tuple[list[dict], Callable[[dic
     if chosen is None or not (told["base"] and told["final"]):
         return [], dict
     folder, reader, split = results / told["name"], Reader(results), told["base"]["split"]
+    other_best = told["best"] and told["best"]["checkpoint"] != told["final"]["checkpoint"]
     graded = {
         name: reader.read(folder / "evaluations" / name / "completions.jsonl", files.read_jsonl)
-        for name in ("base", "final")
+        for name in ("base", "final", *(["best"] if other_best else []))
     }
     asked = reader.read(folder / "prompts" / f"{split}.jsonl", files.read_jsonl)
     rewarded = reader.read(folder / "rewards.jsonl", files.read_jsonl)
     source = "test" if split == "test" else "train"
     rows = reader.read(results / "data" / chosen["dataset"]["name"] / f"{source}.jsonl", files.read_jsonl)
     told["missing"].extend(reader.missing)
-    if not (graded["base"] and graded["final"]):
+    graded = {name: [row for row in rows if row["sample"] == 0] for name, rows in graded.items() if rows}
+    if not {"base", "final"} <= graded.keys():
         return [], dict
     prompts = {row["id"]: row["prompt"] for row in asked or ()}
     questions = {row["id"]: row["question"] for row in rows or ()}
     rewards = {row["id"]: row for row in rewarded or ()}
-    first = {name: [row for row in found if row["sample"] == 0] for name, found in graded.items()}
-    pairs = completions_shown.pair(first["base"], first["final"], f"{chosen['evaluation']['extraction']}_correct")
+    pairs = completions_shown.pair(graded, f"{chosen['evaluation']['extraction']}_correct")
 
     def make_row(pair: dict) -> dict:
         identity = pair["id"]
@@ -171,6 +174,18 @@ def differences(defaults: Mapping, chosen: Mapping, key: str = "") -> list[tuple
             found += differences(default, here, path)
         elif here != default:
             found.append((path, default, here))
+    return found
+
+
+def unsaid(defaults: Mapping, chosen: Mapping, key: str = "") -> list[str]:
+    """Each key that has a default and is not in the settings: they are of another version of the pipeline."""
+    found = []
+    for name, default in defaults.items():
+        path = f"{key}.{name}" if key else name
+        if name not in chosen:
+            found.append(path)
+        elif isinstance(default, Mapping) and isinstance(chosen[name], Mapping):
+            found += unsaid(default, chosen[name], path)
     return found
 
 

@@ -4,6 +4,8 @@ import math
 
 import pandas as pd
 
+from gsm8k_grpo import words
+
 SIGNIFICANT_DIGITS = 5
 # Key, title, what it says, and columns by label. A column that a run has not measured is left out.
 PANELS = (
@@ -51,7 +53,7 @@ def panels(metrics: pd.DataFrame) -> list[dict]:
     for key, title, about, columns in PANELS:
         if key == "rewards":
             names = [name for name in metrics if name.startswith("reward_") and name != "reward_std"]
-            columns = {name: name.removeprefix("reward_").replace("_", " ") for name in names}
+            columns = {name: words.coded(name.removeprefix("reward_").replace("_", " ")) for name in names}
         there = {
             column: label for column, label in columns.items() if column in metrics and metrics[column].notna().any()
         }

@@ -23,8 +23,14 @@ def tenth(value: float | None) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of rates in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−")
+    """A difference of rates in percentage points, with its sign unless it rounds to nothing."""
+    said = f"{100 * value:+.1f}".replace("-", "−")
+    return "0.0" if said in ("+0.0", "−0.0") else said
+
+
+def ends(difference: dict) -> str:
+    """The interval of a difference of rates, in percentage points."""
+    return f"{points(difference['low'])} to {points(difference['high'])}"
 
 
 def p_value(value: float) -> str:
@@ -44,7 +50,7 @@ def count(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the unit that reads best."""
-    if 0 < seconds < 0.1:
+    if 0 < seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
@@ -61,10 +67,14 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
 
 
+def coded(text: str) -> str:
+    """Text from outside as text that breaks nothing: control and direction marks as their codes."""
+    return INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
+
+
 def visible(text: str) -> str:
-    """Model output as text that breaks nothing: control and direction marks as their codes, megabytes cut."""
-    shown = INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text[:LONGEST_SHOWN_CHARACTERS])
-    left = len(text) - LONGEST_SHOWN_CHARACTERS
+    """Model output: as `coded`, and megabytes cut."""
+    shown, left = coded(text[:LONGEST_SHOWN_CHARACTERS]), len(text) - LONGEST_SHOWN_CHARACTERS
     return f"{shown} … and {left:,} characters more" if left > 0 else shown
 
 

@@ -15,6 +15,7 @@
 
   // ---- Packed data: base64 of gzip of JSON, unpacked when it is first wanted.
 
+  const unpacks = "DecompressionStream" in window;
   const unpacked = new Map();
 
   function unpack(id) {
@@ -28,16 +29,15 @@
 
   // The figures of training are unpacked at once, so that printing finds all of them.
   const trained = new Map();
-  const ready = Promise.all(
-    [...new Set(all("figure[data-panel]").map((figure) => figure.dataset.run))].map(async (id) => trained.set(id, await unpack(id))),
-  );
+  const packed = unpacks ? new Set(all("figure[data-panel]").map((figure) => figure.dataset.run)) : [];
+  const ready = Promise.all([...packed].map(async (id) => trained.set(id, await unpack(id))));
 
   // ---- Theme.
 
   const root = document.documentElement;
-  const charts = new Set();
+  const charts = new Map(); // each with what gives its size
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-  const redraw = () => charts.forEach((plot) => plot.redraw());
+  const redraw = () => charts.forEach((_, plot) => plot.redraw());
 
   function setTheme(name) {
     if (name === "system") delete root.dataset.theme;
@@ -51,6 +51,7 @@
   // ---- Charts. A figure says by its data what it shows; it is drawn when it comes near the window.
 
   const HEIGHTS = { panel: 150, curve: 300, cost: 300 };
+  let printing = false;
 
   function short(value) {
     if (value === null || value === undefined) return "–";
@@ -58,13 +59,26 @@
     if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5)) {
       return String(Number(value.toPrecision(4))).replace("-", "−");
     }
-    return value.toExponential(2).replace(/-/g, "−");
+    const [digits, power] = value.toExponential(2).split("e");
+    return `${digits.replace("-", "−")}·${tenTo(Number(power))}`;
   }
 
-  const tick = (value) =>
-    value === null ? "" : Math.abs(value) >= 1e4 || (value !== 0 && Math.abs(value) < 1e-3)
-      ? value.toExponential().replace("e+", "e").replace(/-/g, "−")
-      : String(Number(value.toPrecision(6))).replace("-", "−");
+  const tenTo = (power) => `10${[...String(power)].map((sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign])).join("")}`;
+
+  // The labels of an axis, all in one unit: thousands, millions, or a power of ten where all are small.
+  function ticks(values, unit = "") {
+    const top = Math.max(...values.map(Math.abs));
+    const plain = (value, ends) => (value === 0 ? "0" : String(Number(value.toPrecision(6))).replace("-", "−") + ends);
+    if (top >= 1e4) {
+      const [size, name] = top >= 1e9 ? [1e9, "G"] : top >= 1e6 ? [1e6, "M"] : [1e3, "k"];
+      return values.map((value) => plain(value / size, name));
+    }
+    if (top > 0 && top < 1e-2) {
+      const power = Math.floor(Math.log10(top));
+      return values.map((value) => plain(value / 10 ** power, `·${tenTo(power)}`));
+    }
+    return values.map((value) => plain(value, "") + unit);
+  }
 
   // The mean over a twentieth of the run around each step, as in the SVG plots.
   function smoothed(values) {
@@ -77,14 +91,16 @@
     });
   }
 
+  const FONT = "12px system-ui, sans-serif";
+
   function axis(scale, more = {}) {
     return {
       scale,
       stroke: () => colour("--soft"),
       grid: { stroke: () => colour("--line"), width: 1 },
       ticks: { stroke: () => colour("--line"), width: 1, size: 4 },
-      font: "12px system-ui, sans-serif",
-      values: (_, found) => found.map(tick),
+      font: FONT,
+      values: (_, found) => ticks(found),
       ...more,
     };
   }
@@ -140,12 +156,20 @@
   function percents(series) {
     const ends = series.flatMap((each) => [...each.low, ...each.high]).filter((value) => value !== null);
     const [low, high] = [Math.min(...ends), Math.max(...ends)];
-    return high - low > 50 ? [0, 102] : [Math.max(0, Math.floor(low - 2)), Math.min(102, Math.ceil(high + 2))];
+    return high - low > 50 ? [0, 102] : [Math.max(0, Math.floor(low - 2)), high > 98 ? 102 : Math.ceil(high + 2)];
+  }
+
+  // Where the labels of per cent stand: past 100 there is nothing, the scale only leaves room for points.
+  function hundred(plot, _, low, high) {
+    const wanted = (high - low) / Math.max(2, plot.bbox.height / devicePixelRatio / 32);
+    const step = [0.5, 1, 2, 5, 10, 20, 25, 50].find((each) => each >= wanted) ?? 50;
+    const first = Math.ceil(low / step);
+    return Array.from({ length: Math.floor(Math.min(100, high) / step) - first + 1 }, (_, index) => (first + index) * step);
   }
 
   // One chart into `figure`, with a checkbox for each series that reads its value under the cursor.
   // series: {label, values, colour, low, high, line, faint, of}; one with `of` goes with the series of that index.
-  function draw(figure, { x, xLabel, series, marks = [], range, group, height, unit = "" }) {
+  function draw(figure, { x, xLabel, axisLabel, series, marks = [], range, group, height, unit = "" }) {
     const place = find(".plot", figure);
     const legend = find(".legend", figure);
     const at = find(".at", figure);
@@ -186,10 +210,15 @@
           none || value === null ? "" : `${short(value)}${unit}${ends ? ` (${short(each.low[index])}–${short(each.high[index])})` : ""}`;
       });
     };
+    // A panel is as high as its row of panels has room for. On paper all are about as wide as they are drawn, so that their
+    // letters keep their size.
+    const size = () =>
+      printing
+        ? { width: group ? 315 : 680, height }
+        : { width: Math.max(200, place.clientWidth), height: group ? Math.max(height, place.clientHeight) : height };
     const plot = new uPlot(
       {
-        width: Math.max(200, place.clientWidth),
-        height,
+        ...size(),
         legend: { show: false },
         cursor: {
           y: false,
@@ -198,7 +227,10 @@
           points: { size: 7 },
         },
         scales: { x: { time: false, range: padded(x) }, y: range ? { range } : {} },
-        axes: [axis("x", { size: 28 }), axis("y", { size: 58, ...(unit ? { values: (_, found) => found.map((value) => (value > 100 ? "" : tick(value))) } : {}) })],
+        axes: [
+          axis("x", { size: 28, ...(group ? {} : { label: axisLabel ?? xLabel, labelSize: 20, labelGap: 0, labelFont: FONT }) }),
+          axis("y", { size: 58, space: 24, ...(unit ? { splits: hundred, values: (_, found) => ticks(found, unit) } : {}) }),
+        ],
         series: [
           { label: xLabel },
           ...series.map((each) => ({
@@ -207,7 +239,7 @@
             stroke: () => colour(each.colour) + (each.faint ? "59" : ""),
             width: each.line === false ? 0 : each.faint ? 1 : 2,
             paths: each.line === false ? () => null : undefined,
-            points: { show: !each.faint && (each.line === false || x.length < 40), size: each.line === false ? 11 : 7, fill: () => colour(each.hollow ? "--page" : each.colour) },
+            points: { show: !each.faint && (each.line === false || x.length < (group ? 3 : 40)), size: each.line === false ? 11 : 7, fill: () => colour(each.hollow ? "--page" : each.colour) },
             spanGaps: true,
           })),
         ],
@@ -216,11 +248,15 @@
       [x, ...series.map((each) => each.values)],
       place,
     );
-    charts.add(plot);
+    charts.set(plot, size);
     new ResizeObserver(() => {
-      const width = Math.max(200, place.clientWidth);
-      if (width !== plot.width) plot.setSize({ width, height });
+      const wanted = size();
+      if (wanted.width !== plot.width || wanted.height !== plot.height) plot.setSize(wanted);
     }).observe(place);
+    // A finger that moves sideways reads values (up and down it scrolls: `touch-action`).
+    plot.over.addEventListener("pointermove", (event) => {
+      if (event.pointerType === "touch") plot.setCursor({ left: event.offsetX, top: event.offsetY }, true, true);
+    });
     place.addEventListener("keydown", (event) => {
       const index = plot.cursor.idx ?? -1;
       const far = event.shiftKey ? 10 : 1;
@@ -302,6 +338,7 @@
         plot = draw(figure, {
           x,
           xLabel: chosen(),
+          axisLabel: `${chosen()} of training`,
           series,
           range: percents(series),
           height: HEIGHTS.cost,
@@ -328,15 +365,21 @@
   );
   ready.then(() => all("figure[data-chart]").forEach((figure) => near.observe(figure)));
 
-  // Printed: all charts, on white.
+  // Printed: all charts, on white, and what is folded away (but for what is long and is in files anyway).
   let before = null;
   addEventListener("beforeprint", () => {
-    before ??= root.dataset.theme ?? "system";
+    before ??= { theme: root.dataset.theme ?? "system", folded: all("details.printed:not([open])") };
+    before.folded.forEach((details) => { details.open = true; });
+    printing = true;
     setTheme("light");
     all("figure[data-chart]").forEach(start);
+    charts.forEach((size, plot) => plot.setSize(size()));
   });
   addEventListener("afterprint", () => {
-    setTheme(before ?? "system");
+    printing = false;
+    charts.forEach((size, plot) => plot.setSize(size()));
+    setTheme(before?.theme ?? "system");
+    before?.folded.forEach((details) => { details.open = false; });
     before = null;
   });
 
@@ -344,15 +387,15 @@
 
   const OUTCOMES = ["fixed", "broken", "wrong both times", "right both times"];
   const READINGS = ["strict", "flexible", "cascade"];
-  const SIDES = ["base", "final"];
   const SHOWN = 25;
   const total = (side) => side.w.reduce((sum, value) => sum + value, 0);
+  // `which` is the trained model that stands beside the base: its place in a row's `s`, one more than in its `o`.
   const ORDERS = {
     rows: () => 0,
-    worst: (a, b) => total(a.s[1]) - total(b.s[1]),
-    best: (a, b) => total(b.s[1]) - total(a.s[1]),
-    lost: (a, b) => total(a.s[1]) - total(a.s[0]) - (total(b.s[1]) - total(b.s[0])),
-    longest: (a, b) => b.s[1].t - a.s[1].t,
+    worst: (a, b, which) => total(a.s[which]) - total(b.s[which]),
+    best: (a, b, which) => total(b.s[which]) - total(a.s[which]),
+    lost: (a, b, which) => total(a.s[which]) - total(a.s[0]) - (total(b.s[which]) - total(b.s[0])),
+    longest: (a, b, which) => b.s[which].t - a.s[which].t,
   };
 
   // A completion with its tags coloured: text nodes and spans, nothing is parsed.
@@ -375,7 +418,7 @@
   function side(row, which, settings) {
     const found = row.s[which];
     const place = element("div", "side");
-    place.append(element("h5", "", SIDES[which]));
+    place.append(element("h5", "", settings.sides[which]));
     place.append(coloured(found.c, settings.tags));
     const facts = element("ul", "facts");
     READINGS.forEach((name, index) => {
@@ -391,10 +434,11 @@
     return place;
   }
 
-  function rewards(row, names) {
+  function rewards(row, which, settings) {
+    const shown = [0, which];
     const table = element("table", "rewards");
     const head = element("tr");
-    ["reward", ...SIDES].forEach((text) => {
+    ["reward", ...shown.map((place) => settings.sides[place])].forEach((text) => {
       const cell = element("th", "", text);
       cell.scope = "col";
       head.append(cell);
@@ -402,7 +446,8 @@
     const top = element("thead");
     top.append(head);
     const body = element("tbody");
-    [...names.map((name, index) => [name.replaceAll("_", " "), row.s.map((each) => each.w[index])]), ["total", row.s.map(total)]].forEach(([name, values]) => {
+    const lines = settings.rewards.map((name, index) => [name.replaceAll("_", " "), shown.map((place) => row.s[place].w[index])]);
+    [...lines, ["total", shown.map((place) => total(row.s[place]))]].forEach(([name, values]) => {
       const line = element("tr");
       const cell = element("th", "", name);
       cell.scope = "row";
@@ -413,24 +458,25 @@
     return table;
   }
 
-  function fill(details, row, settings) {
+  function fill(details, row, which, settings) {
     const prompt = element("pre", "prompt");
     prompt.dir = "ltr";
     const [first, last] = row.q;
     prompt.append(element("span", "soft", row.p.slice(0, first)), row.p.slice(first, last), element("span", "soft", row.p.slice(last)));
     const pair = element("div", "pair");
-    pair.append(side(row, 0, settings), side(row, 1, settings));
+    pair.append(side(row, 0, settings), side(row, which, settings));
     details.append(element("h5", "", "prompt"), prompt, pair);
-    if (settings.rewards.length) details.append(rewards(row, settings.rewards));
+    if (settings.rewards.length) details.append(rewards(row, which, settings));
   }
 
-  function summary(row, settings) {
+  function summary(row, which, settings) {
     const place = element("summary");
-    place.append(element("span", `outcome outcome-${row.o}`, OUTCOMES[row.o]));
+    const outcome = row.o[which - 1];
+    place.append(element("span", `outcome outcome-${outcome}`, OUTCOMES[outcome]));
     place.append(element("span", "identity", row.id));
     place.append(element("span", "question", row.p.slice(...row.q).slice(0, 160)));
     place.append(element("span", "gold", `gold ${row.g}`));
-    if (settings.rewards.length) place.append(element("span", "earned", `${short(total(row.s[0]))} → ${short(total(row.s[1]))}`));
+    if (settings.rewards.length) place.append(element("span", "earned", `${short(total(row.s[0]))} → ${short(total(row.s[which]))}`));
     return place;
   }
 
@@ -438,24 +484,36 @@
     const { rows, settings } = await unpack(place.dataset.run);
     const list = find(".rows", place);
     const search = find("input[type=search]", place);
-    const order = find("select", place);
+    const order = find(".order", place);
+    const against = find(".against", place);
     const [previous, next] = all(".pages button", place);
     const text = new Map(rows.map((row) => [row, [row.id, row.p, row.g, ...row.s.map((each) => each.c)].join("\n").toLowerCase()]));
     let from = 0;
 
+    const which = () => Number(against?.value ?? 1);
+
+    // How many rows each filter has.
+    function count() {
+      all("input[type=radio]:not([value=all])", place).forEach((box) => {
+        const number = rows.filter((row) => row.o[which() - 1] === Number(box.value)).length;
+        find(".soft", box.parentElement).textContent = number.toLocaleString("en");
+      });
+    }
+
     function show() {
       const outcome = find("input[type=radio]:checked", place).value;
       const words = search.value.toLowerCase().trim();
+      const trained = which();
       const found = rows
-        .filter((row) => (outcome === "all" || row.o === Number(outcome)) && (!words || text.get(row).includes(words)))
-        .sort(ORDERS[order.value]);
+        .filter((row) => (outcome === "all" || row.o[trained - 1] === Number(outcome)) && (!words || text.get(row).includes(words)))
+        .sort((a, b) => ORDERS[order.value](a, b, trained));
       from = Math.max(0, Math.min(from, Math.floor((found.length - 1) / SHOWN) * SHOWN));
       const part = found.slice(from, from + SHOWN);
       list.replaceChildren(
         ...part.map((row) => {
           const details = element("details");
-          details.append(summary(row, settings));
-          details.addEventListener("toggle", () => fill(details, row, settings), { once: true });
+          details.append(summary(row, trained, settings));
+          details.addEventListener("toggle", () => fill(details, row, trained, settings), { once: true });
           return details;
         }),
       );
@@ -471,9 +529,11 @@
       show();
     };
     all("input[type=radio], select", place).forEach((control) => control.addEventListener("change", anew));
+    against?.addEventListener("change", count);
     search.addEventListener("input", anew);
     previous.addEventListener("click", () => { from -= SHOWN; show(); });
     next.addEventListener("click", () => { from += SHOWN; show(); });
+    count();
     show();
   }
 
@@ -484,7 +544,7 @@
     }),
     { rootMargin: "400px" },
   );
-  all(".browser").forEach((place) => soon.observe(place));
+  if (unpacks) all(".browser").forEach((place) => soon.observe(place));
 
   // ---- Copying. Where the browser refuses, the text is selected, to be copied by hand.
 
@@ -503,4 +563,5 @@
   );
 
   root.classList.add("scripted");
+  if (unpacks) root.classList.add("unpacks");
 })();
