@@ -18,8 +18,17 @@ include: "rules/report.smk"
 include: "rules/export.smk"
 
 
+# What takes a second and no model is not worth a job on a cluster; `download` wants a network, which its nodes may lack.
 localrules:
     all,
+    download,
+    settings,
+    best,
+    compare,
+    compare_recipes,
+    over_seeds,
+    plots,
+    report,
 
 
 rule all:
