@@ -18,12 +18,14 @@ include: "rules/report.smk"
 include: "rules/export.smk"
 
 
-# What takes a second and no model is not worth a job on a cluster; `download` wants a network, which its nodes may lack.
+# What takes seconds and no model is not worth a job on a cluster; `download` wants a network, which its nodes may lack.
 localrules:
     all,
     download,
+    prompts,
     settings,
     best,
+    score,
     compare,
     compare_recipes,
     over_seeds,

@@ -12,9 +12,8 @@ SEVERAL_HOSTS = ("v5p-16",)
 RESOURCE_NAMES = {"gpu": "nvidia.com/gpu", "tpu": "google.com/tpu"}
 # A pod's end is announced to its first process alone; this one passes it on to the job's whole process group, where
 # training saves its newest step.
-ENTRY = """set -m
-/bin/sh "$0" & job=$!
-trap 'kill -TERM -- -$job' TERM
+ENTRY = """setsid /bin/sh "$0" & job=$!
+trap 'kill -TERM -$job' TERM
 wait $job; status=$?
 while kill -0 $job 2>/dev/null; do wait $job; status=$?; done
 exit $status"""
