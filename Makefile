@@ -9,7 +9,7 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
-.PHONY: report test parity setup setup-tfds lint lock clean
+.PHONY: report test parity setup setup-tfds setup-cluster lint lock clean
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
@@ -19,6 +19,9 @@ test: setup ## the tests
 
 parity: setup ## what the tests against Hugging Face's implementation need; without it they are skipped
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement envs/parity.txt
+
+setup-cluster: setup ## what profiles/slurm and profiles/kubernetes need
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement envs/cluster.txt
 
 lint: setup ## style of Python and of the workflow
 	$(RUN) ruff check .

@@ -18,8 +18,19 @@ include: "rules/report.smk"
 include: "rules/export.smk"
 
 
+# What takes seconds and no model is not worth a job on a cluster; `download` wants a network, which its nodes may lack.
 localrules:
     all,
+    download,
+    prompts,
+    settings,
+    best,
+    score,
+    compare,
+    compare_recipes,
+    over_seeds,
+    plots,
+    report,
 
 
 rule all:

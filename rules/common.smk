@@ -14,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 
-from gsm8k_grpo import code, files, hubs, own_rewards, settings
+from gsm8k_grpo import cluster, code, files, hubs, own_rewards, settings
 from gsm8k_grpo.checkpoints import checkpoint_names
 from gsm8k_grpo.errors import PipelineError
 
@@ -63,6 +63,25 @@ def blocks(chosen, *names):
 def recipe_blocks(*names):
     """The same for the recipe of a rule's wildcards."""
     return lambda wildcards: blocks(SETTINGS[wildcards.recipe], *names)
+
+
+def of_cluster(resource):
+    """What a stage that runs a model asks a cluster for; on one machine, `accelerator` alone counts."""
+
+    def amount(wildcards):
+        if "recipe" in wildcards.keys():
+            chosen = SETTINGS[wildcards.recipe]
+        else:
+            chosen = MODELS[wildcards.model]
+            # A download needs no accelerator, for hours; the pretraining of a miniature does.
+            if resource != "mem_mb" and chosen["model"]["source"] != "pretrained":
+                return ""
+        try:
+            return cluster.RESOURCES[resource](chosen)
+        except PipelineError as error:
+            raise WorkflowError(str(error))
+
+    return amount
 
 
 def last_failure(log):

@@ -27,6 +27,9 @@ rule evaluate:
         ENVIRONMENT
     resources:
         accelerator=1,
+        mem_mb=of_cluster("mem_mb"),
+        gres=of_cluster("gres"),
+        tpu_slice=of_cluster("tpu_slice"),
     params:
         retry=last_failure("results/logs/{recipe}/{evaluations}-{checkpoint}.log"),
         settings=recipe_blocks("mesh", "prompt", "evaluation"),

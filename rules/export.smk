@@ -33,6 +33,9 @@ rule export:
         ENVIRONMENT
     resources:
         accelerator=1,
+        mem_mb=of_cluster("mem_mb"),
+        gres=of_cluster("gres"),
+        tpu_slice=of_cluster("tpu_slice"),
     params:
         retry=last_failure("results/logs/{recipe}/export.log"),
     shell:

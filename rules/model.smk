@@ -15,6 +15,9 @@ rule base_model:
         ENVIRONMENT
     resources:
         accelerator=1,
+        mem_mb=of_cluster("mem_mb"),
+        gres=of_cluster("gres"),
+        tpu_slice=of_cluster("tpu_slice"),
     params:
         retry=last_failure("results/logs/models/{model}/base_model.log"),
         settings=lambda wildcards: blocks(MODELS[wildcards.model], "model"),

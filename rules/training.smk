@@ -19,6 +19,9 @@ rule format_check:
         ENVIRONMENT
     resources:
         accelerator=1,
+        mem_mb=of_cluster("mem_mb"),
+        gres=of_cluster("gres"),
+        tpu_slice=of_cluster("tpu_slice"),
     params:
         retry=last_failure("results/logs/{recipe}/format_check.log"),
         settings=recipe_blocks("seed", "mesh", "prompt", "training"),
@@ -46,6 +49,9 @@ rule train:
         ENVIRONMENT
     resources:
         accelerator=1,
+        mem_mb=of_cluster("mem_mb"),
+        gres=of_cluster("gres"),
+        tpu_slice=of_cluster("tpu_slice"),
     params:
         retry=last_failure("results/logs/{recipe}/train.log"),
         settings=recipe_blocks("seed", "mesh", "prompt", "training"),

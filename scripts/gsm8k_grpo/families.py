@@ -124,3 +124,11 @@ def sizes(architecture: Mapping | str) -> Mapping:
 def of(architecture: Mapping | str) -> Family:
     """The family of an architecture."""
     return FAMILIES[sizes(architecture)["family"]]
+
+
+def parameters(architecture: Mapping | str) -> int:
+    """Scalars of a model but for norms and biases (less than 0.1 %): embedding, attention and gated MLP."""
+    shape = sizes(architecture)
+    width, heads = shape["embed_dim"], 2 * shape["num_heads"] + 2 * shape["num_kv_heads"]
+    layer = width * shape["head_dim"] * heads + 3 * width * shape["hidden_dim"]
+    return shape["vocabulary_size"] * width + shape["num_layers"] * layer

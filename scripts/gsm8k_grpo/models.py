@@ -353,6 +353,15 @@ def policy(model: nnx.Module, lora: Mapping | None, seed: int, mesh: Mesh) -> nn
     return with_lora(model, lora, seed, mesh) if lora else nnx.merge(*nnx.split(model))
 
 
+def rematerialise(model: nnx.Module) -> None:
+    """Has the backward pass compute each layer's activations again, from the layer's input alone, which is kept.
+
+    Less memory, a third more compute (arXiv 1604.06174); the numbers are the same but for rounding.
+    """
+    for layer in model.layers:
+        layer.config = dataclasses.replace(layer.config, remat_config=type(layer.config.remat_config).DECODER)
+
+
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

@@ -119,6 +119,8 @@ class Programs:
         with running_on(mesh):
             self._base = models.abstract(models.config(chosen["model"]["architecture"]), mesh, dtype)
             self._policy = models.policy(self._base, lora, chosen["seed"], mesh)
+            if chosen["training"]["remat"]:
+                models.rematerialise(self._policy)
         # A quantised reference has zero adapters: the same shapes as the policy.
         self._reference = self._policy if lora and lora["base_weights"] else self._base
         self._trainer = self._make_trainer()
@@ -423,6 +425,8 @@ def alternatives(chosen: Mapping, failing: list[str], meshes: list[dict]) -> Ite
             yield {"mesh": size}
     if mesh["decode_weights"] == "gathered" and any(name.endswith("decode") for name in failing):
         yield {"mesh": {"decode_weights": "sharded"}}
+    if "train_step" in failing and not how["remat"]:
+        yield {"training": {"remat": True}}
     if any(not name.startswith("evaluation") for name in failing):
         for count in range(how["micro_batch_prompts"] // 2, 0, -1):
             divides = how["prompts_per_step"] % count == 0
