@@ -142,6 +142,24 @@ def same_evaluations(wildcards):
     return [] if first == wildcards.recipe else [shared]
 
 
+def same_model(wildcards):
+    """The first miniature that is pretrained in just the same way: its weights are taken over, not trained again."""
+
+    def made_from(chosen):
+        model = chosen["model"]
+        return [chosen["dataset"]["name"], model["architecture"], model["pretraining"]]
+
+    wanted = MODELS[wildcards.model]
+    if wanted["model"]["source"] != "pretrained":
+        return []
+    alike = [
+        name
+        for name, chosen in MODELS.items()
+        if chosen["model"]["source"] == "pretrained" and made_from(chosen) == made_from(wanted)
+    ]
+    return [] if alike[0] == wildcards.model else [f"results/models/{alike[0]}/model.json"]
+
+
 def source_hashes(wildcards):
     """Hashes of the published files: other contents rerun `download`; another mtime, or a file removed, does not."""
     dataset = DATASETS[wildcards.dataset]["dataset"]

@@ -60,6 +60,21 @@ def convert(folder: Path, architecture: Mapping | str, making: Path) -> dict:
     return weights
 
 
+def take_over(same: Path, making: Path) -> tuple[dict, dict]:
+    """The weights and the origin of a miniature that was pretrained in just the same way; its tokenizer is copied."""
+    from flax import traverse_util
+
+    from gsm8k_grpo import models
+
+    print(f"pretrained in the same way as {same}: its weights are taken over", flush=True)
+    manifest, stored = files.read_json(same / "model.json"), models.Stored(same / "weights")
+    weights = traverse_util.unflatten_dict({path: stored[path] for path in stored})
+    if models.weights_hash(weights) != manifest["sha256"]["weights"]:
+        raise PipelineError(f"{same / 'weights'}: not the weights that model.json names; --forcerun base_model")
+    shutil.copyfile(same / "tokenizer.model", making / "tokenizer.model")
+    return weights, manifest["origin"]
+
+
 def write(output: Path, chosen: Mapping, make: Callable[[Path], tuple[dict, dict]]) -> None:
     """Writes a model's folder; until everything is made, what was there stays.
 
@@ -102,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", required=True, help="JSON text or a settings.yaml; needs the block model")
     parser.add_argument("--rows", type=Path, help="normalised train rows (source pretrained)")
+    parser.add_argument("--same", type=Path, help="folder of a miniature that is pretrained in just the same way")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
     chosen = settings.stage_settings(arguments.settings, "model")["model"]
@@ -109,6 +125,8 @@ def main() -> None:
 
     def make(making: Path) -> tuple[dict, dict]:
         if chosen["source"] == "pretrained":
+            if arguments.same:
+                return take_over(arguments.same, making)
             if not arguments.rows:
                 raise PipelineError("--rows: a pretrained miniature needs the rows to pretrain on")
             rows = files.read_jsonl(arguments.rows, keys=("question", "solution", "answer"))

@@ -10,6 +10,7 @@ with their rewards), checkpoints.json and, last, summary.json.
 
 import argparse
 import io
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -130,6 +131,8 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
         cluster, training_settings, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_ids
     )
     training.run(learner, training_settings, run)
+    if runtime.leads():
+        run.note_memory(memory.used())
 
 
 def _write(output: Path, run: runs.Run, steps: list[int], history: list[dict], chosen: Mapping, rows: list) -> None:
@@ -166,6 +169,11 @@ def _write(output: Path, run: runs.Run, steps: list[int], history: list[dict], c
             "prompts": len(rows),
             "starts": run.starts(),
             **{name: sum(row[name] for row in history) for name in phases},
+            # The first step compiles; a checkpoint is no part of a step.
+            "step_seconds": statistics.median(
+                sum(row[name] for name in phases if name != "checkpoint_seconds") for row in history
+            ),
+            "memory": run.memory(),
             "warnings": [text for end in range(len(history)) for text in watch.warnings(history[: end + 1])],
             "provenance": runtime.provenance(seed=chosen["seed"]),
         },

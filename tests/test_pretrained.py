@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
@@ -107,6 +108,23 @@ def test_a_converted_folder_is_loaded_as_it_was(name, weights, tmp_path, shards)
     kept = {path.name for path in (output / "published").iterdir()}
     assert "config.json" in kept and not any("safetensors" in file for file in kept)
     assert not list(output.glob(".making*"))
+
+
+def test_a_miniature_that_is_pretrained_alike_takes_the_weights_over(name, weights, folder, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    chosen = {"name": "first", "architecture": SIZES[name], "dtype": "float32"}
+    base_model.write(first, chosen, lambda making: (base_model.convert(folder, SIZES[name], making), {"seed": 3}))
+    other = {**chosen, "name": "second", "dtype": "bfloat16"}
+    base_model.write(second, other, lambda making: base_model.take_over(first, making))
+    manifest = files.read_json(first / "model.json")
+    assert files.read_json(second / "model.json") == {**manifest, "name": "second", "dtype": "bfloat16"}
+    loaded = base.load(second, models.make_mesh(1, 1))  # its hash is that of what lies there
+    wide = jax.tree.map(lambda array: array.astype("float32"), models.weights(loaded.model))
+    expected = jax.tree.map(lambda array: jnp.asarray(array, "bfloat16").astype("float32"), weights)
+    assert models.weights_hash(wide) == models.weights_hash(expected)
+    files.write_json(first / "model.json", {**manifest, "sha256": {**manifest["sha256"], "weights": "0" * 64}})
+    with pytest.raises(PipelineError, match=r"first/weights: not the weights that model.json names"):
+        base_model.write(second, other, lambda making: base_model.take_over(first, making))
 
 
 def test_published_precision_becomes_the_one_asked_for(name, weights, tmp_path):

@@ -114,6 +114,14 @@ def test_rows_beyond_the_checkpoint_are_dropped(finished):
         finished.history(7)
 
 
+def test_the_most_that_any_process_used_is_kept(finished):
+    assert finished.memory() == {}
+    finished.note_memory({"held_bytes": 10, "device_peak_bytes": None, "host_peak_bytes": 70})
+    assert finished.memory() == {"held_bytes": 10, "device_peak_bytes": None, "host_peak_bytes": 70}
+    finished.note_memory({"held_bytes": 9, "device_peak_bytes": 30, "host_peak_bytes": 80})
+    assert finished.memory() == {"held_bytes": 10, "device_peak_bytes": 30, "host_peak_bytes": 80}
+
+
 def identity(**training):
     chosen = settings.effective("tiny", {"training": training})
     return runs.identity({name: chosen[name] for name in ("seed", "mesh", "prompt", "training")})

@@ -294,6 +294,21 @@ def test_on_dev_alone_each_checkpoint_is_evaluated_once_and_test_is_not_read(sna
     assert not [job for job, about in jobs.items() if job.startswith("evaluate") and "test.jsonl" in about]
 
 
+def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, sources):
+    recipes = [recipe for recipe in RECIPES if recipe != "tiny-gsm8k"]
+    jobs = planned(snakemake, sources, "--config", "recipes=[tiny,gemma2-2b-it,gemma2-2b-reasoning]", "miniature=true")
+    for recipe in ("gemma2-2b-it", "gemma2-2b-reasoning"):
+        assert "results/models/tiny/model.json" in paths(jobs[f"base_model {recipe}-miniature"], "input")
+    jobs = planned(snakemake, sources, "--config", f"recipes=[{','.join(sorted(recipes))}]", "miniature=true")
+    takes_over = {
+        job for job, about in jobs.items() if "base_model" in job and "results/models/" in str(paths(about, "input"))
+    }
+    # Of each way to pretrain (three families, and Gemma 3 in two kinds of tags), the first recipe pretrains.
+    assert takes_over == {
+        f"base_model {name}" for name in ("gemma2-2b-reasoning-miniature", "minigrpo-slow-miniature", "tiny")
+    }
+
+
 def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, finished):
     jobs = set(planned(snakemake, finished, "--config", "seeds=[0,1]"))
     runs = {name.replace("tiny", f"tiny-seed-{seed}") for name in AFTER_PROMPTS for seed in (0, 1)}

@@ -1,8 +1,11 @@
-"""Whether a batch can fit at all, asked before anything is compiled: an estimate from below, never a false alarm."""
+"""Whether a batch can fit at all, asked before anything is compiled (an estimate from below, never a false alarm), and
+what a process has used in the end."""
 
 import resource
+import sys
 from pathlib import Path
 
+import jax
 import psutil
 from jax.sharding import Mesh
 
@@ -69,3 +72,22 @@ def require_evaluation(config: object, rows: int, max_prompt_tokens: int, comple
         f"an evaluation batch of {rows} rows",
         "evaluation.batch_size or evaluation.max_completion_tokens",
     )
+
+
+def used() -> dict[str, int | None]:
+    """What this process holds and has used at most, in bytes.
+
+    Returns:
+      `held_bytes`: all arrays on this process's devices that are alive (of training: weights, adapters, reference,
+      optimizer state), each buffer once; `device_peak_bytes`: the most that was in use on any one of its devices, or
+      None where they don't count (a CPU); `host_peak_bytes`: the most that the process had resident, programs included.
+    """
+    shards = [shard.data for array in jax.live_arrays() for shard in array.addressable_shards]
+    held = {(shard.device, shard.unsafe_buffer_pointer()): shard.nbytes for shard in shards if shard.nbytes}
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "held_bytes": sum(held.values()),
+        "device_peak_bytes": None if None in peaks else max(peaks),
+        "host_peak_bytes": resident * (1 if sys.platform == "darwin" else 1024),
+    }

@@ -91,7 +91,9 @@ def initialise(model_config: object, seed: int) -> nnx.Module:
     """A randomly initialised model, float32.
 
     Tunix leaves the feed-forward kernels at zero (its models are loaded, not trained from scratch), where they would
-    get no gradient: every matrix is drawn here, normal with standard deviation 1/√fan-in (LeCun).
+    get no gradient: every matrix is drawn here, normal with standard deviation 1/√fan-in (LeCun). Of Qwen2.5, which has
+    no norms after its branches and does not scale its embedding up as Gemma does, with 0.02, the published
+    `initializer_range`: 1/√fan-in would drown the token in the residual stream of a narrow model.
     """
     model = build(model_config)
     state = nnx.state(model)
@@ -100,7 +102,8 @@ def initialise(model_config: object, seed: int) -> nnx.Module:
         name, shape = "/".join(map(str, path)), variable.shape
         if len(shape) >= 2:
             # The embedding is tied with the output: small logits at first.
-            deviation = 0.02 if "input_embedding" in name else _fan_in(name, shape) ** -0.5
+            narrow = "input_embedding" in name or isinstance(model_config, qwen2_lib.ModelConfig)
+            deviation = 0.02 if narrow else _fan_in(name, shape) ** -0.5
             variable[...] = deviation * jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
         elif "post_" in name and name.endswith("scale"):
             # Gemma stores scale − 1. At 0.4 the normed branches do not drown the token in the residual stream, and a
@@ -112,11 +115,9 @@ def initialise(model_config: object, seed: int) -> nnx.Module:
 
 def _fan_in(name: str, shape: tuple[int, ...]) -> int:
     """How many inputs each output of a matrix sums over."""
-    if "attn_vec" in name or "o_proj" in name:
+    if "attn_vec" in name:
         return shape[0] * shape[1]  # (N, H, D) contracts N·H
-    if len(shape) == 3 and any(part in name for part in ("q_proj", "k_proj", "v_proj")):
-        return shape[0]  # Qwen: (D, N, H)
-    return shape[-2]  # Gemma: q (N, D, H) and kv (2, K, D, H); kernels (in, out)
+    return shape[-2]  # q (N, D, H) and kv (2, K, D, H); kernels (in, out)
 
 
 def structure(model_config: object, dtype: jnp.dtype = jnp.float32) -> nnx.Module:

@@ -5,6 +5,7 @@
       metrics.jsonl          a line for each step
       samples.jsonl          completions kept to be read
       starts.json            the step after which each process that trained it began
+      memory.json            the most that any process which ended as it should has used (memory.used)
       checkpoints/actor/N/   as Tunix writes them; N counts updates, μ a step
       checkpoints.json       each checkpoint's hash; written after it: what is not listed here is no checkpoint
       set-aside/             what was found damaged, or half written
@@ -59,7 +60,7 @@ class Run:
         self.folder, self._updates = folder, updates_per_step
         self.metrics_file, self.samples_file = folder / "metrics.jsonl", folder / "samples.jsonl"
         self.checkpoints = folder / "checkpoints"
-        self._starts_file = folder / "starts.json"
+        self._starts_file, self._memory_file = folder / "starts.json", folder / "memory.json"
         self._ledger_file = folder / "checkpoints.json"
 
     def starts(self) -> list[int]:
@@ -69,6 +70,16 @@ class Run:
     def note_start(self, step: int) -> None:
         """One more process begins, after a step."""
         files.write_json(self._starts_file, [*self.starts(), step])
+
+    def memory(self) -> dict[str, int | None]:
+        """What `note_memory` was told, the largest of each; nothing before."""
+        return files.read_json(self._memory_file) if self._memory_file.exists() else {}
+
+    def note_memory(self, used: Mapping[str, int | None]) -> None:
+        """A process ends, and has used so much (None: not known)."""
+        known, before = {key: value for key, value in used.items() if value is not None}, self.memory()
+        largest = {key: max(value, before.get(key) or 0) for key, value in known.items()}
+        files.write_json(self._memory_file, {**dict.fromkeys(used), **before, **largest})
 
     def checkpoint(self, step: int) -> Path:
         """Where Tunix keeps the checkpoint of a step: it counts updates."""

@@ -15,7 +15,7 @@ EVALUATED = ("base", "best", "final")
 BLOCKS = ("recipes", "seed", "seeds", "dataset", "model", "prompt", "training", "evaluation", "report")
 # Parts of a story that are None, or empty, where nothing is there.
 ARTIFACTS = ("settings", *EVALUATED, "chosen", "compared", "format_check", "training", "last_steps", "metrics")
-ARTIFACTS += ("checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
+ARTIFACTS += ("first_reward", "checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
 LISTS = ("selection", "panels", "changed", "unknown", "stages", "reward_names")
 PHASES = ("rollout", "reference", "update", "checkpoint")
 
@@ -85,6 +85,7 @@ def story(results: Path, recipe: str, defaults: Mapping) -> dict:
         "format_check": reader.read(folder / "format_check.json"),
         "training": reader.read(folder / "training" / "summary.json"),
         "last_steps": None if metrics is None else last_steps(metrics),
+        "first_reward": None if metrics is None or "reward" not in metrics else float(_tenth(metrics.reward).mean()),
         "panels": [] if metrics is None else training_panels.panels(metrics),
         "metrics": metrics,
         "checkpoints": reader.read(folder / "training" / "checkpoints.json"),
@@ -157,9 +158,14 @@ def _metrics(path: Path) -> pd.DataFrame:
 
 def last_steps(metrics: pd.DataFrame) -> dict[str, float]:
     """Means over the last tenth of training, of what the page quotes in words."""
-    tail = metrics.tail(max(1, len(metrics) // 10))
+    tail = _tenth(metrics[::-1])
     names = ("reward", "kl", "groups_without_signal", "truncated_rate")
     return {name: float(tail[name].mean()) for name in names if name in tail and tail[name].notna().any()}
+
+
+def _tenth(metrics: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
+    """The first tenth of the steps, one at least."""
+    return metrics.head(max(1, len(metrics) // 10))
 
 
 def differences(defaults: Mapping, chosen: Mapping, key: str = "") -> list[tuple[str, Any, Any]]:
