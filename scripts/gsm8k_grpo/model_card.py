@@ -73,8 +73,7 @@ def facts(results: Path, recipe: str) -> dict:
 
 def notice(facts: Mapping) -> str:
     """What has to go with every copy: the base's licence, and that it was modified."""
-    how = "adapters trained with GRPO are merged into them" if facts["settings"]["training"]["lora"] else "by GRPO"
-    changed = f"The weights in this folder were modified: {how} (README.md).\n"
+    changed = "The weights in this folder were modified by training with GRPO (README.md).\n"
     if not facts["licence"]:
         if facts["model"]["origin"]["source"] == "pretrained":
             return f"{changed}The base was trained from nothing by the same pipeline; no published weights are in it.\n"
