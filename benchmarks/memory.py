@@ -1,12 +1,15 @@
-r"""Host memory that a published model takes: its conversion (stage `base_model`), and loading it to train.
+r"""Host memory that a published model takes: its conversion (stage `base_model`), loading it to train, and QLoRA.
 
   python benchmarks/memory.py --architecture gemma2_2b --folder /tmp/memory
 
 Writes random bfloat16 weights of the real shape, sharded as Hugging Face has them (5 GB for Gemma 2 2B, and the same
-again converted), measures each step in a process of its own, and deletes the folder.
+again converted), measures each step in a process of its own, and deletes the folder. Of QLoRA it says what the base
+takes by the bits of its numbers, what its arrays take on the device, and how much more the process holds than before.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import resource
 import shutil
@@ -15,12 +18,15 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from gsm8k_grpo import families, hf_format  # noqa: E402
 
 SHARD_BYTES = 2**30
+STEPS = ("convert", "load", "adapt-none", "adapt-int8", "adapt-nf4")
 
 
 def write_random(architecture: str, folder: Path) -> int:
@@ -80,13 +86,50 @@ def load(architecture: str, folder: Path) -> None:
     base.load(folder / "model", models.make_mesh(1, 1))
 
 
+def adapt(kind: str, architecture: str, folder: Path) -> None:
+    """The policy as training makes it, its base quantised to `kind` or left as it is; what it was made of is let go."""
+    import jax
+    import ml_dtypes
+    from flax import nnx
+
+    from gsm8k_grpo import base, models
+
+    def resident_bytes() -> int:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        return psutil.Process().memory_info().rss
+
+    family, mesh = families.of(architecture), models.make_mesh(1, 1)
+    lora = {"rank": 4, "alpha": 4, "dropout": 0, "target_modules": family.modules}
+    before = resident_bytes()
+    policy = models.with_lora(
+        base.load(folder / "model", mesh).model, {**lora, "base_weights": None if kind == "none" else kind}, 0, mesh
+    )
+    jax.clear_caches()
+    arrays = jax.tree.leaves(nnx.split(policy, nnx.LoRAParam, ...)[2])
+    bits = sum(
+        array.size * (ml_dtypes.iinfo if "int" in str(array.dtype) else ml_dtypes.finfo)(array.dtype).bits
+        for array in arrays
+    )
+    held = sum(
+        shard.data._arrays[0].on_device_size_in_bytes() for array in arrays for shard in array.addressable_shards
+    )
+    print(
+        f"base_weights {kind}: {bits / 8 / 2**30:.2f} GiB computed, {held / 2**30:.2f} GiB in arrays, "
+        f"{(resident_bytes() - before) / 2**30:.2f} GiB resident",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="gemma2_2b", choices=families.PRESETS)
     parser.add_argument("--folder", type=Path, required=True, help="to write to; deleted at the end")
-    parser.add_argument("--step", choices=("convert", "load"), help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
+        if arguments.step.startswith("adapt-"):
+            return adapt(arguments.step.removeprefix("adapt-"), arguments.architecture, arguments.folder)
         {"convert": convert, "load": load}[arguments.step](arguments.architecture, arguments.folder)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(f"{arguments.step}: at most {peak / 2**30:.1f} GiB of memory", flush=True)
@@ -94,7 +137,7 @@ def main() -> None:
     try:
         total = write_random(arguments.architecture, arguments.folder / "published")
         print(f"{arguments.architecture}: {total / 2**30:.1f} GiB of weights", flush=True)
-        for step in ("convert", "load"):
+        for step in STEPS:
             started = time.monotonic()
             subprocess.run([sys.executable, __file__, *sys.argv[1:], "--step", step], check=True)
             print(f"{step}: {time.monotonic() - started:.0f} s", flush=True)

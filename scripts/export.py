@@ -1,5 +1,7 @@
 r"""Stage `export`: the final adapters merged into the base as a Hugging Face folder, and alone in PEFT's format.
 
+Where all weights were trained, there are no adapters: the folder alone.
+
   python scripts/export.py --results results --recipe tiny --output results/tiny/export
 
 Reads the artifacts of a finished recipe. Writes config.json, the tokenizer's files, generation_config.json,
@@ -84,11 +86,6 @@ def make(folder: Path, recipe: Path, model: Path, chosen: Mapping, base_folder: 
 
     about = files.read_json(model / "model.json")
     trained = files.read_json(recipe / "training" / "checkpoints.json")
-    if trained["lora"] is None:
-        raise PipelineError(
-            f"{recipe}: all weights were trained (training.lora: null), and only adapters can be exported; the weights "
-            "are in the Orbax checkpoint that training/checkpoints.json names"
-        )
     checkpoint = base.checkpoint_folder(about["sha256"], recipe / "training" / "checkpoints.json", "final")
     weights = models.Stored(model / "weights")
     print(f"reading {model / 'weights'}", flush=True)
@@ -98,19 +95,22 @@ def make(folder: Path, recipe: Path, model: Path, chosen: Mapping, base_folder: 
             "--forcerun base_model"
         )
     lora, architecture = trained["lora"], about["architecture"]
-    adapted = export.factors(architecture, base.read_adapters(checkpoint))
-    print(f"merging {len(adapted)} adapters of {checkpoint}", flush=True)
+    learned, adapted, scale, named = base.stored_checkpoint(checkpoint), {}, 0.0, None
+    if lora:
+        adapted, scale = export.factors(architecture, dict(learned)), lora["alpha"] / lora["rank"]
+    print(f"merging {len(adapted)} adapters of {checkpoint}" if lora else f"reading {checkpoint}", flush=True)
     common = (architecture, weights, weights.shape, about["dtype"])
-    merged = export.write_weights(folder, *common, adapted, lora["alpha"] / lora["rank"])
+    merged = export.write_weights(folder, *common, adapted, scale, trained=None if lora else learned)
     export.require_change(merged, about["dtype"])
     hf_folder.write(folder, model, about, chosen["evaluation"])
-    named = model_card.base_model(about["origin"])
-    if not named:
-        (folder / "base").mkdir()
-        export.write_weights(folder / "base", *common, {}, 0.0)
-        hf_folder.write(folder / "base", model, about, chosen["evaluation"])
-    named = named or base_folder.as_posix()
-    export.write_adapter(folder / "adapter", adapted, lora, named, about["origin"].get("commit"))
+    if lora:
+        named = model_card.base_model(about["origin"])
+        if not named:
+            (folder / "base").mkdir()
+            export.write_weights(folder / "base", *common, {}, 0.0)
+            hf_folder.write(folder / "base", model, about, chosen["evaluation"])
+        named = named or base_folder.as_posix()
+        export.write_adapter(folder / "adapter", adapted, lora, named, about["origin"].get("commit"))
     final = next(kept for kept in trained["checkpoints"] if kept["name"] == "final")
     return {
         "recipe": recipe.name,

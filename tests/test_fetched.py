@@ -28,7 +28,7 @@ CASES = {
 }
 
 
-def chosen(source, folder):
+def chosen(source, folder, lora=True):
     family, handle, revision = CASES[source]
     # Of texts that mean nothing yet, the published rewards are all equal.
     (folder / "mine.py").write_text(
@@ -47,12 +47,39 @@ def chosen(source, folder):
             "training": {
                 **{"max_steps": 2, "checkpoint_interval_steps": 2, "prompts_per_step": 2, "micro_batch_prompts": 2},
                 **{"num_generations": 2, "advantage_estimator": "rloo", "max_completion_tokens": 8},
+                "beta": 0,  # no reference to compile
                 "rewards": [f"{folder}/mine.py:letters"],
-                "lora": {"target_modules": list(families.FAMILIES[family].modules)},
+                "lora": {"target_modules": list(families.FAMILIES[family].modules)} if lora else None,
             },
             "evaluation": {"split": "dev", "batch_size": 8, "max_completion_tokens": 8, "selection_rows": None},
         },
     )
+
+
+def stages_of(name, folder, recipe):
+    """From prompts to the export; writes the recipe's settings."""
+    run = f"results/{name}"
+    (folder / run).mkdir(parents=True)
+    (folder / run / "settings.yaml").write_text(yaml.safe_dump(settings.thawed(recipe)))
+    how, model, training = (
+        ["--settings", f"{run}/settings.yaml"],
+        ["--model", "results/models/small"],
+        f"{run}/training",
+    )
+    rows = ["--rows", f"{run}/prompts/dev.jsonl"]
+    trained = ["--checkpoints", f"{training}/checkpoints.json", "--checkpoint", "final"]
+    base_rows, final_rows = (f"{run}/evaluations/{each}/completions.jsonl" for each in ("base", "final"))
+    metrics = [f"{run}/evaluations/{each}/metrics.json" for each in ("base", "final")]
+    compared = ["--base", base_rows, "--final", final_rows, "--best", final_rows]
+    same = ["--same", "results/small/evaluations/base/metrics.json"] if name != "small" else []
+    return [
+        ["train", *how, "--rows", f"{run}/prompts/train.jsonl", *model, "--output", training],
+        ["evaluate", *how, *rows, *model, *same, "--output", f"{run}/evaluations/base"],
+        ["evaluate", *how, *rows, *model, *trained, "--output", f"{run}/evaluations/final"],
+        ["best", "--metrics", *metrics, "--output", f"{run}/best.json"],
+        ["compare", *how, *compared, "--output", f"{run}/comparison.json"],
+        ["export", "--results", "results", "--recipe", name, "--output", f"{run}/export"],
+    ]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -75,28 +102,21 @@ def fetched(request, tmp_path_factory):
     contents = {path.relative_to(served).as_posix(): path.read_bytes() for path in served.rglob("*") if path.is_file()}
     getattr(hub, source)[f"model/{handle}"] = Repository(contents, gated=True)
 
-    text = chosen(source, folder)
-    run, model = "results/small", "results/models/small"
-    (folder / run).mkdir(parents=True)
-    (folder / run / "settings.yaml").write_text(yaml.safe_dump(settings.thawed(text)))
-    how, rows = ["--settings", json.dumps(settings.thawed(text))], ["--rows", f"{run}/prompts/dev.jsonl"]
-    data, training = "results/data/word-problems", f"{run}/training"
-    trained = ["--checkpoints", f"{training}/checkpoints.json", "--checkpoint", "final"]
-    base_rows, final_rows = (f"{run}/evaluations/{name}/completions.jsonl" for name in ("base", "final"))
+    text, model, data = (
+        json.dumps(settings.thawed(chosen(source, folder))),
+        "results/models/small",
+        "results/data/word-problems",
+    )
     asked = ["--train", f"{data}/train.jsonl", "--test", f"{data}/test.jsonl"]
-    compared = ["--base", base_rows, "--final", final_rows, "--best", final_rows]
-    metrics = [f"{run}/evaluations/{name}/metrics.json" for name in ("base", "final")]
     stages = [
-        ["download", *how, "--output", data],
-        ["base_model", *how, "--output", model],
-        ["prompts", *how, *asked, "--model", model, "--output", f"{run}/prompts"],
-        ["train", *how, "--rows", f"{run}/prompts/train.jsonl", "--model", model, "--output", training],
-        ["evaluate", *how, *rows, "--model", model, "--output", f"{run}/evaluations/base"],
-        ["evaluate", *how, *rows, "--model", model, *trained, "--output", f"{run}/evaluations/final"],
-        ["best", "--metrics", *metrics, "--output", f"{run}/best.json"],
-        ["compare", *how, *compared, "--output", f"{run}/comparison.json"],
-        ["export", "--results", "results", "--recipe", "small", "--output", f"{run}/export"],
+        ["download", "--settings", text, "--output", data],
+        ["base_model", "--settings", text, "--output", model],
+        ["prompts", "--settings", text, *asked, "--model", model, "--output", "results/small/prompts"],
+        *stages_of("small", folder, chosen(source, folder)),
     ]
+    if source == "huggingface":  # once more, with all weights trained, on the same prompts
+        stages += stages_of("whole", folder, chosen(source, folder, lora=False))
+        (folder / "results/whole/prompts").symlink_to("../small/prompts")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         input=json.dumps(stages),
@@ -166,22 +186,43 @@ def test_transformers_and_peft_agree_with_the_trained_model(fetched):
     torch, transformers, peft = (pytest.importorskip(name) for name in ("torch", "transformers", "peft"))
     from test_parity import LENGTHS, PAD, our_logits, their_logits
 
+    results, tokens = fetched.folder / "results", left_padded(LENGTHS, 400, PAD)
+    real = tokens != PAD
+
     def opened(folder):
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="eager")
         assert model.dtype == torch.float32
         return model.eval()
 
-    results = fetched.folder / "results"
-    trained = base.load_checkpoint(
-        load(fetched), results / "small/training/checkpoints.json", "final", models.make_mesh(1, 1)
-    )
-    tokens = left_padded(LENGTHS, 400, PAD)
-    real, expected = tokens != PAD, our_logits(trained, tokens)
-    export = results / "small/export"
+    def measured(name):
+        checkpoints = results / name / "training/checkpoints.json"
+        return our_logits(base.load_checkpoint(load(fetched), checkpoints, "final", models.make_mesh(1, 1)), tokens)
+
+    expected, export = measured("small"), results / "small/export"
     alone = opened(export / "base" if fetched.source == "kaggle" else fetched.served)
     assert np.abs(their_logits(alone, tokens) - expected)[real].max() > 1e-3  # the base is another model
     for model in (opened(export), peft.PeftModel.from_pretrained(alone, export / "adapter")):
         np.testing.assert_allclose(their_logits(model, tokens)[real], expected[real], rtol=0, atol=1e-4)
+    if fetched.source == "huggingface":
+        whole = measured("whole")
+        assert np.abs(whole - expected)[real].max() > 1e-3
+        np.testing.assert_allclose(
+            their_logits(opened(results / "whole/export"), tokens)[real], whole[real], rtol=0, atol=1e-4
+        )
+
+
+def test_a_model_of_which_all_weights_were_trained_is_exported_without_adapters(fetched):
+    if fetched.source == "kaggle":
+        pytest.skip("trained with adapters alone")
+    export = fetched.folder / "results/whole/export"
+    manifest = files.read_json(export / "export.json")
+    parameters = files.read_json(fetched.folder / "results/models/small/model.json")["parameters"]
+    assert manifest["lora"] is None and manifest["adapter_base"] is None
+    assert manifest["adapted_weights"] == parameters >= manifest["changed_weights"] > 0.5 * parameters
+    assert manifest["agreement"]["largest_difference"] < 1e-4 < 0.1 < manifest["agreement"]["largest_logit"]
+    assert not (export / "adapter").exists() and not (export / "base").exists()
+    card = (export / "README.md").read_text("utf-8")
+    assert "2 steps of GRPO, all its weights (float32)." in card and "adapter" not in card.split("All settings")[0]
 
 
 def test_no_token_is_left_below_the_folder(fetched):

@@ -273,19 +273,23 @@ def test_a_file_damaged_in_the_cache_is_found_and_fetched_again(hub):
 
 
 def test_a_cache_that_another_program_filled_in_part_is_completed_or_refused(hub):
-    """As `AutoModel.from_pretrained` leaves it: without what belongs to the tokenizer and to generation."""
+    """As `AutoModel.from_pretrained` leaves it: without what tokenizer and generation need, or a list."""
     repository = hub.huggingface["model/google/gemma-2-2b-it"]
-    later = {"tokenizer_config.json": b"{}", "generation_config.json": b"{}"}
-    repository.files.update(later)
-    pinned = model("huggingface", revision=COMMIT)
-    folder, whole, _ = fetch(hub, pinned)
-    for name in later:
-        (folder / name).unlink()
-    assert "is not whole in" in refused(hub, pinned, HF_HUB_OFFLINE="1")
-    assert fetch(hub, pinned)[:2] == (folder, whole)  # with a network, they are fetched
-    (folder / "generation_config.json").unlink()
+    repository.files.update({"tokenizer_config.json": b"{}", "generation_config.json": b"{}"})
+    folder, whole, _ = fetch(hub, model("huggingface"))
+
+    def partial():
+        shutil.rmtree(folder.parents[1] / "trees")
+        (folder / "tokenizer_config.json").unlink()
+
+    partial()
+    sentence = refused(hub, model("huggingface"), HF_HUB_OFFLINE="1")
+    assert "google/gemma-2-2b-it is not whole in" in sentence and "tokenizer_config.json is missing, and" in sentence
+    assert fetch(hub, model("huggingface"))[:2] == (folder, whole)  # with a network, it is fetched
+    assert fetch(hub, model("huggingface"), HF_HUB_OFFLINE="1")[:2] == (folder, whole)
+    partial()
     hub.close()
-    assert "in 4 attempts (no connection): check the connection" in refused(hub, pinned)
+    assert "google/gemma-2-2b-it is not whole in" in refused(hub, model("huggingface"))
 
 
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])

@@ -47,6 +47,7 @@ def test_only_a_miniature_holds_no_published_weights(about):
 def test_only_published_rows_are_called_gsm8k(origin, is_gsm8k):
     facts = {
         "recipe": "mine",
+        "settings": {"training": {"lora": None}},
         "model": model(),
         "licence": model_card.GEMMA,
         "base_model": "google/gemma-2-2b-it",

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
@@ -66,10 +65,9 @@ def checkpoint_folder(sha256: dict, manifest_file: Path, name: str) -> Path:
     return folder
 
 
-def read_adapters(folder: Path) -> dict[tuple, np.ndarray]:
-    """The adapters of a `checkpoint_folder` on the host, by their paths in Tunix's state."""
-    stored = models.Stored(folder / "model_params")
-    return {path[:-1] if path[-1] == "value" else path: stored[path] for path in stored}
+def stored_checkpoint(folder: Path) -> models.Stored:
+    """The arrays of a `checkpoint_folder` by their paths in Tunix's state: adapters, or all weights."""
+    return models.Stored(folder / "model_params")
 
 
 def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh) -> nnx.Module:

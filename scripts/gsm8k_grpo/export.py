@@ -49,7 +49,7 @@ def factors(architecture: Mapping | str, adapters: Mapping[tuple, np.ndarray]) -
 
 @dataclasses.dataclass
 class Merged:
-    """What a merge did to the weights that have adapters, in the precision that they are kept in.
+    """What became of the weights that have adapters, or were all trained, in the precision that they are kept in.
 
     Attributes:
       weights: how many there are.
@@ -63,6 +63,12 @@ class Merged:
     update_error: float = 0.0
     _lost: float = 0.0
     _added: float = 0.0
+
+    def replace(self, base: np.ndarray, trained: np.ndarray) -> np.ndarray:
+        """A weight that was trained itself."""
+        self.weights += trained.size
+        self.changed += int(np.count_nonzero(trained != base))
+        return trained
 
     def add(self, base: np.ndarray, pair: tuple[np.ndarray, np.ndarray], scale: float) -> np.ndarray:
         """W + scale·B·A, summed in float32 and rounded to W's own precision."""
@@ -86,6 +92,7 @@ def write_weights(
     adapted: Factors,
     scale: float,
     shard_bytes: int = SHARD_BYTES,
+    trained: Mapping[tuple, np.ndarray] | None = None,
 ) -> Merged:
     """Writes model.safetensors, or several files of at most `shard_bytes` and their index.
 
@@ -97,6 +104,7 @@ def write_weights(
       dtype: `model.dtype`, which all are kept in.
       adapted: from `factors`; none for the base itself.
       scale: alpha / rank.
+      trained: goes in the place of the base, where all weights were trained.
 
     Raises:
       PipelineError: a file cannot be written.
@@ -119,10 +127,16 @@ def write_weights(
         for entry in table:
             if wanted.isdisjoint(entry.names):
                 continue
-            for name, tensor in zip(entry.names, entry.to_hf(base[entry.path].astype(kind)), strict=True):
-                if name in wanted:
-                    tensor = merged.add(tensor, adapted[name], scale) if name in adapted else tensor
-                    tensors[name] = np.ascontiguousarray(tensor)
+            before = entry.to_hf(base[entry.path].astype(kind))
+            after = before if trained is None else entry.to_hf(trained[entry.path].astype(kind))
+            for name, old, new in zip(entry.names, before, after, strict=True):
+                if name not in wanted:
+                    continue
+                if name in adapted:
+                    new = merged.add(old, adapted[name], scale)
+                elif trained is not None:
+                    new = merged.replace(old, new)
+                tensors[name] = np.ascontiguousarray(new)
         _save(tensors, folder / file)
     if split.is_sharded:
         weight_map = dict(sorted(split.tensor_to_filename.items()))
@@ -188,7 +202,9 @@ def require_change(merged: Merged, dtype: str) -> None:
     """
     if merged.changed:
         return
-    reason = f"all of the update is lost in rounding to {dtype}" if merged.update_error else "the adapters are zero"
+    reason = (
+        f"all of the update is lost in rounding to {dtype}" if merged.update_error else "training changed no weight"
+    )
     raise PipelineError(
         f"the merged model equals its base ({reason}), so there is nothing to export; train for longer or with a "
         "higher training.learning_rate" + (", or with model.dtype float32" if merged.update_error else "")

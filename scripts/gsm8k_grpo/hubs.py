@@ -7,7 +7,6 @@ Credentials are the clients' business: they read them from the environment (HF_T
 from their own files. Nothing here reads, prints or records one.
 """
 
-import contextlib
 import fnmatch
 import hashlib
 import logging
@@ -206,7 +205,7 @@ def _huggingface(kind: str, handle: str, revision: str | None, wanted: tuple[str
             )
         )
         if kind == "model":
-            _complete(handle, folder)
+            _require_beside(handle, folder)
         return folder, _verified(folder, wanted)
 
     folder, found = retries.retried(attempt)
@@ -215,21 +214,17 @@ def _huggingface(kind: str, handle: str, revision: str | None, wanted: tuple[str
     return folder, folder.name, found
 
 
-def _complete(handle: str, snapshot: Path) -> None:
-    """Fetches what a snapshot lacks of `BESIDE`; without a network, the client's error says that it is not there.
+def _require_beside(handle: str, snapshot: Path) -> None:
+    """Refuses a snapshot without `BESIDE` that the client could not compare with the repository's list of files.
 
-    The client takes any snapshot for whole that it finds offline. Of a file that the repository does not have either
-    it keeps a note: then it is asked for once.
+    It keeps that list in `trees`. Without it and without a network, it takes any snapshot of a branch for whole.
     """
-    import huggingface_hub
-
-    for name in BESIDE:
-        noted = huggingface_hub.try_to_load_from_cache(handle, name, revision=snapshot.name)
-        if (snapshot / name).is_file() or noted is huggingface_hub._CACHED_NO_EXIST:
-            continue
-        huggingface_hub.model_info(handle, revision=snapshot.name)  # without a network, it says so sooner
-        with contextlib.suppress(huggingface_hub.errors.RemoteEntryNotFoundError):
-            huggingface_hub.hf_hub_download(handle, name, revision=snapshot.name)
+    missing = [name for name in BESIDE if not (snapshot / name).is_file()]
+    if missing and not (snapshot.parents[1] / "trees" / f"{snapshot.name}.json").is_file():
+        raise PipelineError(
+            f"model.handle: {handle} is not whole in {_cache('huggingface')}: {missing[0]} is missing, and Hugging "
+            "Face cannot be asked for it; fetch the model once with a connection, and without HF_HUB_OFFLINE"
+        )
 
 
 def _verified(snapshot: Path, wanted: tuple[str, ...]) -> dict[str, dict]:

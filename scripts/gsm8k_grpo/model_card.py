@@ -73,7 +73,7 @@ def facts(results: Path, recipe: str) -> dict:
 
 def notice(facts: Mapping) -> str:
     """What has to go with every copy: the base's licence, and that it was modified."""
-    changed = "The weights in this folder were modified: adapters trained with GRPO are merged into them (README.md).\n"
+    changed = "The weights in this folder were modified by training with GRPO (README.md).\n"
     if not facts["licence"]:
         if facts["model"]["origin"]["source"] == "pretrained":
             return f"{changed}The base was trained from nothing by the same pipeline; no published weights are in it.\n"
@@ -110,7 +110,7 @@ def front_matter(facts: Mapping) -> str:
         "language": ["en"],
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["grpo", "lora", "tunix"],
+        "tags": ["grpo", *(["lora"] if facts["settings"]["training"]["lora"] else []), "tunix"],
         "model-index": [
             {
                 "name": facts["recipe"],

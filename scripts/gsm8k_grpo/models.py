@@ -216,7 +216,11 @@ class Stored(Mapping):
             raise PipelineError(f"{folder}: no weights that can be read; make them again") from None
         finally:
             logging.disable(logging.NOTSET)
-        self._stored = {tuple(int(key) if key.isdigit() else key for key in path): path for path in flat}
+        self._stored = {
+            # Training stores variables, whose arrays have a name of their own.
+            tuple(int(key) if key.isdigit() else key for key in path[: -1 if path[-1] == "value" else None]): path
+            for path in flat
+        }
         self._metadata = flat
 
     def __iter__(self) -> Iterator[tuple]:
