@@ -102,8 +102,14 @@ def test_settings_of_another_version_are_a_page_and_a_doubt(results):
 
 def test_hostile_text_cannot_leave_its_place(tmp_path):
     hostile = ("</script><script>alert(1)</script>", "a \u2028 b \u2029 c \ud800 d \u202e e \x00 f", "<!-- ]]>")
-    synthetic.make(tmp_path, "one", ROWS, STEPS, hostile=hostile, report={"title": "</title><script>alert(1)</script>"})
+    turned = "</title><script>alert(1)</script> \u202e"
+    settings_too = {"report": {"title": turned}, "prompt": {"system": turned}, "miniature": True}
+    settings_too["published"] = dict.fromkeys(("text", "source", "conditions"), turned) | {"values": []}
+    synthetic.make(tmp_path, "one", ROWS, STEPS, hostile=hostile, **settings_too)
+    summary = tmp_path / "one" / "training" / "summary.json"
+    files.write_json(summary, files.read_json(summary) | {"warnings": [turned]})
     page = report.render(tmp_path, ["one"], [])
+    assert "Not the same conditions:</strong> one is a miniature: another model of 2,614,341,888 parameters" in page
     page.encode("utf-8")
     assert "<script>alert" not in page and "\u2028" not in page and "\u202e" not in page
     # Scripts: the data, the packed parts and the page's own, which is the only one that runs.
@@ -199,6 +205,16 @@ def test_a_fair_share_takes_as_many_of_each_outcome_and_keeps_their_order():
     assert shares(4) == [1, 1, 1, 1]
     assert shares(9) == [3, 1, 2, 3]
     assert shares(12) == shares(100) == counted
+
+
+def test_of_several_samples_the_headline_says_which_are_counted():
+    rate = {"value": 0.25, "low": 0.2, "high": 0.3}
+    one = {"difference": {"value": 0.4, "low": 0.3, "high": 0.5}, "mcnemar_p": 1e-9, "fixed": 4, "broken": 0, "n": 10}
+    told = {name: {"answer_accuracy": rate, "split": "dev", "samples": 4} for name in ("base", "final")}
+    told["compared"] = dict.fromkeys(("answer", "flexible"), one | {"smallest_difference": None})
+    assert "of 10 dev rows: by the first of 4 samples of each, +40.0 points (+30.0 to +50.0;" in report.headline(told)
+    told["base"]["samples"] = 1
+    assert "of 10 dev rows: +40.0 points" in report.headline(told)
 
 
 def test_a_run_s_command_names_its_recipe_and_seed():
