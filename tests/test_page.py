@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from gsm8k_grpo import evaluation, files, report, words
+from gsm8k_grpo import evaluated, evaluation, files, report, words
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
@@ -70,13 +70,7 @@ def results(tmp_path_factory):
     (folder / "begun").mkdir()
     shutil.copy(folder / "hostile" / "settings.yaml", folder / "begun" / "settings.yaml")
     runs = ["plain-seed-0", "plain-seed-1"]
-    measured = {
-        run: {
-            name: files.read_json(folder / run / "evaluations" / name / "metrics.json")
-            for name in ("base", "best", "final")
-        }
-        for run in runs
-    }
+    measured = {run: evaluated.metrics(folder, run) for run in runs}
     files.write_json(folder / "plain" / "seeds.json", evaluation.over_seeds(measured))
     synthetic.compare_recipes(folder, [*runs, "hostile"])
     files.write_text(folder / "report.html", report.render(folder, [*runs, "hostile", "begun"], ["plain"]))

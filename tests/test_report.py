@@ -207,16 +207,6 @@ def test_a_fair_share_takes_as_many_of_each_outcome_and_keeps_their_order():
     assert shares(12) == shares(100) == counted
 
 
-def test_of_several_samples_the_headline_says_which_are_counted():
-    rate = {"value": 0.25, "low": 0.2, "high": 0.3}
-    one = {"difference": {"value": 0.4, "low": 0.3, "high": 0.5}, "mcnemar_p": 1e-9, "fixed": 4, "broken": 0, "n": 10}
-    told = {name: {"answer_accuracy": rate, "split": "dev", "samples": 4} for name in ("base", "final")}
-    told["compared"] = dict.fromkeys(("answer", "flexible"), one | {"smallest_difference": None})
-    assert "of 10 dev rows: by the first of 4 samples of each, +40.0 points (+30.0 to +50.0;" in report.headline(told)
-    told["base"]["samples"] = 1
-    assert "of 10 dev rows: +40.0 points" in report.headline(told)
-
-
 def test_a_run_s_command_names_its_recipe_and_seed():
     chosen = {"recipes": "tiny,other", "seeds": [1, 2], "seed": 2, "miniature": False}
     told = {"name": "tiny-seed-2", "settings": chosen, "base": None}
