@@ -9,7 +9,7 @@ r"""Stage `compare`: base against final, and against best, on the same rows: pai
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import comparison, files, runtime, settings, stats
+from gsm8k_grpo import comparison, evaluated, files, runtime, settings, stats
 from gsm8k_grpo.errors import PipelineError, run_stage
 
 
@@ -34,10 +34,7 @@ def paired(base_file: Path, trained_file: Path, extraction: str) -> dict:
     Raises:
       PipelineError: not the same rows.
     """
-    base, trained = (
-        [row for row in files.read_jsonl(path, ("id", "sample")) if row["sample"] == 0]
-        for path in (base_file, trained_file)
-    )
+    base, trained = (evaluated.first_completions(path) for path in (base_file, trained_file))
     if [row["id"] for row in base] != [row["id"] for row in trained]:
         raise PipelineError(f"{base_file} and {trained_file}: not the same rows; evaluate both again")
     return {

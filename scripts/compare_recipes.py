@@ -7,8 +7,8 @@ r"""Stage `compare_recipes`: each recipe's final checkpoint against every other'
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import comparison, files, runtime, settings
-from gsm8k_grpo.errors import run_stage
+from gsm8k_grpo import comparison, evaluated, files, runtime, settings
+from gsm8k_grpo.errors import PipelineError, run_stage
 
 
 def main() -> None:
@@ -22,18 +22,23 @@ def main() -> None:
 
 
 def read(results: Path, recipe: str) -> dict[tuple, dict[str, bool]]:
-    """The verdicts on each row's first completion of a recipe's final checkpoint, by id, question and gold answer."""
+    """The verdicts on each row's first completion of a recipe's final checkpoint, by id, question and gold answer.
+
+    Raises:
+      PipelineError: an artifact is not there, or completions and data do not belong together.
+    """
     chosen = settings.stage_settings(str(results / recipe / "settings.yaml"), "dataset", "evaluation")
     split = chosen["evaluation"]["split"]
     data = results / "data" / chosen["dataset"]["name"] / ("test.jsonl" if split == "test" else "train.jsonl")
     questions = {row["id"]: row["question"] for row in files.read_jsonl(data, ("id", "question"))}
     judged = comparison.verdict_keys(chosen["evaluation"]["extraction"])
     completions = results / recipe / "evaluations" / "final" / "completions.jsonl"
-    return {
-        (row["id"], questions[row["id"]], row["answer"]): {name: row[key] for name, key in judged.items()}
-        for row in files.read_jsonl(completions, ("id", "sample", "answer"))
-        if row["sample"] == 0
-    }
+    found = {}
+    for row in evaluated.first_completions(completions, "answer", *judged.values()):
+        if row["id"] not in questions:
+            raise PipelineError(f"{completions}: {row['id']!r} is the id of no row of {data}; evaluate again")
+        found[row["id"], questions[row["id"]], row["answer"]] = {name: row[key] for name, key in judged.items()}
+    return found
 
 
 if __name__ == "__main__":

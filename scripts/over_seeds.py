@@ -6,10 +6,8 @@ python scripts/over_seeds.py --results results --runs tiny-seed-0 tiny-seed-1 --
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import evaluation, files
+from gsm8k_grpo import evaluated, evaluation, files
 from gsm8k_grpo.errors import run_stage
-
-CHECKPOINTS = ("base", "best", "final")
 
 
 def main() -> None:
@@ -18,13 +16,7 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", required=True, help="names of the runs, one a seed")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    measured = {
-        run: {
-            name: files.read_json(arguments.results / run / "evaluations" / name / "metrics.json")
-            for name in CHECKPOINTS
-        }
-        for run in arguments.runs
-    }
+    measured = {run: evaluated.metrics(arguments.results, run) for run in arguments.runs}
     files.write_json(arguments.output, evaluation.over_seeds(measured))
 
 

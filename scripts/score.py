@@ -11,7 +11,7 @@ The rewards are those that training sums, on rows that it never saw: what is rew
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import files, rewards, settings
+from gsm8k_grpo import evaluated, files, rewards, settings
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError, run_stage
 
@@ -49,7 +49,7 @@ def score(path: Path, prompts: dict[str, dict], names: tuple[str, ...], tags: Ta
     Raises:
       PipelineError: a completion of no prompt, or a fault of a reward of the user's own.
     """
-    completions = [row for row in files.read_jsonl(path, ("id", "sample", "completion")) if row["sample"] == 0]
+    completions = evaluated.first_completions(path, "completion")
     unknown = [row["id"] for row in completions if row["id"] not in prompts]
     if unknown:
         raise PipelineError(f"{path}: {unknown[0]!r} is the id of no prompt; make prompts and evaluations again")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from gsm8k_grpo import evaluation, files, report, words
+from gsm8k_grpo import evaluated, evaluation, files, report, words
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
@@ -25,6 +25,7 @@ HOSTILE = (
     "<reasoning><answer></reasoning></answer><reasoning>",
     "",
 )
+MARKUP = "</script><img src=x onerror='window.hacked = 1'>"
 PREFLIGHT = {
     "accelerator": {"name": "v5e-8", "chips": 8, "usable_hbm_bytes": 16 * 2**30, "compiler": "the accelerator's own"},
     "level": "screen",
@@ -61,22 +62,28 @@ def results(tmp_path_factory):
     for seed in (0, 1):
         chosen = {"recipes": ["plain", "hostile", "begun"], "seeds": [0, 1], "seed": seed}
         synthetic.make(folder, f"plain-seed-{seed}", ROWS, STEPS, overtrained=seed == 0, **chosen)
-    synthetic.make(folder, "hostile", ROWS, STEPS, hostile=HOSTILE, published=PUBLISHED)
+    tags = {"reasoning_start": MARKUP, "reasoning_end": "</style>", "answer_start": "<b>", "answer_end": "\u202e]"}
+    prompt = {"system": f"{MARKUP} \u202e {{{{ 7 * 7 }}}}", "tags": tags}
+    synthetic.make(folder, "hostile", ROWS, STEPS, hostile=HOSTILE, published=PUBLISHED, prompt=prompt)
+    rename_a_reward(folder / "hostile", "number", MARKUP)
     files.write_json(folder / "hostile" / "preflight.json", PREFLIGHT)
     (folder / "begun").mkdir()
     shutil.copy(folder / "hostile" / "settings.yaml", folder / "begun" / "settings.yaml")
     runs = ["plain-seed-0", "plain-seed-1"]
-    measured = {
-        run: {
-            name: files.read_json(folder / run / "evaluations" / name / "metrics.json")
-            for name in ("base", "best", "final")
-        }
-        for run in runs
-    }
+    measured = {run: evaluated.metrics(folder, run) for run in runs}
     files.write_json(folder / "plain" / "seeds.json", evaluation.over_seeds(measured))
     synthetic.compare_recipes(folder, [*runs, "hostile"])
     files.write_text(folder / "report.html", report.render(folder, [*runs, "hostile", "begun"], ["plain"]))
     return folder
+
+
+def rename_a_reward(folder, name, hostile):
+    """Gives a reward a hostile name, in a recipe's figures and in what it gave to completions."""
+    metrics = pd.read_csv(folder / "training" / "metrics.csv")
+    metrics = metrics.rename(columns={f"reward_{name}": f"reward_{hostile}"})
+    files.write_text(folder / "training" / "metrics.csv", metrics.to_csv(index=False))
+    text = (folder / "rewards.jsonl").read_text()
+    files.write_text(folder / "rewards.jsonl", text.replace(f'"{name}"', json.dumps(hostile)))
 
 
 @pytest.fixture(scope="session")
@@ -97,8 +104,9 @@ def opened(chromium, results):
     """Opens a page; at the end of the test its console must be empty, and nothing but the file asked for."""
     contexts, said, asked = [], [], []
 
-    def open_page(path=results / "report.html", **options):
+    def open_page(path=results / "report.html", before="", **options):
         context = chromium.new_context(**{"viewport": DESK, **options})
+        context.add_init_script(before)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
@@ -301,8 +309,13 @@ def test_hostile_completions_are_shown_as_text_and_break_nothing(opened, viewpor
             assert side.evaluate(
                 "place => [...place.children].every(part => part.tagName == 'SPAN' && !part.children.length)"
             )
+    assert place.locator(".rewards tbody th").all_inner_texts()[3] == MARKUP
+    rewards = chart(page, "figure[data-run='data-hostile-training'][data-panel=rewards]")
+    assert rewards.locator(".key").last.inner_text() == MARKUP
+    assert "You are" not in page.locator("#hostile-settings").inner_text() and MARKUP in place.inner_text()
     assert page.evaluate("window.hacked") is None
     assert page.locator(".browser :is(img, script, iframe, svg)").count() == 0
+    assert page.locator("img, iframe").count() == 0
     shown = place.locator(".completion").all_text_contents()
     assert "nul ⟨U+0000⟩ bell ⟨U+0007⟩ right-to-left ⟨U+202E⟩ isolate ⟨U+2066⟩ lone ⟨U+D800⟩" in shown[4]
     assert shown[8].endswith("… and 996,000 characters more")
@@ -328,6 +341,24 @@ def test_hover_and_arrow_keys_read_values_in_all_panels(opened, results):
         loss.locator(".plot").press(key)
         assert loss.locator(".at").inner_text() == norm.locator(".at").inner_text() == f"step {wanted}"
         assert said(loss) == pytest.approx(metrics["loss"][wanted - 1], rel=1e-3)
+
+
+def test_a_finger_reads_values_too(opened, results):
+    page = opened(viewport=PHONE, has_touch=True)
+    loss = pd.read_csv(results / "plain-seed-0/training/metrics.csv")["loss"]
+    figure = chart(page, "figure[data-run='data-plain-seed-0-training'][data-panel=loss]")
+    box = figure.locator(".u-over").bounding_box()
+    seen, finger = [], page.context.new_cdp_session(page)
+    for kind, share in (("touchStart", 0.25), ("touchMove", 0.4), ("touchMove", 0.75)):
+        point = {"x": box["x"] + share * box["width"], "y": box["y"] + box["height"] / 2}
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+        page.wait_for_timeout(50)
+        said = figure.locator(".at").inner_text()
+        if kind == "touchMove":
+            seen.append(int(said.removeprefix("step ")))
+            assert float(figure.locator(".value").inner_text()) == pytest.approx(loss[seen[-1] - 1], rel=1e-3)
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert STEPS / 4 < seen[0] < STEPS / 2 < seen[1] < STEPS
 
 
 def test_every_figure_of_training_has_its_panel(opened):
@@ -457,6 +488,12 @@ def test_a_window_made_as_narrow_as_a_phone_loses_nothing(opened):
     place.locator("summary").first.click()
     base, final = (side.bounding_box() for side in place.locator(".side").all())
     assert final["y"] >= base["y"] + base["height"] and final["x"] == base["x"]
+    for width in (PHONE["width"], 500, 720):
+        page.set_viewport_size({"width": width, "height": 844})
+        scrolled = page.locator("#result .scroll").evaluate_all(
+            "all => all.filter(each => each.scrollWidth > each.clientWidth).length"
+        )
+        assert scrolled == 0, width
 
 
 def test_the_keyboard_reaches_and_works_everything(opened):
@@ -561,8 +598,11 @@ def test_printed_it_has_all_charts_on_white_and_no_controls(opened):
     assert figures.count() > 30
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator("#theme").is_visible() and not page.locator("nav").first.is_visible()
+    folded = page.locator("details:not([open])")
+    assert set(folded.locator("> summary").all_inner_texts()) == {"All effective settings"}
     assert page.pdf()[:4] == b"%PDF"
     page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
     assert page.evaluate("document.documentElement.dataset.theme") is None
 
 
@@ -571,6 +611,30 @@ def test_without_scripts_verdict_and_tables_are_there(opened):
     assert page.locator("#result .headline").first.is_visible() and page.locator("#runs").is_visible()
     assert "Scripts are off" in page.locator("noscript").first.inner_text()
     assert not page.locator(".browser").first.is_visible()
+    assert page.locator(".unscripted").first.is_visible()
+
+
+def test_a_browser_that_cannot_unpack_says_what_it_would_take(opened):
+    page = opened(before="delete window.DecompressionStream;")
+    said = page.locator("#plain-seed-0 .unscripted")
+    assert said.count() == 2 and all(each.is_visible() for each in said.all())
+    assert "Firefox 113" in said.first.inner_text()
+    assert not page.locator(".browser").first.is_visible() and not page.locator(".training").first.is_visible()
+    chart(page, "figure[data-chart=curve]")
+    assert not opened().locator(".unscripted").first.is_visible()
+
+
+def test_a_script_that_got_into_the_file_does_not_run(chromium, results, tmp_path):
+    page = chromium.new_page()
+    injected = "<script>window.hacked = 1</script><img src='x:' onerror='window.hacked = 1'>"
+    injected += "<a id='link' href='javascript:window.hacked = 1'>link</a><style>h1 { display: none }</style>"
+    text = (results / "report.html").read_text().replace("<main>", f"<main>{injected}", 1)
+    (tmp_path / "report.html").write_text(text)
+    page.goto((tmp_path / "report.html").as_uri())
+    page.locator("#link").click()
+    chart(page, "figure[data-chart=curve]")
+    assert page.evaluate("window.hacked") is None and page.locator("h1").is_visible()
+    page.close()
 
 
 def test_the_policy_refuses_what_the_page_does_not_bring_itself(chromium, results):

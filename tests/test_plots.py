@@ -21,6 +21,25 @@ def test_each_reward_is_plotted_by_name(tmp_path, names):
         assert text.count(f">reward {name.replace('_', ' ')}<") == 1, name
 
 
+def test_what_never_changes_is_drawn_from_0_upward(tmp_path, monkeypatch):
+    limits = {}
+    monkeypatch.setattr(
+        plots,
+        "_save",
+        lambda figure, _: limits.update({each.get_title("left"): each.get_ylim() for each in figure.axes}),
+    )
+    metrics = pd.DataFrame({"step": [1, 2, 3], "clip_fraction": 0.0, "loss": -2.0, "groups_without_signal": 1.0})
+    metrics = metrics.assign(kl=float("nan"), update_seconds=[9.0, 1.0, 1.0], reference_seconds=[9.0, 0.0, 0.0])
+    plots.training(metrics, tmp_path / "training.svg")
+    assert limits.pop("reference, seconds")[1] > 9
+    assert limits == {
+        "clipped ratios, share": (0, 1),
+        "loss": (-2, 1),
+        "groups without signal, share": (0, 1),
+        "update, seconds": (0, 2),
+    }
+
+
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_accuracy_is_drawn_over_dev_with_the_choice_marked_and_test_apart(tmp_path, split):
     def measured(checkpoint, step, split, n):

@@ -102,8 +102,14 @@ def test_settings_of_another_version_are_a_page_and_a_doubt(results):
 
 def test_hostile_text_cannot_leave_its_place(tmp_path):
     hostile = ("</script><script>alert(1)</script>", "a \u2028 b \u2029 c \ud800 d \u202e e \x00 f", "<!-- ]]>")
-    synthetic.make(tmp_path, "one", ROWS, STEPS, hostile=hostile, report={"title": "</title><script>alert(1)</script>"})
+    turned = "</title><script>alert(1)</script> \u202e"
+    settings_too = {"report": {"title": turned}, "prompt": {"system": turned}, "miniature": True}
+    settings_too["published"] = dict.fromkeys(("text", "source", "conditions"), turned) | {"values": []}
+    synthetic.make(tmp_path, "one", ROWS, STEPS, hostile=hostile, **settings_too)
+    summary = tmp_path / "one" / "training" / "summary.json"
+    files.write_json(summary, files.read_json(summary) | {"warnings": [turned]})
     page = report.render(tmp_path, ["one"], [])
+    assert "Not the same conditions:</strong> one is a miniature: another model of 2,614,341,888 parameters" in page
     page.encode("utf-8")
     assert "<script>alert" not in page and "\u2028" not in page and "\u202e" not in page
     # Scripts: the data, the packed parts and the page's own, which is the only one that runs.

@@ -82,8 +82,8 @@ def test_numbers_are_printed_as_papers_print_them():
         (0.01, 0.02, 0.03, "better"),
         (-0.03, -0.02, -0.01, "worse"),
         (-0.01, 0.02, 0.05, "no significant change"),
-        (None, 0.02, None, "no significant change"),
-        (0.02, 0.02, 0.02, "no significant change"),
+        (None, 0.02, None, "no interval"),
+        (0.02, 0.02, 0.02, "no interval"),
     ],
 )
 def test_over_seeds_a_change_is_named_only_when_its_interval_leaves_out_0(low, value, high, said):
@@ -108,3 +108,29 @@ def test_what_cannot_be_seen_is_shown_by_its_number(text, shown):
 
 def test_megabytes_are_cut_and_counted():
     assert words.visible("x" * 1_000_000) == "x" * 4000 + " … and 996,000 characters more"
+
+
+def test_of_several_samples_the_headline_says_which_are_counted():
+    rate = {"value": 0.25, "low": 0.2, "high": 0.3}
+    one = {"difference": {"value": 0.4, "low": 0.3, "high": 0.5}, "mcnemar_p": 1e-9, "fixed": 4, "broken": 0, "n": 10}
+    told = {name: {"answer_accuracy": rate, "split": "dev", "samples": 4} for name in ("base", "final")}
+    told["compared"] = dict.fromkeys(("answer", "flexible"), one | {"smallest_difference": None})
+    assert "of 10 dev rows: by the first of 4 samples of each, +40.0 points (+30.0 to +50.0;" in words.headline(told)
+    told["base"]["samples"] = 1
+    assert "of 10 dev rows: +40.0 points" in words.headline(told)
+
+
+def test_over_seeds_the_headline_says_why_there_is_no_interval():
+    spread = {"value": 0.5, "sd": 0.1, "low": 0.4, "high": 0.6, "n": 3}
+    equal, alone = spread | {"sd": 0.0}, spread | {"sd": None, "low": None, "high": None, "n": 1}
+
+    def said(answer, flexible):
+        return words.seeds_headline({"final - base": {"answer_accuracy": answer, "flexible_accuracy": flexible}})
+
+    assert said(spread, equal) == (
+        "Answer accuracy changed by +50.0 points on average (+40.0 to +60.0): better. With the format ignored, by "
+        "+50.0 points in each of the 3 runs, which gives no interval over seeds."
+    )
+    assert said(alone, alone).startswith(
+        "Answer accuracy changed by +50.0 points in the one run, which gives no interval"
+    )

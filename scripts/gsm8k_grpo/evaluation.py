@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from operator import itemgetter
 
-from gsm8k_grpo import answers, stats
+from gsm8k_grpo import answers, evaluated, stats
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError
 
@@ -120,7 +120,7 @@ def over_seeds(measured: dict[str, dict[str, dict]]) -> dict:
         "runs": list(measured),
         **{
             checkpoint: summary(lambda run, name, checkpoint=checkpoint: run[checkpoint][name]["value"])
-            for checkpoint in ("base", "best", "final")
+            for checkpoint in evaluated.NAMES
         },
         **{
             f"{checkpoint} - base": summary(

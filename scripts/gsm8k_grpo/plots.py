@@ -24,6 +24,26 @@ matplotlib.rcParams.update(
 COLOURS = {"answer_accuracy": "#0b6e99", "flexible_accuracy": "#b3541e", "format_accuracy": "#6b7f3a"}
 LABELS = {"answer_accuracy": "answer", "flexible_accuracy": "last number, format ignored", "format_accuracy": "format"}
 
+# Columns of metrics.csv, in the order in which they are drawn.
+TITLES = {
+    "loss": "loss",
+    "gradient_norm": "gradient norm",
+    "learning_rate": "learning rate",
+    "kl": "KL to the base, nats a token",
+    "entropy": "entropy, nats a token",
+    "clip_fraction": "clipped ratios, share",
+    "groups_without_signal": "groups without signal, share",
+    "completion_tokens_mean": "completion length, tokens",
+    "truncated_rate": "cut at the limit, share",
+    "reward": "total reward",
+    "reward_std": "reward, standard deviation",
+    "tokens": "tokens so far",
+    "epoch": "epoch",
+    "rollout_seconds": "rollout, seconds",
+    "reference_seconds": "reference, seconds",
+    "update_seconds": "update, seconds",
+}
+
 
 def accuracy(selection: list[dict], best: dict, measured: list[dict], path: Path) -> None:
     """Rates with 95 % intervals over checkpoints on dev, the base model at step 0; answers on test apart from them.
@@ -45,7 +65,7 @@ def accuracy(selection: list[dict], best: dict, measured: list[dict], path: Path
         _points(axes, once, "answer_accuracy", label=label, **style)
     rows = f"{selection[0]['answer_accuracy']['n']} {selection[0]['split']} rows"
     axes.set(ylim=(0, 102), xlabel=f"training step (dotted: best on {selection[0]['split']})", ylabel=f"% of {rows}")
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.legend(frameon=False, fontsize=9)
     _save(figure, path)
 
@@ -64,23 +84,28 @@ def _points(axes: plt.Axes, evaluations: list[dict], name: str, **style: object)
 def training(metrics: pd.DataFrame, path: Path) -> None:
     """The figures of training over steps, raw and smoothed (a centred mean over a twentieth of the run)."""
     rewards = [name for name in metrics if name.startswith("reward_") and name != "reward_std"]
-    panels = ["loss", "gradient_norm", "learning_rate", "kl", "entropy", "clip_fraction", "groups_without_signal"]
-    panels += ["completion_tokens_mean", "truncated_rate", "reward", "reward_std"]
-    panels += ["rollout_seconds", "reference_seconds", "update_seconds"]
-    panels = [name for name in panels if metrics[name].notna().any()]  # without a reference model there is no KL
-    height = -(-(len(panels) + len(rewards)) // 3)
+    titles = TITLES | {name: name.replace("_", " ") for name in rewards}
+    # Without a reference model there is no KL.
+    panels = [name for name in titles if name in metrics and metrics[name].notna().any()]
+    height = -(-len(panels) // 3)
     # As wide as a page of a paper, so that the letters keep their size.
     figure, grid = plt.subplots(height, 3, figsize=(7, 1.45 * height), layout="constrained")
     window = max(1, len(metrics) // 20)
-    for axes, name in zip(grid.flat, panels + rewards, strict=False):
+    for axes, name in zip(grid.flat, panels, strict=False):
         smoothed = metrics[name].rolling(window, center=True, min_periods=1).mean()
         axes.plot(metrics["step"], metrics[name], color="#0b6e99", alpha=0.3, linewidth=0.8)
         axes.plot(metrics["step"], smoothed, color="#0b6e99", linewidth=1.5)
-        axes.set_title(name.replace("_", " "), fontsize=9, loc="left")
+        axes.set_title(titles[name], fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
-        if name.endswith("_seconds"):
+        low, high = metrics[name].min(), metrics[name].max()
+        if low == high:
+            axes.set_ylim(min(0, low), max(0, high) or 1)
+            plt.setp(axes.lines, clip_on=False, zorder=3)  # to be seen on the axis too
+        elif name.endswith("_seconds") and metrics[name].median() > 0:
             axes.set_ylim(0, 2 * metrics[name].median())  # the first step compiles: it would flatten the rest
-    for axes in grid.flat[len(panels) + len(rewards) :]:
+        if name == "tokens":
+            axes.yaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    for axes in grid.flat[len(panels) :]:
         axes.remove()
     figure.supxlabel("training step", fontsize=9)
     _save(figure, path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from gsm8k_grpo import completions_shown, files, settings, story, training_panels, words
+from gsm8k_grpo import completions_shown, evaluated, files, settings, story, training_panels, words
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.doubts import doubts
 from gsm8k_grpo.errors import PipelineError
@@ -115,8 +115,8 @@ def _environment() -> jinja2.Environment:
     environment.filters.update({name: getattr(words, name) for name in (*names.split(), "seeds_verdict")})
     environment.filters["setting"] = _setting
     environment.globals.update(
-        headline=headline,
-        seeds_headline=seeds_headline,
+        headline=words.headline,
+        seeds_headline=words.seeds_headline,
         rates_beside=rates_beside,
         phases=phases,
         command=command,
@@ -143,50 +143,6 @@ def _origin(facts: Mapping) -> str:
         for name, value in facts.items()
         if name != "warning" and value is not None and not isinstance(value, (dict, list))
     )
-
-
-def headline(told: Mapping) -> str:
-    """One recipe's result in words that follow the numbers."""
-    base, final, compared = told["base"]["answer_accuracy"], told["final"]["answer_accuracy"], told["compared"]
-    answer = compared["answer"]
-    changed = f"{words.points(answer['difference']['value'])} points ({words.ends(answer['difference'])}; McNemar "
-    said = {"better": "rose", "worse": "fell", "no significant change": "did not change significantly:"}
-    samples = told["base"]["samples"]
-    first = f"by the first of {samples} samples of each, " if samples > 1 else ""
-    sentences = [
-        f"Answer accuracy {said[words.verdict(answer)]} from {words.percent(base['value'])} ({_interval(base)}) to "
-        f"{words.percent(final['value'])} ({_interval(final)}) of {words.count(answer['n'])} {told['base']['split']} "
-        f"rows: {first}{changed}{words.p_value(answer['mcnemar_p'])}), {words.plural(answer['fixed'], 'row')} won, "
-        f"{answer['broken']} lost.",
-        words.resolution(answer),
-        words.format_or_mathematics(compared),
-    ]
-    return " ".join(filter(None, sentences))
-
-
-def _interval(rate: Mapping) -> str:
-    return "no interval" if rate["low"] is None else f"{words.tenth(rate['low'])} to {words.tenth(rate['high'])}"
-
-
-def seeds_headline(over: Mapping) -> str:
-    """A recipe's result over its seeds in words that follow the numbers."""
-    answer, flexible = (over["final - base"][f"{name}_accuracy"] for name in ("answer", "flexible"))
-    if answer["low"] is None:
-        return (
-            f"Answer accuracy changed by {words.points(answer['value'])} points; one seed gives no interval over seeds."
-        )
-
-    if not answer["sd"]:
-        return (
-            f"Answer accuracy changed by {words.points(answer['value'])} points in each of the {answer['n']} runs, "
-            "which gives no interval over seeds."
-        )
-
-    def said(difference: Mapping) -> str:
-        average = f"{words.points(difference['value'])} points on average"
-        return f"{average} ({words.ends(difference)}): {words.seeds_verdict(difference)}"
-
-    return f"Answer accuracy changed by {said(answer)}. With the format ignored, by {said(flexible)}."
 
 
 def rates_beside(extraction: str) -> list[str]:
@@ -246,7 +202,7 @@ def curve(told: Mapping) -> dict | None:
     selection = told["selection"]
     if not selection:
         return None
-    measured = {told[name]["step"]: told[name] for name in story.EVALUATED if told[name]}
+    measured = {told[name]["step"]: told[name] for name in evaluated.NAMES if told[name]}
     if all(each["split"] == selection[0]["split"] for each in measured.values()):
         measured = {}
     steps = sorted({each["step"] for each in selection} | set(measured))

@@ -8,13 +8,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from gsm8k_grpo import checkpoints, completions_shown, files, settings, training_panels
+from gsm8k_grpo import checkpoints, completions_shown, evaluated, files, settings, training_panels
 from gsm8k_grpo.errors import PipelineError
 
-EVALUATED = ("base", "best", "final")
 BLOCKS = ("recipes", "seed", "seeds", "dataset", "model", "prompt", "training", "evaluation", "report")
 # Parts of a story that are None, or empty, where nothing is there.
-ARTIFACTS = ("settings", *EVALUATED, "chosen", "compared", "format_check", "training", "last_steps", "metrics")
+ARTIFACTS = ("settings", *evaluated.NAMES, "chosen", "compared", "format_check", "training", "last_steps", "metrics")
 ARTIFACTS += ("first_reward", "checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
 LISTS = ("selection", "panels", "changed", "unknown", "stages", "reward_names")
 PHASES = ("rollout", "reference", "update", "checkpoint")
@@ -71,14 +70,14 @@ def story(results: Path, recipe: str, defaults: Mapping) -> dict:
     if metrics is not None and metrics.empty:
         reader.missing.append(f"{recipe}/training/metrics.csv has no step yet")
         metrics = None
-    evaluated = {name: reader.read(folder / "evaluations" / name / "metrics.json") for name in EVALUATED}
+    measured = {name: reader.read(folder / "evaluations" / name / "metrics.json") for name in evaluated.NAMES}
     found = {
         "name": recipe,
         "settings": chosen,
         "settings_text": (folder / "settings.yaml").read_text(encoding="utf-8"),
         "changed": differences(defaults, chosen),
         "unknown": unknown,
-        **evaluated,
+        **measured,
         "selection": [each for name in names if (each := reader.read(on_dev / name / "metrics.json"))],
         "chosen": reader.read(folder / "best.json"),
         "compared": reader.read(folder / "comparison.json"),
@@ -116,7 +115,7 @@ def completions(results: Path, told: Mapping) -> tuple[list[dict], Callable[[dic
     folder, reader, split = results / told["name"], Reader(results), told["base"]["split"]
     other_best = told["best"] and told["best"]["checkpoint"] != told["final"]["checkpoint"]
     graded = {
-        name: reader.read(folder / "evaluations" / name / "completions.jsonl", files.read_jsonl)
+        name: reader.read(folder / "evaluations" / name / "completions.jsonl", evaluated.first_completions)
         for name in ("base", "final", *(["best"] if other_best else []))
     }
     asked = reader.read(folder / "prompts" / f"{split}.jsonl", files.read_jsonl)
@@ -124,7 +123,7 @@ def completions(results: Path, told: Mapping) -> tuple[list[dict], Callable[[dic
     source = "test" if split == "test" else "train"
     rows = reader.read(results / "data" / chosen["dataset"]["name"] / f"{source}.jsonl", files.read_jsonl)
     told["missing"].extend(reader.missing)
-    graded = {name: [row for row in rows if row["sample"] == 0] for name, rows in graded.items() if rows}
+    graded = {name: rows for name, rows in graded.items() if rows}
     if not {"base", "final"} <= graded.keys():
         return [], dict
     prompts = {row["id"]: row["prompt"] for row in asked or ()}
@@ -213,7 +212,7 @@ def stages(told: Mapping) -> list[dict]:
     add("train", training, len(training["starts"]) if training and training["starts"] else None)
     for each in told["selection"]:
         add(f"evaluate {each['checkpoint']} on {each['split']}", each, each.get("starts"))
-    for name in EVALUATED:
+    for name in evaluated.NAMES:
         each = told[name]
         if each and each["split"] != (told["selection"][0]["split"] if told["selection"] else None):
             add(f"evaluate {name} on {each['split']}", each, each.get("starts"))

@@ -1,6 +1,7 @@
 """Numbers as the page prints them, and sentences that follow them. Nothing is measured here."""
 
 import re
+from collections.abc import Mapping
 
 # What no page can show as text: control characters, marks that turn the direction of all that follows or have no width,
 # line ends that only JavaScript knows, halves of characters.
@@ -28,7 +29,7 @@ def points(value: float) -> str:
     return "0.0" if said in ("+0.0", "−0.0") else said
 
 
-def ends(difference: dict) -> str:
+def ends(difference: Mapping) -> str:
     """The interval of a difference of rates, in percentage points."""
     return f"{points(difference['low'])} to {points(difference['high'])}"
 
@@ -88,24 +89,26 @@ def published_rate(value: float | list | None, signed: bool = False) -> str:
     return (" to ".join(ends) + (" points" if signed else " %")).replace("-", "−")
 
 
-def verdict(compared: dict) -> str:
+def verdict(compared: Mapping) -> str:
     """What a paired comparison of answers says, in words that follow the numbers."""
     if compared["mcnemar_p"] >= SIGNIFICANT:
         return "no significant change"
     return "better" if compared["difference"]["value"] > 0 else "worse"
 
 
-def seeds_verdict(difference: dict) -> str:
+def seeds_verdict(difference: Mapping) -> str:
     """What the differences of several runs say, in words that follow the numbers: is 0 in their interval?
 
-    Runs that agree to the last row have no spread, and so no interval that could leave 0 out.
+    One run, or runs that agree to the last row, have no spread, and so no interval.
     """
-    if not difference["sd"] or difference["low"] <= 0 <= difference["high"]:
+    if not difference["sd"]:
+        return "no interval"
+    if difference["low"] <= 0 <= difference["high"]:
         return "no significant change"
     return "better" if difference["value"] > 0 else "worse"
 
 
-def resolution(compared: dict) -> str:
+def resolution(compared: Mapping) -> str:
     """What a comparison could have shown, where it shows no significant change: a sentence, else nothing."""
     if compared["mcnemar_p"] < SIGNIFICANT:
         return ""
@@ -115,7 +118,7 @@ def resolution(compared: dict) -> str:
     return f"{compared['n']} rows would show a change of ± {smallest} points or more in 4 of 5 tries."
 
 
-def format_or_mathematics(compared: dict) -> str:
+def format_or_mathematics(compared: Mapping) -> str:
     """What is left of a change in answers when the format is ignored, so that one of format is not sold as more.
 
     Args:
@@ -134,3 +137,40 @@ def format_or_mathematics(compared: dict) -> str:
             f"With the format ignored it is better by {changed}{': the rest of the gain is format' if share else ''}."
         )
     return f"With the format ignored it is {flexible} ({changed})."
+
+
+def headline(told: Mapping) -> str:
+    """One recipe's result in words that follow the numbers."""
+    base, final, compared = told["base"]["answer_accuracy"], told["final"]["answer_accuracy"], told["compared"]
+    answer = compared["answer"]
+    changed = f"{points(answer['difference']['value'])} points ({ends(answer['difference'])}; McNemar "
+    said = {"better": "rose", "worse": "fell", "no significant change": "did not change significantly:"}
+    samples = told["base"]["samples"]
+    first = f"by the first of {samples} samples of each, " if samples > 1 else ""
+    sentences = [
+        f"Answer accuracy {said[verdict(answer)]} from {percent(base['value'])} ({_interval(base)}) to "
+        f"{percent(final['value'])} ({_interval(final)}) of {count(answer['n'])} {told['base']['split']} "
+        f"rows: {first}{changed}{p_value(answer['mcnemar_p'])}), {plural(answer['fixed'], 'row')} won, "
+        f"{answer['broken']} lost.",
+        resolution(answer),
+        format_or_mathematics(compared),
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _interval(rate: Mapping) -> str:
+    return "no interval" if rate["low"] is None else f"{tenth(rate['low'])} to {tenth(rate['high'])}"
+
+
+def seeds_headline(over: Mapping) -> str:
+    """A recipe's result over its seeds in words that follow the numbers."""
+    answer, flexible = (over["final - base"][f"{name}_accuracy"] for name in ("answer", "flexible"))
+
+    def said(difference: Mapping) -> str:
+        changed = f"{points(difference['value'])} points"
+        if difference["sd"]:
+            return f"{changed} on average ({ends(difference)}): {seeds_verdict(difference)}"
+        runs = "in the one run" if difference["n"] == 1 else f"in each of the {difference['n']} runs"
+        return f"{changed} {runs}, which gives no interval over seeds"
+
+    return f"Answer accuracy changed by {said(answer)}. With the format ignored, by {said(flexible)}."

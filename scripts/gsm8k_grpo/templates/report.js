@@ -266,7 +266,12 @@
       const next = Math.min(x.length - 1, Math.max(0, wanted));
       plot.setCursor({ left: plot.valToPos(x[next], "x"), top: 10 }, true, true);
     });
-    place.addEventListener("blur", () => plot.setCursor({ left: -10, top: -10 }, true, true));
+    // What the arrow keys read is spoken, of the one chart that has the focus.
+    place.addEventListener("focus", () => { find(".reading", figure).ariaLive = "polite"; });
+    place.addEventListener("blur", () => {
+      find(".reading", figure).ariaLive = "off";
+      plot.setCursor({ left: -10, top: -10 }, true, true);
+    });
     return plot;
   }
 
