@@ -1,6 +1,6 @@
 """Whether runs have learned their format: the intervals of base and final do not touch. Says what each has reached.
 
-  python .ci/learned.py RECIPE-miniature ...
+python .ci/learned.py RECIPE-miniature ...
 """
 
 import json
