@@ -3,6 +3,7 @@
 import pytest
 
 from gsm8k_grpo import families, settings
+from gsm8k_grpo.errors import PipelineError
 
 # family, precision, LoRA's rank, alpha and dropout, (G, μ, β, ε), learning rate, temperature
 PUBLISHED = {
@@ -75,6 +76,16 @@ def test_miniatures_have_results_of_their_own_and_one_report():
 def test_the_command_line_goes_over_a_miniature_too():
     chosen = settings.effective("gemma2-2b-it", {"miniature": True, "training": {"max_steps": 120, "beta": 0.5}})
     assert (chosen["training"]["max_steps"], chosen["training"]["beta"]) == (120, 0.5)
+    # A part of what only the miniature has, too; and its faults are said as all others.
+    less = {"miniature": True, "model": {"pretraining": {"steps": 400}}}
+    whole = settings.effective("gemma2-2b-it", {"miniature": True})
+    assert settings.effective("gemma2-2b-it", less) == settings.merge(whole, less)
+    for model, sentence in (
+        ({"pretraining": {"steps": "x"}}, r"model.pretraining"),
+        ("x", r"model: 'x' is not of type"),
+    ):
+        with pytest.raises(PipelineError, match=sentence):
+            settings.effective("gemma2-2b-it", {"miniature": True, "model": model})
 
 
 def test_the_miniature_of_a_miniature_is_itself():

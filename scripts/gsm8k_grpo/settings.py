@@ -109,7 +109,7 @@ def effective(recipe: str, overrides: Mapping, root: Path = ROOT) -> dict:
         raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {', '.join(sorted(known))}")
     below = merge(read_yaml(root / "config.yaml"), read_yaml(known[recipe]))
     merged, where = merge(below, overrides), f"recipe {recipe}"
-    check_types(merged, where)
+    check_types(_of_any_size(merged), where)
     if merged["miniature"] and merged["model"]["source"] == "pretrained":
         merged = merged | {"miniature": False}  # it is one already
     elif merged["miniature"]:
@@ -117,6 +117,14 @@ def effective(recipe: str, overrides: Mapping, root: Path = ROOT) -> dict:
         merged, where = merge(merge(merge(below, small), below["at_miniature_size"]), overrides), f"{where} (miniature)"
     check(merged, where, root)
     return merged
+
+
+def _of_any_size(settings: Mapping) -> Mapping:
+    """Settings as they can be checked before a miniature is made of them: a part of `model.pretraining` may be set."""
+    model = settings["model"]
+    if settings["miniature"] is True and isinstance(model, Mapping):
+        return settings | {"model": model | {"pretraining": None}}
+    return settings
 
 
 def run_names(recipe: str, chosen: Mapping) -> list[str]:
