@@ -325,14 +325,22 @@ def slurm(tmp_path):
 
 def queued(what):
     """SLURM's jobs whose comment (Snakemake's rule and wildcards) has the text, by number: their states."""
-    done = subprocess.run(["squeue", "--states=all", "--noheader", "--format=%i|%T|%k|%b"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["squeue", "--states=all", "--noheader", "--format=%i|%T|%k|%b"], capture_output=True, text=True
+    )
     rows = [line.split("|") for line in done.stdout.splitlines()]
     return {number: (state, gres) for number, state, comment, gres in rows if what in comment}
 
 
 @installed("snakemake_executor_plugin_slurm")
 def test_a_sweep_through_slurm_and_a_killed_job_goes_on(project, slurm):
-    sweep = ("results/report.html", "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1")
+    sweep = (
+        "results/report.html",
+        "--slurm-status-command",
+        "squeue",
+        "--slurm-init-seconds-before-status-checks",
+        "1",
+    )
     overrides = ("--config", "seeds=[0,1]", "platform=cuda", *SMALL, TRAINING)
     run = start(project, "slurm", *sweep, *overrides, JAX_PLATFORMS="cpu")
     try:
