@@ -1,8 +1,8 @@
 """Clusters: what jobs ask for, a sweep through a SLURM of this machine's own, a job through Kubernetes' API.
 
-SLURM is Debian's, on one machine, when it is installed and one is root (`.ci/run` sees to it). Kubernetes is a server on
-the loopback that speaks as much of its API as a job needs and runs what the pod would; client, profile and commands are
-the real ones. Both need what `make setup-cluster` installs.
+SLURM is Debian's, on one machine, when it is installed and one is root (`.ci/run` sees to it). Kubernetes is a server
+on the loopback that speaks as much of its API as a job needs and runs what the pod would; client, profile and commands
+are the real ones. Both need what `make setup-cluster` installs.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -177,7 +178,7 @@ def start(project, profile, *arguments, **environment):
 class Kubernetes(BaseHTTPRequestHandler):
     """Jobs of the batch API: created, read and deleted; a job's pod is a process here."""
 
-    jobs: dict = {}
+    jobs: ClassVar[dict] = {}
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -302,9 +302,7 @@ def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, 
     assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny", "compare_recipes"}
 
 
-def test_a_sweep_of_recipes_and_seeds_is_one_dag_with_one_download_one_base_evaluation_and_one_report(
-    snakemake, sources
-):
+def test_a_sweep_is_one_dag_with_one_download_one_base_evaluation_and_one_report(snakemake, sources):
     settings = yaml.safe_load((sources / "recipes" / "tiny.yaml").read_text())
     settings["training"]["beta"] = 0.0
     second = sources / "recipes" / "second.yaml"
@@ -328,9 +326,7 @@ def test_a_sweep_of_recipes_and_seeds_is_one_dag_with_one_download_one_base_eval
 
 
 @pytest.mark.parametrize(("profile", "plugin"), [("slurm", "slurm"), ("kubernetes", "cluster_generic")])
-def test_a_clusters_profile_is_accepted_and_stages_with_a_model_ask_for_an_accelerator(
-    snakemake, sources, profile, plugin
-):
+def test_stages_with_a_model_ask_a_cluster_for_an_accelerator(snakemake, sources, profile, plugin):
     if importlib.util.find_spec(f"snakemake_executor_plugin_{plugin}") is None:
         pytest.skip("needs `make setup-cluster`")
     arguments = ("--workflow-profile", f"profiles/{profile}", "--config", "seeds=[0,1]", "platform=cuda")
