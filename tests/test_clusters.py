@@ -1,8 +1,8 @@
 """Clusters: what jobs ask for, a sweep through a SLURM of this machine's own, a job through Kubernetes' API.
 
-SLURM is Debian's, on one machine, when it is installed and one is root (`.ci/run` sees to it). Kubernetes is a server on
-the loopback that speaks as much of its API as a job needs and runs what the pod would; client, profile and commands are
-the real ones. Both need what `make setup-cluster` installs.
+SLURM is Debian's, on one machine, when it is installed and one is root (`.ci/run` sees to it). Kubernetes is a server
+on the loopback that speaks as much of its API as a job needs and runs what the pod would; client, profile and commands
+are the real ones. Both need what `make setup-cluster` installs.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -177,7 +178,7 @@ def start(project, profile, *arguments, **environment):
 class Kubernetes(BaseHTTPRequestHandler):
     """Jobs of the batch API: created, read and deleted; a job's pod is a process here."""
 
-    jobs: dict = {}
+    jobs: ClassVar[dict] = {}
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -325,14 +326,22 @@ def slurm(tmp_path):
 
 def queued(what):
     """SLURM's jobs whose comment (Snakemake's rule and wildcards) has the text, by number: their states."""
-    done = subprocess.run(["squeue", "--states=all", "--noheader", "--format=%i|%T|%k|%b"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["squeue", "--states=all", "--noheader", "--format=%i|%T|%k|%b"], capture_output=True, text=True
+    )
     rows = [line.split("|") for line in done.stdout.splitlines()]
     return {number: (state, gres) for number, state, comment, gres in rows if what in comment}
 
 
 @installed("snakemake_executor_plugin_slurm")
 def test_a_sweep_through_slurm_and_a_killed_job_goes_on(project, slurm):
-    sweep = ("results/report.html", "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1")
+    sweep = (
+        "results/report.html",
+        "--slurm-status-command",
+        "squeue",
+        "--slurm-init-seconds-before-status-checks",
+        "1",
+    )
     overrides = ("--config", "seeds=[0,1]", "platform=cuda", *SMALL, TRAINING)
     run = start(project, "slurm", *sweep, *overrides, JAX_PLATFORMS="cpu")
     try:

@@ -19,6 +19,7 @@ SIZES = {
     "training": {
         "max_steps",
         "max_completion_tokens",
+        "remat",
         "learning_rate",
         "max_gradient_norm",
         "lora",

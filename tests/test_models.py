@@ -12,7 +12,7 @@ from tunix.models.gemma import model as gemma2_lib
 from tunix.models.gemma3 import model as gemma3_lib
 from tunix.models.qwen2 import model as qwen2_lib
 
-from gsm8k_grpo import families, models
+from gsm8k_grpo import families, models, preflight
 from gsm8k_grpo.errors import PipelineError
 
 ARCHITECTURE = {
@@ -124,6 +124,41 @@ def test_fresh_adapters_change_nothing_in_any_family(member, mesh):
 
 def adapters(model):
     return nnx.to_flat_state(nnx.state(model, nnx.LoRAParam))
+
+
+def test_rematerialisation_changes_memory_and_no_gradient(member, mesh):
+    """Dropout's noise too is the same when it is computed again."""
+    modules, model, _ = member
+    lora = {**LORA, "target_modules": modules, "dropout": 0.3}
+    tokens, positions = jnp.arange(2 * 64).reshape(2, 64) % 60, jnp.tile(jnp.arange(64), (2, 1))
+    mask = jnp.tril(jnp.ones((2, 64, 64), bool))
+
+    def loss(policy):
+        training = nnx.merge(*nnx.split(policy))
+        training.set_attributes(qwix_rngs=nnx.Rngs(dropout=7))
+        return jnp.sum(jnp.square(training(tokens, positions, None, mask)[0]))
+
+    def gradient(remat):
+        policy = models.with_lora(model, lora, seed=3, mesh=mesh)
+        if remat:
+            models.rematerialise(policy)
+        graph, trained, rest = nnx.split(policy, nnx.LoRAParam, ...)
+        trained = jax.tree.map(lambda leaf: leaf + 0.02, trained)  # or one half of the gradients would be zero
+
+        @jax.jit
+        def program(trained, rest):
+            policy = nnx.merge(graph, trained, rest)
+            return nnx.value_and_grad(loss, argnums=nnx.DiffState(0, nnx.LoRAParam))(policy)
+
+        compiled = program.lower(trained, rest).compile(preflight.ON_CPU)
+        return compiled(trained, rest), compiled.memory_analysis().temp_size_in_bytes
+
+    (kept, kept_bytes), (again, again_bytes) = gradient(remat=False), gradient(remat=True)
+    assert again_bytes < 0.8 * kept_bytes, (again_bytes, kept_bytes)
+    assert float(again[0]) == pytest.approx(float(kept[0]), rel=1e-5)
+    for first, second in zip(*map(jax.tree.leaves, (kept[1], again[1])), strict=True):
+        assert float(jnp.abs(first).max()) > 0
+        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4 * float(jnp.abs(first).max()))
 
 
 def base_bytes(model):

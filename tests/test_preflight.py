@@ -276,11 +276,24 @@ def test_a_recipe_that_does_not_fit_is_tried_with_other_settings_until_it_does(q
     assert answer["verdict"] == "does not fit" and "estimate" not in answer
     assert answer["reasons"][0].startswith("train_step needs ")
     assert any("ask again with preflight.level verdict" in text for text in answer["warnings"])
-    (tried,) = answer["tried"]  # the first that is tried: half the micro-batch
-    assert tried["settings"] == {"training": {"micro_batch_prompts": 1}} and tried["fits"]
+    (tried,) = answer["tried"]  # the first that is tried
+    assert tried["settings"] == {"training": {"remat": True}} and tried["fits"]
     (smaller,) = tried["programs"]
-    assert 0.4 * largest["temporary_bytes"] < smaller["temporary_bytes"] < 0.8 * largest["temporary_bytes"]
-    assert "fits with {'training': {'micro_batch_prompts': 1}}" in preflight.table(answer)
+    assert smaller["temporary_bytes"] < 0.9 * largest["temporary_bytes"]
+    assert smaller["flops"] > 1.1 * largest["flops"]
+    assert "fits with {'training': {'remat': True}}" in preflight.table(answer)
+
+
+def test_what_is_tried_begins_with_what_costs_least():
+    chosen = settings.effective("minigrpo-fast", {})
+    tried = list(preflight.alternatives(chosen, ["train_step", "evaluation_decode"], preflight.mesh_sizes(chosen, 1)))
+    assert tried == [
+        {"mesh": {"decode_weights": "sharded"}},
+        {"training": {"remat": True}},
+        *({"training": {"micro_batch_prompts": count}} for count in (4, 2, 1)),
+        *({"evaluation": {"batch_size": size}} for size in (32, 16, 8)),
+    ]
+    assert {"training": {"remat": True}} not in preflight.alternatives(chosen, ["rollout_prefill"], [])
 
 
 def test_what_cannot_be_sharded_is_said_before_anything_is_compiled(tmp_path):

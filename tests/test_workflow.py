@@ -5,6 +5,8 @@ of it when it touches it: the same parameters, inputs and checksums as after a r
 use the network.
 """
 
+import collections
+import importlib.util
 import json
 import os
 import re
@@ -313,6 +315,42 @@ def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, 
     jobs = set(planned(snakemake, finished, "--config", "seeds=[0,1]"))
     runs = {name.replace("tiny", f"tiny-seed-{seed}") for name in AFTER_PROMPTS for seed in (0, 1)}
     assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny", "compare_recipes"}
+
+
+def test_a_sweep_is_one_dag_with_one_download_one_base_evaluation_and_one_report(snakemake, sources):
+    settings = yaml.safe_load((sources / "recipes" / "tiny.yaml").read_text())
+    settings["training"]["beta"] = 0.0
+    second = sources / "recipes" / "second.yaml"
+    second.write_text(yaml.safe_dump(settings))
+    try:
+        jobs = planned(snakemake, sources, "--config", "recipes=[tiny,second]", "seeds=[0,1,2]")
+    finally:
+        second.unlink()
+    counts = collections.Counter(name.split()[0] for name in jobs)
+    assert counts["download"] == counts["base_model"] == counts["compare_recipes"] == counts["report"] == 1
+    assert counts["train"] == 6 and counts["over_seeds"] == 2
+    runs = [f"{recipe}-seed-{seed}" for recipe in ("tiny", "second") for seed in (0, 1, 2)]
+    for folder in ("evaluations", "evaluations-dev"):
+        # The first is computed; the others take its rows over.
+        first = f"results/tiny-seed-0/{folder}/base/metrics.json"
+        taken = [first in paths(jobs[f"evaluate {run} {folder} base"], "input") for run in runs]
+        assert taken == [False, True, True, True, True, True]
+    shown = paths(jobs["report"], "input")
+    assert {"results/comparison-of-recipes.json", "results/tiny/seeds.json", "results/second/seeds.json"} <= set(shown)
+    assert {f"results/{run}/comparison.json" for run in runs} <= set(shown)
+
+
+@pytest.mark.parametrize(("profile", "plugin"), [("slurm", "slurm"), ("kubernetes", "cluster_generic")])
+def test_stages_with_a_model_ask_a_cluster_for_an_accelerator(snakemake, sources, profile, plugin):
+    if importlib.util.find_spec(f"snakemake_executor_plugin_{plugin}") is None:
+        pytest.skip("needs `make setup-cluster`")
+    arguments = ("--workflow-profile", f"profiles/{profile}", "--config", "seeds=[0,1]", "platform=cuda")
+    status, text = snakemake(sources, "--dry-run", *arguments)
+    assert status == 0, text
+    jobs = dict(JOB.findall(text))
+    for rule in ("base_model", "format_check", "train", "evaluate"):
+        asked = dict(each.split("=") for each in re.search(r"resources: (.*)", jobs[rule])[1].split(", "))
+        assert asked["gres"] == "gpu:1" and int(asked["mem_mb"]) > 4000
 
 
 def test_a_preflight_is_no_input_of_the_report_but_another_one_makes_it_anew(snakemake, project):

@@ -21,7 +21,9 @@ def slice_name(chosen: Mapping) -> str:
         return ""
     name = chosen["preflight"]["accelerator"]
     if ACCELERATORS[name].estimated:
-        raise PipelineError(f"platform: tpu, but preflight.accelerator is {name}, no TPU; name the slice, such as v5e-8")
+        raise PipelineError(
+            f"platform: tpu, but preflight.accelerator is {name}, no TPU; name the slice, such as v5e-8"
+        )
     return name
 
 

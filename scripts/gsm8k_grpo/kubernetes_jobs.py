@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from gsm8k_grpo.accelerators import ACCELERATORS
 from gsm8k_grpo.errors import PipelineError
 
-# GKE's names of the nodes that a slice on one host is made of (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus).
+# GKE's names of the nodes of slices on one host: cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus.
 TPU_NODES = {"v5e": "tpu-v5-lite-podslice", "v6e": "tpu-v6e-slice", "v5p": "tpu-v5p-slice"}
 SEVERAL_HOSTS = ("v5p-16",)
 RESOURCE_NAMES = {"gpu": "nvidia.com/gpu", "tpu": "google.com/tpu"}

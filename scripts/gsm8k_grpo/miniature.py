@@ -37,6 +37,7 @@ def overlay(recipe: str, settings: Mapping, tiny: Mapping) -> dict:
     small = {block: {key: tiny[block][key] for key in keys} for block, keys in TAKEN.items()}
     small["mesh"]["fsdp"] = 1
     small["evaluation"]["rows"] = None  # all of the generated problems
+    small["training"]["remat"] = False  # there is memory enough
     model, lora = small["model"], settings["training"]["lora"]
     family = families.of(settings["model"]["architecture"])
     model["name"] = f"{recipe}-miniature"
