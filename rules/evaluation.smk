@@ -122,8 +122,19 @@ rule compare_recipes:
             "results/data/{dataset}/{split}.jsonl", dataset=DATASETS, split=("train", "test")
         ),
         final=expand("results/{recipe}/evaluations/final/completions.jsonl", recipe=SETTINGS),
+        metrics=expand(
+            "results/{recipe}/evaluations/{checkpoint}/metrics.json",
+            recipe=SETTINGS,
+            checkpoint=("base", "final", "best"),
+        ),
+        training=expand(
+            "results/{recipe}/training/{name}",
+            recipe=SETTINGS,
+            name=("summary.json", "metrics.csv"),
+        ),
     output:
-        update("results/comparison-of-recipes.json"),
+        compared=update("results/comparison-of-recipes.json"),
+        plot=update("results/accuracy-against-cost.svg"),
     log:
         "results/logs/compare_recipes.log",
     conda:
@@ -133,7 +144,8 @@ rule compare_recipes:
         recipes=list(SETTINGS),
     shell:
         "python3 {input.code[0]} --results results --recipes {params.recipes:q} "
-        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
+        "--output {output.compared:q} --plot {output.plot:q} 2>&1 | "
+        "(trap '' INT TERM; exec tee {log:q}) || "
         "{{ date +%s%N > {log:q}.failed; exit 1; }}"
 
 

@@ -1,13 +1,16 @@
-r"""Stage `compare_recipes`: each recipe's final checkpoint against every other's, on the rows that both answered.
+r"""Stage `compare_recipes`: each recipe's final checkpoint against every other's, on the rows that both answered, and
+accuracy against cost as SVG.
 
   python scripts/compare_recipes.py --results results --recipes tiny-seed-0 tiny-seed-1 \
-      --output results/comparison-of-recipes.json
+      --output results/comparison-of-recipes.json --plot results/accuracy-against-cost.svg
 """
 
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import comparison, evaluated, files, runtime, settings
+import pandas as pd
+
+from gsm8k_grpo import comparison, evaluated, files, plots, runtime, settings, training_panels
 from gsm8k_grpo.errors import PipelineError, run_stage
 
 
@@ -16,9 +19,18 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder of all artifacts")
     parser.add_argument("--recipes", nargs="+", required=True, help="names of recipes, or of their runs")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.add_argument("--plot", type=Path, required=True, help="SVG to write")
     arguments = parser.parse_args()
     verdicts = {recipe: read(arguments.results, recipe) for recipe in arguments.recipes}
     files.write_json(arguments.output, {**comparison.of_recipes(verdicts), "provenance": runtime.provenance()})
+    plots.cost({recipe: accuracy_and_cost(arguments.results, recipe) for recipe in arguments.recipes}, arguments.plot)
+
+
+def accuracy_and_cost(results: Path, recipe: str) -> tuple[dict, dict]:
+    """The rate of right answers of a recipe's final checkpoint, and what its training cost."""
+    folder = results / recipe / "training"
+    spent = training_panels.cost(files.read_json(folder / "summary.json"), pd.read_csv(folder / "metrics.csv"))
+    return evaluated.metrics(results, recipe)["final"]["answer_accuracy"], spent
 
 
 def read(results: Path, recipe: str) -> dict[tuple, dict[str, bool]]:

@@ -74,7 +74,10 @@ def test_the_stage_reads_questions_and_completions_from_their_artifacts(root, tm
         "one",
         "two",
     ]
-    subprocess.run([*command, "--output", output], check=True)
+    command += ["--output", output, "--plot", tmp_path / "cost.svg"]
+    subprocess.run(command, check=True)
+    drawn = (tmp_path / "cost.svg").read_text()
+    assert all(drawn.count(f">{text}<") == 1 for text in ("one", "two", "seconds of training", "tokens of training"))
     (pair,) = json.loads(output.read_text())["pairs"]
     right = {
         recipe: sum(
@@ -87,5 +90,5 @@ def test_the_stage_reads_questions_and_completions_from_their_artifacts(root, tm
     assert pair["answer"]["n"] == 30
     # A recipe that is not finished is an error of one sentence.
     (tmp_path / "two/evaluations/final/completions.jsonl").unlink()
-    done = subprocess.run([*command, "--output", output], capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("ERROR: ") and "no such file" in done.stderr

@@ -43,6 +43,22 @@ def test_a_published_recipe_has_its_published_settings(recipe):
     )
 
 
+def test_what_was_published_is_what_the_publications_say_and_nothing_else():
+    """Base, trained and difference of each rate; the other recipes' origins give none."""
+    found = {
+        (recipe, row["metric"]): (row["base"], row["trained"], row["difference"])
+        for recipe in PUBLISHED
+        for row in (settings.effective(recipe, {})["published"] or {"values": []})["values"]
+    }
+    assert found == {
+        ("gemma3-1b-it", "answer_accuracy"): (None, 0.145, None),
+        ("gemma3-1b-it", "partial_accuracy"): (None, 0.16, None),
+        ("gemma3-1b-it", "format_accuracy"): (None, 0.46, None),
+        ("gemma3-1b-working-out", "answer_accuracy"): (None, None, 0.025),
+        ("minigrpo-fast", "answer_accuracy"): ([0.10, 0.15], [0.30, 0.35], None),
+    }
+
+
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_a_miniature_is_small_and_still_its_recipe(recipe):
     large, small = settings.effective(recipe, {}), settings.effective(recipe, {"miniature": True})

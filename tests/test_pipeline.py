@@ -140,7 +140,7 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
     assert read(results / "tiny/training/summary.json")["starts"] == [0]
     rewarded = rows(results / "tiny/rewards.jsonl")
     assert [row["id"] for row in rewarded] == [f"test-{index:05d}" for index in range(20)]
-    for side in ("base", "final"):
+    for side in ("base", "final", "best"):
         assert all(row[side].keys() == {"format_exact", "format_approximate", "answer", "number"} for row in rewarded)
         exact = [row["format_correct"] for row in rows(results / f"tiny/evaluations/{side}/completions.jsonl")]
         assert [row[side]["format_exact"] == 3 for row in rewarded] == exact

@@ -70,6 +70,29 @@ def accuracy(selection: list[dict], best: dict, measured: list[dict], path: Path
     _save(figure, path)
 
 
+def cost(runs: dict[str, tuple[dict, dict]], path: Path) -> None:
+    """Answer accuracy of final checkpoints, with 95 % intervals, over what their training cost.
+
+    Args:
+      runs: for each run its rate (`value`, `low`, `high`) and its cost (`seconds`, `tokens`; see training_panels.cost).
+      path: the SVG to write.
+    """
+    figure, grid = plt.subplots(1, 2, figsize=(6.4, 3.0), layout="constrained", sharey=True)
+    for axes, unit in zip(grid, ("seconds", "tokens"), strict=True):
+        for index, (name, (rate, spent)) in enumerate(runs.items()):
+            if spent[unit] is not None:
+                style = {"marker": "osD^vP"[index % 6], "linestyle": "none", "color": f"C{index % 10}", "label": name}
+                _points(axes, [{"step": spent[unit], "answer": rate}], "answer", **style)
+        axes.set_xlim(0, 1.08 * max([spent[unit] or 0 for _, spent in runs.values()] + [1]))
+        axes.set_xlabel(f"{unit} of training")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+    grid[0].set_ylabel("answer accuracy, %")
+    handles, labels = max((axes.get_legend_handles_labels() for axes in grid), key=lambda found: len(found[1]))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    _save(figure, path)
+
+
 def _points(axes: plt.Axes, evaluations: list[dict], name: str, **style: object) -> None:
     """One rate over steps, with its intervals."""
     rates = [evaluation[name] for evaluation in evaluations]

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
-import pandas as pd
 
 from gsm8k_grpo import completions_shown, evaluated, files, settings, story, training_panels, words
 from gsm8k_grpo.answers import Tags
@@ -152,9 +151,8 @@ def rates_beside(extraction: str) -> list[str]:
 
 def phases(training: Mapping) -> list[tuple[str, float, float]]:
     """Seconds of training by phase, each with its share; nothing where there are none."""
-    seconds = {name: training.get(f"{name}_seconds", 0.0) for name in story.PHASES}
-    total = sum(seconds.values())
-    return [(name, value, value / total) for name, value in seconds.items() if value] if total else []
+    seconds = training_panels.seconds_by_phase(training)
+    return [(name, value, value / sum(seconds.values())) for name, value in seconds.items()]
 
 
 def recipe_of(told: Mapping) -> str:
@@ -266,13 +264,8 @@ def _add_facts(told: dict, stories: list[dict]) -> None:
     told["curve"] = None
     if told["settings"] is None:
         return
-    training, metrics = told["training"], told["metrics"]
     told["curve"] = curve(told)
-    counted = pd.Series() if metrics is None or "tokens" not in metrics else metrics["tokens"].dropna()
-    told["cost"] = {
-        "seconds": round(sum(seconds for _, seconds, _ in phases(training)), 1) if training else None,
-        "tokens": None if counted.empty else int(counted.iloc[-1]),
-    }
+    told["cost"] = training_panels.cost(told["training"], told["metrics"])
     told["recipe"] = recipe_of(told)
     told["first_of_recipe"] = told is next(
         each for each in stories if each["settings"] and recipe_of(each) == told["recipe"]

@@ -16,7 +16,6 @@ BLOCKS = ("recipes", "seed", "seeds", "dataset", "model", "prompt", "training", 
 ARTIFACTS = ("settings", *evaluated.NAMES, "chosen", "compared", "format_check", "training", "last_steps", "metrics")
 ARTIFACTS += ("first_reward", "checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
 LISTS = ("selection", "panels", "changed", "unknown", "stages", "reward_names")
-PHASES = ("rollout", "reference", "update", "checkpoint")
 
 
 class Reader:

@@ -1,12 +1,14 @@
 """Which figures of training stand in which panel of the page, and their columns as the page's script wants them."""
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 
 from gsm8k_grpo import words
 
 SIGNIFICANT_DIGITS = 5
+PHASES = ("rollout", "reference", "update", "checkpoint")
 # Key, title, what it says, and columns by label. A column that a run has not measured is left out.
 PANELS = (
     ("reward", "Total reward", "mean of the completions", {"reward": "total reward"}),
@@ -61,6 +63,29 @@ def panels(metrics: pd.DataFrame) -> list[dict]:
             series = [{"column": column, "label": label} for column, label in there.items()]
             found.append({"key": key, "title": title, "about": about, "series": series})
     return found
+
+
+def seconds_by_phase(training: Mapping) -> dict[str, float]:
+    """Seconds of training by phase, without the phases that took none.
+
+    Args:
+      training: contents of training/summary.json.
+    """
+    return {name: seconds for name in PHASES if (seconds := training.get(f"{name}_seconds", 0.0))}
+
+
+def cost(training: Mapping | None, metrics: pd.DataFrame | None) -> dict[str, float | int | None]:
+    """What a run's training cost: `seconds` of all phases, and `tokens` sampled (prompts too); None is not known.
+
+    Args:
+      training: contents of training/summary.json.
+      metrics: training/metrics.csv.
+    """
+    counted = pd.Series() if metrics is None or "tokens" not in metrics else metrics["tokens"].dropna()
+    return {
+        "seconds": round(sum(seconds_by_phase(training).values()), 1) if training else None,
+        "tokens": None if counted.empty else int(counted.iloc[-1]),
+    }
 
 
 def columns(metrics: pd.DataFrame, shown: list[dict]) -> dict[str, list]:

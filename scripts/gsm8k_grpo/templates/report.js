@@ -206,8 +206,9 @@
         const each = series[place];
         const value = none ? null : each.values[index];
         const ends = each.low && value !== null && each.low[index] !== null;
+        const said = (number) => (unit ? number.toFixed(1) : short(number)); // per cent as in the tables
         output.textContent =
-          none || value === null ? "" : `${short(value)}${unit}${ends ? ` (${short(each.low[index])}–${short(each.high[index])})` : ""}`;
+          none || value === null ? "" : `${said(value)}${unit}${ends ? ` (${said(each.low[index])}–${said(each.high[index])})` : ""}`;
       });
     };
     // A panel is as high as its row of panels has room for. On paper all are about as wide as they are drawn, so that their
