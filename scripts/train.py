@@ -126,6 +126,7 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
         chosen["mesh"]["decode_weights"] == "gathered",
     )
     learner = training.Learner(cluster, training_settings, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_id)
+    del loaded, policy, reference  # where all weights are trained, those that it began with are needed no longer
     training.run(learner, training_settings, run)
     if runtime.leads():
         run.note_memory(memory.used())
