@@ -130,6 +130,7 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
     learner = training.Learner(
         cluster, training_settings, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_ids
     )
+    del loaded, policy, reference  # where all weights are trained, those that it began with are needed no longer
     training.run(learner, training_settings, run)
     if runtime.leads():
         run.note_memory(memory.used())

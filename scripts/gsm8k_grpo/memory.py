@@ -1,6 +1,7 @@
 """Whether a batch can fit at all, asked before anything is compiled (an estimate from below, never a false alarm), and
 what a process has used in the end."""
 
+import gc
 import resource
 import sys
 from pathlib import Path
@@ -82,6 +83,7 @@ def used() -> dict[str, int | None]:
       optimizer state), each buffer once; `device_peak_bytes`: the most that was in use on any one of its devices, or
       None where they don't count (a CPU); `host_peak_bytes`: the most that the process had resident, programs included.
     """
+    gc.collect()  # models refer to themselves: without this, arrays that nothing uses any more would count
     shards = [shard.data for array in jax.live_arrays() for shard in array.addressable_shards]
     held = {(shard.device, shard.unsafe_buffer_pointer()): shard.nbytes for shard in shards if shard.nbytes}
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
