@@ -282,6 +282,53 @@ def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(hub, source):
     assert 0 < start <= 12 * MIB
 
 
+@pytest.mark.parametrize("source", ["huggingface", "kaggle"])
+def test_a_disk_that_is_full_indeed_says_so_and_the_next_run_goes_on(hub, source):
+    """As above, but ENOSPC by a file system of 12 MiB instead of EFBIG by a limit."""
+    cache = hub.folder / {"huggingface": "huggingface", "kaggle": "kagglehub"}[source]
+    cache.mkdir()
+    if (
+        not shutil.which("mount")
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", cache]).returncode
+    ):
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        sentence = refused(hub, model(source))
+        assert sentence.startswith("model.handle: no space left in ") and "(No space left on device)" in sentence
+        subprocess.run(["mount", "-o", "remount,size=64m", cache], check=True)
+        hub.requests.clear()
+        folder, _, _ = fetch(hub, model(source))
+        (start,) = resumed(hub, LARGE_FILES[source])
+        assert 0 < start <= 12 * MIB and next(folder.rglob(LARGE_FILES[source])).read_bytes() == LARGE
+    finally:
+        subprocess.run(["umount", cache], check=True)
+
+
+def credential_file(hub, source):
+    """Where the client keeps its user's credentials, with them in it."""
+    home = Path(hub.environment()["HOME"])
+    if source == "huggingface":
+        path, text = hub.folder / "huggingface" / "token", HF_TOKEN
+    else:
+        path, text = home / ".kaggle" / "kaggle.json", json.dumps({"username": "someone", "key": KAGGLE_KEY})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize("source", ["huggingface", "kaggle"])
+def test_the_clients_own_credential_files_are_used_and_appear_nowhere(hub, source):
+    assert "accept its licence at" in refused(hub, model(source), credentials=False)
+    assert not any(request.authorised for request in hub.requests)
+    path = credential_file(hub, source)
+    fetch(hub, model(source), credentials=False)
+    host = {"huggingface": "huggingface.co", "kaggle": "api.kaggle.com"}[source]
+    assert {request.host for request in hub.requests if request.authorised} == {host}
+    path.unlink()
+    assert_no_secret_below(hub.folder)
+
+
 @pytest.mark.parametrize(("source", "part"), [("huggingface", "/api/models/"), ("kaggle", "GetModelInstance")])
 def test_a_hub_in_trouble_is_asked_again_a_few_times(hub, source, part):
     hub.statuses[part] = [503, 503]

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 from generation import completed
+from loopback_hubs import SECRETS
 
 from gsm8k_grpo.errors import PipelineError
 
@@ -46,11 +47,14 @@ SMALLEST = {
     },
     "evaluation": {"batch_size": 8, "selection_rows": 20},
 }
+# Known to every run here; they may be nowhere in what it writes.
+CREDENTIALS = ("HF_TOKEN", "KAGGLE_KEY", "WANDB_API_KEY")
 
 
 def snakemake(folder, *arguments):
     """Runs Snakemake in a copy of the project; returns (exit status, everything printed)."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **dict(zip(CREDENTIALS, SECRETS, strict=True))}
     command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "1", "--configfile", "smallest.yaml"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -81,6 +85,16 @@ def test_a_second_call_says_that_there_is_nothing_to_be_done(finished):
     status, printed = snakemake(finished, "results/report.html")
     assert status == 0
     assert "Nothing to be done" in printed
+
+
+def test_no_credential_is_in_the_report_or_anything_else_that_is_written(finished, exported):
+    read = set()
+    for path in (*(finished / "results").rglob("*"), *(finished / ".snakemake").rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(secret.encode() in content for secret in SECRETS), path
+            read.add(path.name)
+    assert {"report.html", "README.md", "train.log", "model.json", "inputs.json"} <= read
 
 
 def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
@@ -531,7 +545,7 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
     def greedy(model, loaded):
         sampler = rollout.Sampler(model, loaded.tokenizer, rollout.cache_tokens(*limits), mesh)
         asked = [row["prompt"] for row in prompts[:8]]
-        return completed(sampler, asked, 8, *limits, loaded.stop_id, mesh)
+        return completed(sampler, asked, 8, *limits, loaded.stop_ids, mesh)
 
     loaded, reference = (base.load(model_folder, mesh) for _ in range(2))
     # So that few steps change completions.
@@ -540,9 +554,9 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
     policy = models.policy(loaded.model, lora, chosen["seed"], mesh)
     run = runs.Run(tmp_path, chosen["training"]["num_iterations"])
     cluster = training.make_cluster(
-        policy, reference.model, loaded.tokenizer, mesh, how, limits[0], loaded.stop_id, 0, run
+        policy, reference.model, loaded.tokenizer, mesh, how, limits[0], loaded.stop_ids, 0, run
     )
-    learner = training.Learner(cluster, how, Tags(**chosen["prompt"]["tags"]), prompts, 0, loaded.stop_id)
+    learner = training.Learner(cluster, how, Tags(**chosen["prompt"]["tags"]), prompts, 0, loaded.stop_ids)
     live = {"base": greedy(policy, loaded)}
     for step in (1, 2, 3):
         learner.update(learner.sample())
@@ -717,7 +731,7 @@ def test_the_export_gives_the_same_prompts_and_greedy_answers_in_transformers_an
     loaded = base.load(finished / "results/models/tiny", mesh)
     trained = base.load_checkpoint(loaded, finished / "results/tiny/training/checkpoints.json", "final", mesh)
     sampler = rollout.Sampler(trained, loaded.tokenizer, rollout.cache_tokens(*limits), mesh)
-    found = completed(sampler, prompts, 50, *limits, loaded.stop_id, mesh)
+    found = completed(sampler, prompts, 50, *limits, loaded.stop_ids, mesh)
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     chats = [
@@ -734,7 +748,7 @@ def test_the_export_gives_the_same_prompts_and_greedy_answers_in_transformers_an
         own = tokenizer.batch_decode(output, skip_special_tokens=True)
         texts = []
         for ids, text in zip(output.tolist(), own, strict=True):
-            kept = ids[: ids.index(loaded.stop_id)] if loaded.stop_id in ids else ids
+            kept = ids[: next((place for place, each in enumerate(ids) if each in loaded.stop_ids), None)]
             texts.append(loaded.tokenizer.decode(kept))
             # Of bytes that are no UTF-8, which a model of three steps writes, the two make different replacements.
             assert text == texts[-1] or "\ufffd" in texts[-1]
