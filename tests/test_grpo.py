@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 from tunix.rl import common, function_registry
 
-from gsm8k_grpo import grpo, models, training
+from gsm8k_grpo import grpo, log_probs, models, training
 
 AGGREGATIONS = ["sequence", "token", "constant"]
 TUNIX_MODES = {
@@ -287,17 +287,32 @@ def on_mesh(array):
     return jax.device_put(np.asarray(array, np.float32), NamedSharding(MESH, PartitionSpec()))
 
 
+class Frozen(nnx.Module):
+    """What a table's rows pass through to be logits, where models have their embedding."""
+
+    def __init__(self, rng):
+        self.input_embedding = nnx.Param(on_mesh(rng.normal(size=VOCABULARY)))
+
+    def decode(self, hidden):
+        return hidden + self.input_embedding.get_value()
+
+
 class Table(nnx.Module):
     """A policy whose logits lie in a table, by the token before and its position: the table's gradient is theirs."""
+
+    config = SimpleNamespace(num_layers=0, num_kv_heads=1, head_dim=1)
 
     def __init__(self, seed):
         rng = np.random.default_rng(seed)
         shape = (VOCABULARY, MAX_PROMPT + MAX_COMPLETION, VOCABULARY)
-        self.frozen = nnx.Param(on_mesh(rng.normal(size=VOCABULARY)))
+        self.embedder = Frozen(rng)
         self.adapter = nnx.LoRAParam(on_mesh(rng.normal(size=shape)))
 
-    def __call__(self, input_tokens, positions, cache, attention_mask):
-        return self.adapter.get_value()[input_tokens, positions] + self.frozen.get_value(), None
+    def __call__(self, input_tokens, positions, cache, attention_mask, output_hidden_states=False):
+        hidden = self.adapter.get_value()[input_tokens, positions]
+        if output_hidden_states:
+            self.sow(nnx.Intermediate, "all_hidden_states", hidden)
+        return self.embedder.decode(hidden), cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,11 +365,12 @@ def examples(case, micro_batch_prompts, aggregation, truncated_completions="keep
 
 
 def with_log_probs(example, **models_by_field):
-    """With the log-probs of other models, as Tunix's cluster computes them."""
-    found = {}
+    """With the log-probs of other models, as Tunix's cluster computes them: a prompt for each completion."""
+    found, rows = {}, len(example.completion_ids)
+    prompts = jnp.repeat(example.prompt_ids, rows // len(example.prompt_ids), axis=0)
     for field, model in models_by_field.items():
         found[field] = common.compute_per_token_logps(
-            *nnx.split(model), example.prompt_ids, example.completion_ids, PAD, STOP, temperature=TEMPERATURE
+            *nnx.split(model), prompts, example.completion_ids, PAD, STOP, temperature=TEMPERATURE
         )
     return example.replace(**found)
 
@@ -392,7 +408,9 @@ def indices(case, row):
 
 
 def logits_of(model, case, row):
-    table = np.asarray(model.adapter.get_value(), np.float64) + np.asarray(model.frozen.get_value(), np.float64)
+    table = np.asarray(model.adapter.get_value(), np.float64) + np.asarray(
+        model.embedder.input_embedding.get_value(), np.float64
+    )
     return table[indices(case, row)]
 
 
@@ -574,9 +592,10 @@ def test_an_unknown_kl_estimator_is_refused():
 
 @given(st.lists(st.floats(-8, 8, width=32), min_size=6, max_size=6))
 def test_entropy_is_that_of_the_distribution(logits):
-    log_probs = oracle.log_softmax(np.array(logits))
-    expected = -(np.exp(log_probs) * log_probs).sum()
-    assert float(jax.jit(grpo.entropy)(np.array(logits, np.float32))) == pytest.approx(expected, abs=1e-5)
+    exact = oracle.log_softmax(np.array(logits))
+    found = np.array(logits, np.float32)
+    entropy = float(jax.jit(log_probs.entropies)(found, jax.nn.logsumexp(found)))
+    assert entropy == pytest.approx(-(np.exp(exact) * exact).sum(), abs=1e-5)
 
 
 # Lengths.
@@ -601,7 +620,7 @@ def test_overlong_punishment_by_hand():
 
 @given(limit=st.integers(1, 300))
 def test_padded_lengths_are_long_enough_and_at_most_four(limit):
-    found = [grpo.padded_length(longest, limit) for longest in range(1, limit + 1)]
+    found = [grpo.padded_length(longest, limit, 4) for longest in range(1, limit + 1)]
     assert all(longest <= length <= limit for longest, length in enumerate(found, start=1))
     assert found == sorted(found) and len(set(found)) <= 4 and found[-1] == limit
     assert found[0] == -(-limit // 4)

@@ -731,7 +731,7 @@ def test_short_completions_are_padded_to_a_quarter_of_the_limit_here(resampling)
     """Defect 11."""
     _, sampled = resampling
     batch = next(sampled(0))
-    assert max(sample["tokens"] for sample in batch.samples) <= 16 == grpo.padded_length(5, 64)
+    assert max(sample["tokens"] for sample in batch.samples) <= 16 == grpo.padded_length(5, 64, 4)
     assert [example.completion_ids.shape for example in batch.micro_batches] == [(4, 16)] * 2
 
 

@@ -1,8 +1,8 @@
 """Log-probs and entropies of completions, the prompt computed once for its whole group.
 
-Tunix's `compute_per_token_logps` runs each prompt through the model G times and makes logits of every place of a row.
-The same numbers come of this at the cost of what is there: the prompt's keys and values are made once and read by its G
-completions, as decoding does, and logits are made of completions alone, some places at a time.
+Tunix's `compute_per_token_logps` runs each prompt through the model G times and makes logits of every place of every
+row. The same numbers come of this at the cost of what is there: the prompt's keys and values are made once and read by
+its G completions, as decoding does, and logits are made of completions alone, some places at a time.
 """
 
 import jax
@@ -87,6 +87,9 @@ def _of_part(
     logits = forward.logits(model, hidden).astype(jnp.float32) / temperature
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     logps = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - normaliser
-    logits, normaliser = jax.lax.stop_gradient((logits, normaliser))
-    entropies = normaliser - jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)
-    return logps, entropies
+    return logps, entropies(*jax.lax.stop_gradient((logits, normaliser)))
+
+
+def entropies(logits: jax.Array, normaliser: jax.Array) -> jax.Array:
+    """Of next-token distributions, in nats, [..., V] to [...]; `normaliser` is the logits' logsumexp, [...]."""
+    return normaliser - jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)

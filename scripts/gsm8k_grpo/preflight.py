@@ -122,7 +122,6 @@ class Programs:
         # A quantised reference has zero adapters: the same shapes as the policy.
         self._reference = self._policy if lora and lora["base_weights"] else self._base
         self._trainer = self._make_trainer()
-        # Outside of the mesh's context: within it, Tunix moves the optimizer's state first, of which there is none.
         self._step, _ = self._trainer.jit_train_and_eval_step()
         self._states: dict[str, object] = {}
         adapters, weights = nnx.state(self._policy, nnx.LoRAParam, ...)
@@ -155,7 +154,7 @@ class Programs:
                 of_stage = self._sampler(stage)
                 return of_stage.sampler.lower_decode(self._states.get(stage, of_stage.state), of_stage.how)
             if name == "train_step":
-                return self._step.func.lower(*self._step.args, self._example())
+                return self._step.func.lower(self._example())
             return self._log_probs(self._reference if name == "reference_log_probs" else self._policy)
 
     def compiled(self, name: str, program: jax.stages.Compiled) -> None:

@@ -201,6 +201,52 @@ def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int) -> No
 
     trainer.with_loss_fn(loss, has_aux=True)
     trainer.with_gen_model_input_fn(lambda example: {"train_example": example})
+    trainer._jitted_train_step_fn = functools.partial(TrainStep(trainer))
+
+
+class TrainStep:
+    """Tunix's training step as a program that returns what it changes.
+
+    Stock's (`nnx.jit`) returns all weights of the model, the frozen ones too: a second copy of them while it runs. This
+    stands in its place in Tunix's trainer, which asks it for `jitted_fn`.
+    """
+
+    def __init__(self, trainer: rl_trainer.Trainer):
+        """
+        Args:
+          trainer: its loss, model and optimizer are looked up at each call.
+        """
+        self._trainer = trainer
+        self.jitted_fn = jax.jit(self._step, static_argnums=(0, 1), donate_argnums=4)
+
+    def lower(self, example: grpo.TrainExample) -> jax.stages.Lowered:
+        """The program for such a micro-batch."""
+        return self.jitted_fn.lower(*self._arguments(), example)
+
+    def __call__(self, example: grpo.TrainExample) -> tuple:
+        """Updates the trainer's model and optimizer; returns what Tunix's own step does: (loss, figures, norm)."""
+        figures, trained, optimizer = self.jitted_fn(*self._arguments(), example)
+        nnx.update(self._trainer.model, trained)
+        nnx.update(self._trainer.optimizer, optimizer)
+        return figures
+
+    def _arguments(self) -> tuple:
+        graph, trained, frozen = nnx.split(self._trainer.model, self._trainer.optimizer.wrt, ...)
+        optimizer_graph, optimizer = nnx.split(self._trainer.optimizer)
+        return graph, optimizer_graph, trained, frozen, optimizer
+
+    def _step(
+        self,
+        graph: nnx.GraphDef,
+        optimizer_graph: nnx.GraphDef,
+        trained: nnx.State,
+        frozen: nnx.State,
+        optimizer: nnx.State,
+        example: grpo.TrainExample,
+    ) -> tuple:
+        model, optimizer = nnx.merge(graph, trained, frozen), nnx.merge(optimizer_graph, optimizer)
+        figures = self._trainer._train_step(model, optimizer, example)
+        return figures, nnx.state(model, self._trainer.optimizer.wrt), nnx.state(optimizer)
 
 
 @dataclasses.dataclass(frozen=True)
