@@ -44,7 +44,7 @@ def of_completions(
     return _of_hidden_states(model, hidden, completion_ids, temperature)
 
 
-@jax.jit(static_argnames=("graph", "pad_id", "temperature"))
+@jax.jit(static_argnames=("pad_id", "temperature"))
 def compute(
     graph: nnx.GraphDef,
     state: nnx.State,

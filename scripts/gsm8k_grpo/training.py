@@ -217,7 +217,7 @@ class TrainStep:
           trainer: its loss, model and optimizer are looked up at each call.
         """
         self._trainer = trainer
-        self.jitted_fn = jax.jit(self._step, static_argnums=(0, 1), donate_argnums=4)
+        self.jitted_fn = jax.jit(self._step, donate_argnums=4)
 
     def lower(self, example: grpo.TrainExample) -> jax.stages.Lowered:
         """The program for such a micro-batch."""
