@@ -214,7 +214,6 @@ class Sampler(tunix_sampler.Sampler):
         """Draws a token of each row a round until the limit, or until no more than `rows_left` rows are not done."""
         if self._gathered:
             weights = jax.tree.map(self._without_fsdp, weights, self._flattened_transformer_state)
-        model = nnx.merge(self._transformer_graphdef, weights)
 
         def goes_on(state: State) -> jax.Array:
             return (state.drawn < how.max_completion_tokens) & (jnp.sum(~state.done) > rows_left)
@@ -224,6 +223,7 @@ class Sampler(tunix_sampler.Sampler):
             place = state.cache["layer_0"]["end_index"][0]
             places = jnp.arange(state.cache["layer_0"]["k"].shape[2])
             seen = (places <= place) & (places >= state.padding[:, None])
+            model = nnx.merge(self._transformer_graphdef, weights)  # in here: Qwix notes things on it
             logits, cache = model(newest, (place - state.padding)[:, None], state.cache, seen[:, None])
             return self._with_next(state, logits[:, 0], cache, how)
 
