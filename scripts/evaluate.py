@@ -90,6 +90,7 @@ def main() -> None:
             how["max_completion_tokens"],
             loaded.stop_ids,
             mesh,
+            how["samples"],
         )
         graded = [
             {

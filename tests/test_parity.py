@@ -17,7 +17,7 @@ from test_pretrained import write_flax
 from tunix.generate import utils
 from tunix.rl import common
 
-from gsm8k_grpo import families, hf_format, models, pretrained, rollout
+from gsm8k_grpo import attention, families, hf_format, models, pretrained, rollout
 from gsm8k_grpo.errors import PipelineError
 
 torch = pytest.importorskip("torch")
@@ -97,10 +97,9 @@ def forward(model, tokens, positions, cache, mask):
     return model(tokens, positions, cache, mask)
 
 
-def cached_logits(model, tokens, prompt_tokens, architecture):
+def cached_logits(model, tokens, prompt_tokens):
     """As in sampling: a prompt at once, then token by token into the cache."""
-    sampler = rollout.Sampler(model, Ids(architecture), LONGEST + 1, models.make_mesh(1, 1))
-    cache = sampler.transformer.init_cache(len(tokens), LONGEST + 1, jnp.float32)
+    cache = attention.empty_cache(model.config, len(tokens), LONGEST + 1, jnp.float32)
     valid = jnp.asarray(tokens) != PAD
     positions = utils.build_positions_from_mask(valid)
     prompt = slice(0, prompt_tokens)
@@ -148,7 +147,7 @@ def test_logits_in_bfloat16(theirs, ours, folder, rows, name):
 
 @pytest.mark.parametrize("prompt_tokens", [20, 8], ids=["a prompt longer than the window", "a padded row's beginning"])
 def test_logits_with_a_cache(theirs, ours, rows, name, prompt_tokens):
-    found = cached_logits(ours, rows, prompt_tokens, FAMILIES[name])
+    found = cached_logits(ours, rows, prompt_tokens)
     assert_same_logits(found, their_logits(theirs, rows), rows)
 
 

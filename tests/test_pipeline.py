@@ -586,6 +586,7 @@ SHARDED = """
 import sys
 
 import jax
+import numpy as np
 from flax import nnx
 
 sys.path.insert(0, "scripts")
@@ -614,10 +615,12 @@ class Tokenizer:
 
 
 sampler = rollout.Sampler(adapted, Tokenizer(), 16, mesh)
-cache = sampler.transformer.init_cache(4, 16, "float32")["layer_0"]
+ids, keys = np.full((4, 8), 5, np.int32), jax.random.split(jax.random.key(0), 4)
+how = rollout.Drawing(8, (1,), 0.0, None, 1.0)
+cache = sampler.prefill(sampler._flattened_transformer_state, ids, keys, copies=1, how=how).cache["layer_0"]
 for name in ("k", "v"):
-    assert cache[name].shape == (4, 16, 4, 8)
-    assert cache[name].addressable_shards[0].data.shape == (2, 16, 1, 8), cache[name].sharding
+    assert cache[name].shape == (4, 4, 16, 8)
+    assert cache[name].addressable_shards[0].data.shape == (2, 1, 16, 8), cache[name].sharding
     assert len(cache[name].sharding.device_set) == 8
 print("sharded")
 """

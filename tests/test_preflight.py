@@ -154,8 +154,9 @@ for gathered in (True, False):
     sampler = rollout.Sampler(model, tokenizers.load(path), 80, mesh, gathered)
     with mesh:
         output = sampler(asked, max_generation_steps=12, max_prompt_length=64, eos_tokens=[107, 1])
-        state = sampler.abstract_state(8, 64, 12, (107, 1), 1.0, None, None)
-        decode = sampler._decode.lower(sampler._flattened_transformer_state, state).compile()
+        how = rollout.Drawing(12, (107, 1), 0.0, None, 1.0)
+        state = sampler.abstract_state(sampler.lower_prefill(8, 1, 64, how))
+        decode = sampler.lower_decode(state, how).compile()
     found[gathered] = {
         "tokens": [row.tolist() for row in output.tokens],
         "collectives": hlo.collectives(decode.as_text()),
@@ -177,7 +178,7 @@ def test_decoding_gathers_the_weights_once_and_draws_the_same_tokens(tmp_path):
     assert before["bytes"] == gathered["weight_bytes"] - norms > 3 * sharded["weight_bytes"]
     # In the loop, activations alone: 2 rows of 64, not a weight's 64 × 48.
     assert gathered["collectives"]["in_loops"]["all-gather"]["bytes"] < 64 * 48 * 4
-    assert gathered["cache"] == ["(2, 80, 1, 16)", "(8,)"]  # of 8 rows and 2 KV heads
+    assert gathered["cache"] == ["(2, 1, 80, 16)", "(8,)"]  # of 8 rows and 2 KV heads
 
 
 ON_TPU = """

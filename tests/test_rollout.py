@@ -1,10 +1,15 @@
 """Generation: greedy completions that do not hang on their batch, rollouts whose noise derives from seed and step."""
 
+import json
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
-from generation import ARCHITECTURE, QUESTIONS, completed
+from generation import ARCHITECTURE, FAMILIES, QUESTIONS, completed
 from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout
 
@@ -154,3 +159,143 @@ def test_log_probs_are_taken_at_the_rollouts_temperature(model, tokenizer):
     logits = np.asarray(model(tokens, jax.numpy.arange(7)[None], None, mask)[0], np.float64)[0, 3:6] / 0.5
     expected = logits[range(3), completion[0]] - np.log(np.exp(logits).sum(axis=1))
     np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
+class Numbers:
+    """A tokenizer of text that is numbers."""
+
+    pad_id, eos_id, bos_id = (lambda self: 0), (lambda self: 1), (lambda self: 2)
+
+    def encode(self, text):
+        return [int(word) for word in text.split()]
+
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
+
+ENDS = [7, 21, 34]
+PROMPTS = [" ".join(str(4 + (5 * row + 3 * place) % 60) for place in range(3 + 4 * row)) for row in range(3)]
+DRAWN = {"greedy": {"top_p": None}, "all": {"temperature": 1.1, "top_p": 1.0}}
+
+
+@nnx.jit(static_argnames="temperature")
+def plain_token(model, ids, last, key, temperature):
+    """What follows the token at place `last`, from a whole pass over [1, T]: no cache, no padding, no neighbours."""
+    places = jax.numpy.arange(ids.shape[1])[None]
+    logits = model(ids, places, None, jax.numpy.tri(ids.shape[1], dtype=bool)[None])[0][0, last].at[0].set(-np.inf)
+    return jax.random.categorical(key, logits / temperature) if temperature else logits.argmax()
+
+
+def plainly(model, prompt, key, limit, temperature):
+    """The tokens of one row."""
+    ids, length = np.zeros((1, 32), np.int32), 1 + len(prompt.split())
+    ids[0, :length] = [2, *map(int, prompt.split())]
+    found = []
+    while len(found) < limit and not (found and found[-1] in ENDS):
+        place = length + len(found)
+        found.append(int(plain_token(model, ids, place - 1, jax.random.fold_in(key, len(found)), temperature)))
+        ids[0, place] = found[-1]
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_completions_are_those_of_the_plain_path(family, monkeypatch):
+    """Grouped prompts, padding, half the prompts' limit, the cache, smaller batches on the way: the same tokens."""
+    monkeypatch.setattr(rollout, "WORTH_A_PROGRAM_TOKENS", 2)
+    model = models.initialise(models.config(FAMILIES[family]), seed=3)
+    mesh, limit, repeats = models.make_mesh(1, 1), 14, 4
+    keys = jax.random.split(jax.random.key(5), len(PROMPTS) * repeats)
+    asked = [prompt for prompt in PROMPTS for _ in range(repeats)]
+    sampler = rollout.Sampler(model, Numbers(), 80, mesh)
+    shapes = []
+    for name in ("prefill", "decode"):
+        monkeypatch.setattr(sampler, name, noted(getattr(sampler, name), shapes))
+    for name, how in DRAWN.items():
+        shapes.clear()
+        with mesh:
+            output = sampler(asked, limit, 40, eos_tokens=ENDS, seed=keys, repeats=repeats, **how)
+        temperature = how.get("temperature")
+        expected = [plainly(model, prompt, key, limit, temperature) for prompt, key in zip(asked, keys, strict=True)]
+        assert [row.tolist() for row in output.tokens] == expected, name
+        stopped = [row[:-1] if row[-1] in ENDS else row for row in expected]
+        assert output.text == [" ".join(map(str, row)) for row in stopped]
+        assert output.padded_prompt_tokens.shape == (12, 40)
+        # Each prompt once, at half the limit; then all rows, a half, a quarter, as rows end.
+        assert shapes[0] == (3, 20) and shapes[1] == (12, limit)
+        if name == "all":
+            assert len(set(map(len, expected))) > 3 and {rows for rows, _ in shapes[2:]} in ({6, 3}, {6}, {3})
+
+
+def noted(program, shapes):
+    """The same program, which notes the sizes of prompts or completions."""
+
+    def call(weights, given, *arguments, **options):
+        shapes.append(given.shape if isinstance(given, np.ndarray) else given.tokens.shape)
+        return program(weights, given, *arguments, **options)
+
+    return call
+
+
+def test_a_group_that_is_no_group_is_computed_row_by_row(model, tokenizer, engine):
+    """Prompts that differ where G equal ones are usual."""
+    _, config = engine
+    adapted = tokenizer_adapter.TokenizerAdapter(tokenizer)
+    rolled = rollout.SeededRollout(model, adapted, models.make_mesh(1, 1), config, seed=7, generations=4)
+    asked = [prompts.build("", question) for question in QUESTIONS]
+    assert [row.tolist() for row in rolled.generate(asked, config).tokens] == drawn(engine, step=0)[0]
+
+
+SHARDED = """
+import json, sys
+
+import jax
+import numpy as np
+from flax import nnx
+
+sys.path.insert(0, "tests")
+from generation import FAMILIES
+from test_rollout import PROMPTS, ENDS, Numbers
+from gsm8k_grpo import models, rollout
+
+rollout.WORTH_A_PROGRAM_TOKENS = 2
+found = {}
+for fsdp, tp in ((1, 1), (2, 4)):
+    mesh = models.make_mesh(fsdp, tp)
+    sizes = {**FAMILIES["gemma2"], "num_kv_heads": 4}
+    graph, state = nnx.split(models.initialise(models.config(sizes), seed=3))
+    model = nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
+    sampler = rollout.Sampler(model, Numbers(), 80, mesh)
+    keys = jax.random.split(jax.random.key(5), 12)
+    batches, decode = [], sampler.decode
+
+    def noted(weights, state, *arguments, **options):
+        batches.append([len(state.done), str(state.cache["layer_0"]["k"].sharding.shard_shape((12, 4, 40, 8)))])
+        return decode(weights, state, *arguments, **options)
+
+    sampler.decode = noted
+    asked = [prompt for prompt in PROMPTS for _ in range(4)]
+    with mesh:
+        output = sampler(asked, 14, 40, eos_tokens=ENDS, temperature=1.0, top_p=1.0, seed=keys, repeats=4)
+    found[f"{fsdp} {tp}"] = {"tokens": [row.tolist() for row in output.tokens], "batches": batches}
+print(json.dumps(found))
+"""
+
+
+def test_on_eight_devices_the_same_is_drawn(root):
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        cwd=root,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": "scripts",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone, sharded = json.loads(done.stdout.splitlines()[-1]).values()
+    assert sharded["tokens"] == alone["tokens"]
+    assert len(alone["batches"]) > 1 and alone["batches"][0][0] == 12
+    assert {place for _, place in sharded["batches"]} == {"(6, 1, 40, 8)"}

@@ -516,12 +516,17 @@ from tunix.models.gemma import model as gemma
 config = models.config(json.loads(input()))
 model = nnx.eval_shape(lambda: gemma.Gemma(config, rngs=nnx.Rngs(0)))
 tokenizer = type("", (), {name: lambda self: 0 for name in ("encode", "decode", "bos_id", "eos_id", "pad_id")})()
-ours = rollout.Sampler(model, tokenizer, 16, models.make_mesh(2, 2))
 stock = sampler.Sampler(model, tokenizer, sampler.CacheConfig(16, 2, 2, 8))
-for each in (stock, ours):
-    (keys,) = {tuple(shard.data.shape for shard in layer[name].addressable_shards)
-        for layer in each.transformer.init_cache(4, 16, jnp.float32).values() for name in "kv"}
-    print(json.dumps(keys))
+(keys,) = {tuple(shard.data.shape for shard in layer[name].addressable_shards)
+    for layer in stock.transformer.init_cache(4, 16, jnp.float32).values() for name in "kv"}
+print(json.dumps(keys))
+mesh = models.make_mesh(2, 2)
+ours = rollout.Sampler(models.abstract(config, mesh, jnp.float32), tokenizer, 16, mesh)
+prefill = ours.lower_prefill(4, 1, 8, rollout.Drawing(8, (1,), 0.0, None, 1.0))
+program = prefill.compile()
+(shards,) = {tuple(sharding.shard_shape(leaf.shape)) for leaf, sharding in zip(
+    jax.tree.leaves(prefill.out_info.cache), jax.tree.leaves(program.output_shardings.cache)) if len(leaf.shape) == 4}
+print(json.dumps(shards))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -538,7 +543,7 @@ for each in (stock, ours):
     assert done.returncode == 0, done.stderr
     stock, ours = map(json.loads, done.stdout.splitlines())
     assert stock == [[4, 16, 2, 8]]  # rows, positions, KV heads, sizes: all on one device
-    assert ours == [[2, 16, 1, 8]] * 4
+    assert ours == [2, 1, 16, 8]  # rows, KV heads, positions, sizes: on each of the four
 
 
 def test_stock_misplaces_the_window_behind_padding_and_ours_does_not():

@@ -6,6 +6,63 @@ from flax import nnx
 from tunix.models.gemma import model as tunix_gemma2
 from tunix.models.gemma3 import model as tunix_gemma3
 
+from gsm8k_grpo import attention
+
+
+def _with_cache(
+    layer: nnx.Module, x: jax.Array, positions: jax.Array, cache: dict, mask: jax.Array
+) -> tuple[dict, jax.Array]:
+    """Attention by `attention.over_cache` in a layer of either family: (the new cache, [B, T, D])."""
+    query, key, value = layer.qkv_einsum(x) if layer.use_qkv_einsum else (layer.q_einsum(x), *layer.kv_einsum(x))
+    query, key, value = (tunix_gemma2.shard(each, layer.shd_config.act_btnh) for each in (query, key, value))
+    query, key = layer.placed(query, key, positions)
+    softcap = getattr(layer, "attn_logits_soft_cap", None)
+    read, cache = attention.over_cache(query, key, value, cache, mask, softcap)
+    return cache, tunix_gemma2.shard(layer.attn_vec_einsum(read), layer.shd_config.act_btd)
+
+
+class Attention2(tunix_gemma2.Attention):
+    """Gemma 2's, with a cache by `attention.over_cache`; without one it is Tunix's."""
+
+    def block(
+        self, x: jax.Array, segment_pos: jax.Array, cache: dict | None, attn_mask: jax.Array
+    ) -> tuple[dict | None, jax.Array]:
+        """Of x, [B, T, D], at [B, T] positions, by a mask [B, T, S]: (the new cache or None, [B, T, D])."""
+        if cache is None:
+            return super().block(x, segment_pos, cache, attn_mask)
+        return _with_cache(self, x, segment_pos, cache, attn_mask)
+
+    def placed(self, query: jax.Array, key: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Queries, scaled, and keys that know their positions."""
+        query, key = (tunix_gemma2.apply_rope(each, positions, head_dim=self.head_dim) for each in (query, key))
+        return query * self.head_dim**-0.5, key
+
+
+class Attention3(tunix_gemma3.Attention):
+    """Gemma 3's, with a cache by `attention.over_cache`; without one it is Tunix's."""
+
+    def block(
+        self, x: jax.Array, segment_pos: jax.Array, cache: dict | None, attn_mask: jax.Array
+    ) -> tuple[dict | None, jax.Array]:
+        """As Gemma 2's."""
+        if cache is None:
+            return super().block(x, segment_pos, cache, attn_mask)
+        return _with_cache(self, x, segment_pos, cache, attn_mask)
+
+    def placed(self, query: jax.Array, key: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """As Gemma 2's, after norms of their own."""
+        query, key = (
+            tunix_gemma3.apply_rope(
+                each,
+                positions,
+                head_dim=self.head_dim,
+                base_frequency=self.rope_base_frequency,
+                scale_factor=self.rope_scale_factor,
+            )
+            for each in (self._query_norm(query), self._key_norm(key))
+        )
+        return query * self.query_pre_attn_scalar, key
+
 
 class Windowed:
     """A forward pass with the window of local attention counted in places of the row.
@@ -16,11 +73,11 @@ class Windowed:
     keys and queries are both counted in places; a row's tokens have no holes between them, so that distances are right.
     """
 
-    def _take_over_windows(self, everywhere: object) -> None:
+    def _take_over_attention(self, kind: type, everywhere: object) -> None:
         """Notes which layers are local; all of them then attend to what the mask that they are given says."""
         self.local_layers = tuple(layer.attn.attn_type != everywhere for layer in self.layers)
         for layer in self.layers:
-            layer.attn.attn_type = everywhere
+            layer.attn.__class__, layer.attn.attn_type = kind, everywhere
 
     def __call__(
         self,
@@ -64,7 +121,7 @@ class Gemma2(Windowed, tunix_gemma2.Gemma):
 
     def __init__(self, config: tunix_gemma2.ModelConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        self._take_over_windows(tunix_gemma2.AttentionType.GLOBAL)
+        self._take_over_attention(Attention2, tunix_gemma2.AttentionType.GLOBAL)
 
 
 class Gemma3(Windowed, tunix_gemma3.Gemma3):
@@ -72,7 +129,7 @@ class Gemma3(Windowed, tunix_gemma3.Gemma3):
 
     def __init__(self, config: tunix_gemma3.ModelConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        self._take_over_windows(tunix_gemma3.AttentionType.GLOBAL)
+        self._take_over_attention(Attention3, tunix_gemma3.AttentionType.GLOBAL)
 
 
 def local_mask(attention_mask: jax.Array, cache: dict | None, window_tokens: int) -> jax.Array:

@@ -94,18 +94,6 @@ def overlong_penalties(lengths: np.ndarray, max_completion_tokens: int, buffer_t
     return 0.0 - np.clip(over / buffer_tokens, 0.0, 1.0)
 
 
-def padded_length(longest_tokens: int, max_tokens: int, parts: int) -> int:
-    """To how many tokens rows are padded: to the least of `parts` equal parts of the limit that holds the longest.
-
-    A step then costs about what its text costs, and few programs are compiled.
-    """
-    return next(
-        length
-        for length in (-(-max_tokens * part // parts) for part in range(1, parts + 1))
-        if length >= longest_tokens
-    )
-
-
 def kl_per_token(logps: jax.Array, ref_logps: jax.Array, estimator: str) -> jax.Array:
     """Schulman's estimators of KL(policy ‖ reference) for each sampled token (Approximating KL Divergence, 2020).
 

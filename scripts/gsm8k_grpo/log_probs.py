@@ -8,7 +8,8 @@ its G completions, as decoding does, and logits are made of completions alone, s
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from tunix.rl import common
+
+from gsm8k_grpo import attention, forward
 
 LOGITS_AT_A_TIME = 2**26  # 256 MiB in float32; Gemma's vocabulary makes 256,000 of them a token
 
@@ -29,26 +30,17 @@ def of_completions(
       (log-probs of the tokens, entropies in nats of the distributions that they are from), each [B, T] float32;
       meaningless at padding. Entropies have no gradient.
     """
-    tokens = completion_ids.shape[1]
-    repeats = completion_ids.shape[0] // prompt_ids.shape[0]
-    real = prompt_ids != pad_id
-    places = common.build_positions_from_mask(real)
-    mask = real[:, None, :] & jnp.tri(real.shape[1], dtype=bool)
-    hidden, cache = _hidden_states(model, prompt_ids, places, _empty_cache(model, *prompt_ids.shape), mask)
-
-    def to_rows(array: jax.Array) -> jax.Array:
-        return jnp.repeat(array, repeats, axis=0)
-
-    def with_room(array: jax.Array) -> jax.Array:
-        return to_rows(array) if array.ndim == 1 else jnp.pad(to_rows(array), ((0, 0), (0, tokens), (0, 0), (0, 0)))
-
-    seen = jnp.broadcast_to(jnp.tri(tokens, dtype=bool), (completion_ids.shape[0], tokens, tokens))
-    before = jnp.broadcast_to(to_rows(real)[:, None], (*completion_ids.shape, real.shape[1]))
-    places = to_rows(places[:, -1:]) + 1 + jnp.arange(tokens)
+    rows, tokens = completion_ids.shape
+    repeats = rows // prompt_ids.shape[0]
+    first, real, cache = forward.prompt(model, prompt_ids, pad_id)
+    real = jnp.repeat(real, repeats, axis=0)
+    seen = jnp.broadcast_to(jnp.tri(tokens, dtype=bool), (rows, tokens, tokens))
+    before = jnp.broadcast_to(real[:, None], (rows, tokens, real.shape[1]))
     mask = jnp.concatenate([before, seen], axis=2)
-    first = to_rows(hidden[:, -1:])  # the prompt's last place knows of the completion's first token
-    hidden, _ = _hidden_states(model, completion_ids, places, jax.tree.map(with_room, cache), mask)
-    hidden = jnp.concatenate([first, hidden[:, :-1]], axis=1)
+    places = real.sum(axis=1, keepdims=True) + jnp.arange(tokens)
+    hidden, _ = forward.hidden_states(model, completion_ids, places, attention.spread(cache, repeats, tokens), mask)
+    # The prompt's last place knows of the completion's first token.
+    hidden = jnp.concatenate([jnp.repeat(first, repeats, axis=0), hidden[:, :-1]], axis=1)
     return _of_hidden_states(model, hidden, completion_ids, temperature)
 
 
@@ -63,30 +55,6 @@ def compute(
 ) -> jax.Array:
     """The log-probs of `of_completions` as a program of their own."""
     return of_completions(nnx.merge(graph, state), prompt_ids, completion_ids, pad_id, temperature)[0]
-
-
-def _hidden_states(
-    model: nnx.Module, ids: jax.Array, places: jax.Array, cache: dict, mask: jax.Array
-) -> tuple[jax.Array, dict]:
-    """The last layer's output, [B, T, D], and the cache with the keys and values of these tokens.
-
-    The logits that Tunix's models also return are never computed: nothing reads them.
-    """
-
-    @nnx.capture(nnx.Intermediate)
-    def forward(model: nnx.Module) -> tuple:
-        return model(ids, places, cache, mask, output_hidden_states=True)
-
-    (_, cache), kept = forward(model)
-    return kept["all_hidden_states"][-1], cache
-
-
-def _empty_cache(model: nnx.Module, rows: int, tokens: int) -> dict:
-    """As Tunix's models have it, in the precision that they compute in."""
-    sizes = model.config
-    empty = jnp.zeros((rows, tokens, sizes.num_kv_heads, sizes.head_dim), model.embedder.input_embedding.dtype)
-    layer = {"k": empty, "v": empty, "end_index": jnp.zeros((rows,), jnp.int32)}
-    return {f"layer_{index}": layer for index in range(sizes.num_layers)}
 
 
 def _of_hidden_states(
@@ -116,10 +84,7 @@ def _of_hidden_states(
 def _of_part(
     model: nnx.Module, hidden: jax.Array, targets: jax.Array, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
-    logits = model.embedder.decode(hidden)
-    if cap := getattr(model, "final_logits_softcap", None):
-        logits = jnp.tanh(logits / cap) * cap
-    logits = logits.astype(jnp.float32) / temperature
+    logits = forward.logits(model, hidden).astype(jnp.float32) / temperature
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     logps = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - normaliser
     return logps, entropies(*jax.lax.stop_gradient((logits, normaliser)))

@@ -64,8 +64,8 @@ def require_training(config: object, training: dict, max_prompt_tokens: int, mes
 
 
 def require_evaluation(config: object, rows: int, max_prompt_tokens: int, completion_tokens: int, mesh: Mesh) -> None:
-    """Refuses an evaluation batch whose prompt logits or KV cache alone do not fit."""
-    logits = rows * max_prompt_tokens * models.vocabulary_size(config) * BYTES_PER_LOGIT
+    """Refuses an evaluation batch whose KV cache and next logits alone do not fit."""
+    logits = rows * models.vocabulary_size(config) * BYTES_PER_LOGIT
     cache = kv_cache_bytes(config, rows, max_prompt_tokens + completion_tokens)
     require(
         logits + cache,

@@ -22,7 +22,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.rl import trainer as rl_trainer
 
-from gsm8k_grpo import grpo, hlo, log_probs, models, rollout, settings, training
+from gsm8k_grpo import grpo, hlo, log_probs, models, padding, rollout, settings, training
 from gsm8k_grpo.accelerators import GIB, Accelerator
 from gsm8k_grpo.errors import PipelineError
 
@@ -152,12 +152,11 @@ class Programs:
         """The program, traced with abstract arguments."""
         with running_on(self._mesh):
             stage, _, part = name.partition("_")
-            if part in ("prefill", "decode"):
-                sampler, state = self._sampler(stage)
-                weights = sampler._flattened_transformer_state
-                if part == "prefill":
-                    return sampler._compiled_prefill_fn.lower(weights, state, None, echo=False)
-                return sampler._decode.lower(weights, self._states.get(stage, state))
+            if part == "prefill":
+                return self._sampler(stage).prefill
+            if part == "decode":
+                of_stage = self._sampler(stage)
+                return of_stage.sampler.lower_decode(self._states.get(stage, of_stage.state), of_stage.how)
             if name == "train_step":
                 return self._step.func.lower(self._example())
             return self._log_probs(self._reference if name == "reference_log_probs" else self._policy)
@@ -166,17 +165,16 @@ class Programs:
         """Takes note of where a prefill leaves the state that the decoding begins with."""
         stage, _, part = name.partition("_")
         if part == "prefill":
-            _, state = self._sampler(stage)
             self._states[stage] = jax.tree.map(
                 lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                state,
+                self._sampler(stage).state,
                 program.output_shardings,
             )
 
     def kv_cache_bytes(self, name: str) -> int:
         """Of the KV cache that a program works on, on each chip."""
         stage, _, part = name.partition("_")
-        return bytes_per_chip(self._sampler(stage)[1].cache) if part in ("prefill", "decode") else 0
+        return bytes_per_chip(self._sampler(stage).state.cache) if part in ("prefill", "decode") else 0
 
     def rows(self, name: str) -> int:
         """Sequences that a program works on at a time."""
@@ -189,8 +187,8 @@ class Programs:
         """Weights and KV cache on each chip, as a decoding loop has them: what each token reads at least."""
         if not name.endswith("decode"):
             return 0
-        sampler, state = self._sampler(name.partition("_")[0])
-        return sampler.decoded_weight_bytes() + bytes_per_chip(state.cache)
+        of_stage = self._sampler(name.partition("_")[0])
+        return of_stage.sampler.decoded_weight_bytes() + bytes_per_chip(of_stage.state.cache)
 
     def resident_bytes(self, name: str) -> int:
         """What lies on each chip beside a program's own arguments while it runs."""
@@ -230,7 +228,8 @@ class Programs:
         """A micro-batch as `Learner` makes it, of the longest completions."""
         how = self._chosen["training"]
         rows = self.rows("train_step")
-        prompts = how["micro_batch_prompts"] * training.prompt_copies(how, self._mesh)
+        copies = padding.prompt_copies(how["micro_batch_prompts"], how["num_generations"], self._mesh.shape["fsdp"])
+        prompts = how["micro_batch_prompts"] * copies
         prompt, completion = (prompts, self._chosen["prompt"]["max_tokens"]), (rows, how["max_completion_tokens"])
         log_probs = self._array(completion, jnp.float32)
         key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
@@ -255,22 +254,28 @@ class Programs:
         )
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (lives as long as this object's process)
-    def _sampler(self, stage: str) -> tuple[rollout.Sampler, object]:
-        """The sampler of rollouts or of evaluation, and the state that it begins a call with."""
+    def _sampler(self, stage: str) -> "Sampling":
+        """Of rollouts or of evaluation."""
         how = self._chosen["evaluation" if stage == "evaluation" else "training"]
         limits = self._chosen["prompt"]["max_tokens"], how["max_completion_tokens"]
         gather = self._chosen["mesh"]["decode_weights"] == "gathered"
+        rows = self.rows(f"{stage}_prefill")
+        repeats = math.gcd(how["samples"], rows) if stage == "evaluation" else how["num_generations"]
+        drawing = rollout.Drawing(limits[1], STOP_IDS, how["temperature"], how["top_k"], how["top_p"])
         with running_on(self._mesh):
             sampler = rollout.Sampler(self._policy, NoTokenizer(), rollout.cache_tokens(*limits), self._mesh, gather)
-            sampled = how["temperature"] > 0
-            return sampler, sampler.abstract_state(
-                self.rows(f"{stage}_prefill"),
-                *limits,
-                STOP_IDS,
-                temperature=how["temperature"] if sampled else 1.0,
-                top_p=how["top_p"] if sampled else None,
-                top_k=how["top_k"] if sampled else None,
-            )
+            prefill = sampler.lower_prefill(rows, repeats, limits[0], drawing)
+        return Sampling(sampler, drawing, prefill, sampler.abstract_state(prefill))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """A sampler, how it draws, its program for prompts, and what that returns, without values."""
+
+    sampler: rollout.Sampler
+    how: rollout.Drawing
+    prefill: jax.stages.Lowered
+    state: rollout.State
 
 
 def compile_program(programs: Programs, name: str, level: str) -> dict:

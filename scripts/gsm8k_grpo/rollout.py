@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +13,12 @@ from tunix.generate import base_sampler
 from tunix.generate import sampler as tunix_sampler
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
-from gsm8k_grpo import log_probs
+from gsm8k_grpo import attention, forward, log_probs, padding, sampling
 from gsm8k_grpo.errors import PipelineError
+
+# Finished rows make room where a smaller batch, a program of its own, has at least so many tokens before it.
+WORTH_A_PROGRAM_TOKENS = 64
+HALVINGS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +40,50 @@ class Decoding:
     seed: int
 
 
-class Sampler(tunix_sampler.Sampler):
-    """Tunix's sampler with the faults of 0.1.7 mended that change what is drawn or where it lies.
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """What programs are compiled for: limit and stop tokens of completions, how tokens are drawn (0 is greedily)."""
 
+    max_completion_tokens: int
+    stop_ids: tuple[int, ...]
+    temperature: float
+    top_k: int | None
+    top_p: float
+
+
+@flax.struct.dataclass
+class State:
+    """Between programs.
+
+    Attributes:
+      tokens: [B, max_completion_tokens] of the completions.
+      drawn: how many of them are drawn, in all rows alike; those after a row's stop token mean nothing.
+      done: [B] which rows have drawn a stop token.
+      keys: [B] of their noise.
+      padding: [B] places of padding before the prompts.
+      cache: of `attention.empty_cache`, with all tokens but the newest.
+    """
+
+    tokens: jax.Array
+    drawn: jax.Array
+    done: jax.Array
+    keys: jax.Array
+    padding: jax.Array
+    cache: dict
+
+
+class Sampler(tunix_sampler.Sampler):
+    """Tunix's sampler with programs of our own, which pay for the tokens that are there.
+
+    - A prompt is computed once for all its rows, with logits of its last place alone, and no longer than it must be.
+    - Decoding ends with the last row. Where many tokens may follow, rows that are done make room: a smaller batch goes
+      on. A row draws the same in any batch.
     - Each row has noise of its own, from its own key: what is drawn for it does not depend on its neighbours.
     - The padding token is never drawn: everything downstream tells tokens from padding by it.
     - The stop token that a row drew stays at the end of its tokens (not of its text). Stock cuts it off, so that a
       model is never trained to stop.
-    - The KV cache is born in its shards, not on the first device.
-    - Weights that are sharded over `fsdp` are gathered once a call, not again for every token.
+    - The KV cache is born in its shards, not on the first device, and is as long as prompts and limit need.
+    - Weights that are sharded over `fsdp` are gathered once a program, not again for every token.
     """
 
     def __init__(
@@ -52,6 +92,7 @@ class Sampler(tunix_sampler.Sampler):
         """Keep what this makes: each new sampler compiles anew.
 
         Args:
+          cache_tokens: the most that a prompt and its completion take.
           gather_weights: whether the decoding loop has whole copies of the weights along `fsdp` (sharded over `tp`
             still), for as long as it lasts. Where there is no memory for them, each token gathers them layer by layer.
         """
@@ -63,21 +104,176 @@ class Sampler(tunix_sampler.Sampler):
             tunix_sampler.CacheConfig(cache_tokens, config.num_layers, config.num_kv_heads, config.head_dim),
         )
         self._mesh = mesh
-        self._whole = jax.jit(lambda array: array, out_shardings=NamedSharding(mesh, PartitionSpec()))
-        self._decode, self._compiled_decode_fn = self._compiled_decode_fn, self._decode_whole
+        self.prefill = jax.jit(self._prefill, static_argnames=("copies", "how"))
+        self.decode = jax.jit(self._decode, static_argnames="how", donate_argnames="state")
+        self._take = jax.jit(self._taken)
 
-    def __call__(self, *args, **kwargs) -> base_sampler.SamplerOutput:
-        """As Tunix's, with each row's tokens up to and including the stop token, where the limit did not cut them."""
-        output = super().__call__(*args, **kwargs)
-        drawn = np.asarray(self._tokens)[:, output.padded_prompt_tokens.shape[1] :]
-        output.tokens = [row[: len(cut) + 1] for row, cut in zip(drawn, output.tokens, strict=True)]
-        return output
+    def __call__(
+        self,
+        input_strings: list[str],
+        max_generation_steps: int,
+        max_prompt_length: int | None = None,
+        eos_tokens: list[int] | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        seed: jax.Array | None = None,
+        repeats: int = 1,
+    ) -> base_sampler.SamplerOutput:
+        """Completes prompts; arguments and output are Tunix's, but for these.
 
-    def _decode_fn(self, params: object, sampling_state: object) -> object:
-        """Tunix's loop of one token a round, with the weights gathered before it."""
+        Args:
+          seed: [B] keys of the rows (greedy: none are needed).
+          repeats: how many prompts beside each other are equal, all over the batch: they are computed once.
+
+        Returns:
+          `tokens`: each row's up to and including the stop token, where the limit did not cut them;
+          `padded_prompt_tokens`: [B, max_prompt_length].
+
+        Raises:
+          PipelineError: a prompt of more than `max_prompt_length` tokens.
+        """
+        prompts = [self.tokenize(text) for text in input_strings[::repeats]]
+        longest = max(map(len, prompts))
+        max_prompt_length = max_prompt_length or longest
+        if longest > max_prompt_length:
+            raise PipelineError(
+                f"prompt.max_tokens: a prompt of {longest} tokens is longer than {max_prompt_length}; "
+                "make the prompts again with --forcerun prompts"
+            )
+        if max_prompt_length + max_generation_steps > self.cache_config.cache_size:
+            raise ValueError(f"{max_prompt_length} + {max_generation_steps} tokens: more than the cache may hold")
+        ids = np.full((len(prompts), max_prompt_length), self.tokenizer.pad_id(), np.int32)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[max_prompt_length - len(prompt) :] = prompt
+        stop_ids = tuple(eos_tokens or (self.tokenizer.eos_id(),))
+        greedy = top_p is None
+        how = Drawing(max_generation_steps, stop_ids, 0.0 if greedy else temperature, top_k, 1.0 if greedy else top_p)
+        keys = jax.random.split(jax.random.key(0), len(input_strings)) if seed is None else seed
+        length = padding.padded_length(longest, max_prompt_length, padding.PROMPT_LENGTHS)
+        drawn = self._complete(ids[:, max_prompt_length - length :], keys, how)
+        ends = [np.flatnonzero(np.isin(row, stop_ids))[:1] for row in drawn]
+        tokens = [row[: end[0] + 1] if len(end) else row for row, end in zip(drawn, ends, strict=True)]
+        return base_sampler.SamplerOutput(
+            text=[
+                self.tokenizer.decode(row[: len(row) - len(end)].tolist())
+                for row, end in zip(tokens, ends, strict=True)
+            ],
+            logits=[],
+            tokens=tokens,
+            padded_prompt_tokens=np.repeat(ids, repeats, axis=0),
+            logprobs=None,
+        )
+
+    def _complete(self, prompt_ids: np.ndarray, keys: jax.Array, how: Drawing) -> np.ndarray:
+        """[B, max_completion_tokens] tokens for [B / repeats, P] prompts and [B] keys."""
+        weights, limit = self._flattened_transformer_state, how.max_completion_tokens
+        copies = padding.prompt_copies(len(prompt_ids), len(keys) // len(prompt_ids), self._mesh.shape["fsdp"])
+        state = self.prefill(
+            weights, np.repeat(prompt_ids, copies, axis=0), keys, copies=len(keys) // len(prompt_ids) // copies, how=how
+        )
+        found, rows, drawn = np.zeros((len(keys), limit), np.int32), np.arange(len(keys)), 1
+        sizes = self._batch_sizes(len(keys))
+        while True:
+            smaller = max((size for size in sizes if size < len(rows)), default=0)
+            left = smaller if limit - drawn >= WORTH_A_PROGRAM_TOKENS else 0
+            state = self.decode(weights, state, np.int32(left), how=how)
+            drawn, done = int(state.drawn), np.asarray(state.done)
+            found[rows] = np.asarray(state.tokens)
+            if drawn == limit or done.all():
+                return found
+            size = min(size for size in sizes if size >= np.count_nonzero(~done))
+            kept = np.argsort(done, kind="stable")[:size]  # those that go on; then some that are done fill the batch up
+            state, rows = self._take(state, kept), rows[kept]
+
+    def _batch_sizes(self, rows: int) -> list[int]:
+        """With how many rows decoding may go on: all, a half, and so on, sharded over `fsdp` as all of them are."""
+        fsdp = self._mesh.shape["fsdp"]
+        sizes = [rows]
+        while len(sizes) <= HALVINGS and sizes[-1] % 2 == 0 and (rows % fsdp or sizes[-1] // 2 % fsdp == 0):
+            sizes.append(sizes[-1] // 2)
+        return sizes
+
+    def _prefill(self, weights: object, prompt_ids: jax.Array, keys: jax.Array, *, copies: int, how: Drawing) -> State:
+        """Computes left-padded prompts, [B / copies, P], and draws each row's first token."""
+        model = nnx.merge(self._transformer_graphdef, weights)
+        tokens = cache_tokens(prompt_ids.shape[1], how.max_completion_tokens) - prompt_ids.shape[1]
+        hidden, real, cache = forward.prompt(model, prompt_ids, self.tokenizer.pad_id())
+        state = State(
+            tokens=jnp.zeros((len(keys), how.max_completion_tokens), jnp.int32),
+            drawn=jnp.int32(0),
+            done=jnp.zeros(len(keys), bool),
+            keys=keys,
+            padding=jnp.repeat(jnp.sum(~real, axis=1), copies),
+            cache=attention.spread(cache, copies, tokens),
+        )
+        logits = jnp.repeat(forward.logits(model, hidden)[:, 0], copies, axis=0)
+        return self._in_place(self._with_next(state, logits, state.cache, how))
+
+    def _decode(self, weights: object, state: State, rows_left: jax.Array, *, how: Drawing) -> State:
+        """Draws a token of each row a round until the limit, or until no more than `rows_left` rows are not done."""
         if self._gathered:
-            params = jax.tree.map(self._without_fsdp, params, self._flattened_transformer_state)
-        return super()._decode_fn(params, sampling_state)
+            weights = jax.tree.map(self._without_fsdp, weights, self._flattened_transformer_state)
+
+        def goes_on(state: State) -> jax.Array:
+            return (state.drawn < how.max_completion_tokens) & (jnp.sum(~state.done) > rows_left)
+
+        def step(state: State) -> State:
+            newest = jax.lax.dynamic_slice_in_dim(state.tokens, state.drawn - 1, 1, axis=1)
+            place = state.cache["layer_0"]["end_index"][0]
+            places = jnp.arange(state.cache["layer_0"]["k"].shape[2])
+            seen = (places <= place) & (places >= state.padding[:, None])
+            model = nnx.merge(self._transformer_graphdef, weights)  # in here: Qwix notes things on it
+            logits, cache = model(newest, (place - state.padding)[:, None], state.cache, seen[:, None])
+            return self._with_next(state, logits[:, 0], cache, how)
+
+        return self._in_place(jax.lax.while_loop(goes_on, step, state))
+
+    def _with_next(self, state: State, logits: jax.Array, cache: dict, how: Drawing) -> State:
+        """The state after a token more in each row, drawn from logits [B, V]."""
+        logits = self.next_token_logits(logits, state.keys, state.drawn)
+        if how.temperature:
+            keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.drawn)
+            newest = sampling.draw(logits, keys, how.temperature, how.top_k, how.top_p)
+        else:
+            newest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return state.replace(
+            tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, newest[:, None], state.drawn, axis=1),
+            drawn=state.drawn + 1,
+            done=state.done | jnp.isin(newest, jnp.array(how.stop_ids)),
+            cache=cache,
+        )
+
+    def next_token_logits(self, logits: jax.Array, keys: jax.Array, position: jax.Array) -> jax.Array:
+        """What tokens are drawn from, at `position` of the completion: logits [B, V] without the padding token.
+
+        Args:
+          keys: [B] of the rows, which tell them apart.
+        """
+        del keys, position
+        return logits.at[:, self.tokenizer.pad_id()].set(-jnp.inf)
+
+    def _taken(self, state: State, rows: jax.Array) -> State:
+        """The state of some rows, which may be in any order."""
+        return self._in_place(jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state))
+
+    def _in_place(self, state: State) -> State:
+        """The state where it belongs: caches in their shards; tokens whole in every process of a multi-host run."""
+        rows = len(state.done)
+        cache = jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, self._cache_sharding(leaf, rows)), state.cache
+        )
+        whole = NamedSharding(self._mesh, PartitionSpec())
+        tokens, drawn, done = (
+            jax.lax.with_sharding_constraint(each, whole) for each in (state.tokens, state.drawn, state.done)
+        )
+        return state.replace(tokens=tokens, drawn=drawn, done=done, cache=cache)
+
+    def _cache_sharding(self, leaf: jax.ShapeDtypeStruct, batch_size: int) -> NamedSharding:
+        """By rows (fsdp) and KV heads (tp)."""
+        rows = "fsdp" if batch_size % self._mesh.shape["fsdp"] == 0 else None
+        spec = PartitionSpec(rows, "tp", None, None) if leaf.ndim == 4 else PartitionSpec()
+        return NamedSharding(self._mesh, spec)
 
     def _without_fsdp(self, traced: jax.Array, stored: jax.Array) -> jax.Array:
         """A weight, sharded as it is stored but for the axis `fsdp`."""
@@ -95,99 +291,31 @@ class Sampler(tunix_sampler.Sampler):
             for leaf in jax.tree.leaves(self._flattened_transformer_state)
         )
 
-    def _decode_whole(self, params: object, state: object) -> object:
-        """Tunix's decoding loop; its tokens then are whole in every process of a multi-host run."""
-        state = self._decode(params, state)
-        self._tokens = self._whole(state.token_buffer)
-        return dataclasses.replace(state, token_buffer=self._tokens)
-
-    @property
-    def transformer(self) -> nnx.Module:
-        """The model as Tunix asks for it to make a cache: with our `init_cache`."""
-        model = super().transformer
-        object.__setattr__(model, "init_cache", self._init_cache)
-        return model
-
-    def _init_cache(self, batch_size: int, tokens: int, dtype: object) -> dict:
-        """An empty cache as all of Tunix's models have it, sharded by rows (fsdp) and KV heads (tp)."""
-        sizes = self.cache_config
-        heads = jax.ShapeDtypeStruct((batch_size, tokens, sizes.num_kv_heads, sizes.head_dim), dtype)
-        layer = {"k": heads, "v": heads, "end_index": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
-        return jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=self._cache_sharding(leaf, batch_size)),
-            {f"layer_{index}": layer for index in range(sizes.num_layers)},
+    def lower_prefill(self, rows: int, repeats: int, max_prompt_tokens: int, how: Drawing) -> jax.stages.Lowered:
+        """The program of prompts as long as they may be, without values: to compile it where no device is."""
+        copies = padding.prompt_copies(rows // repeats, repeats, self._mesh.shape["fsdp"])
+        return self.prefill.lower(
+            self._flattened_transformer_state,
+            jax.ShapeDtypeStruct((rows // repeats * copies, max_prompt_tokens), jnp.int32),
+            jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)),
+            copies=repeats // copies,
+            how=how,
         )
 
-    def _cache_sharding(self, leaf: jax.ShapeDtypeStruct, batch_size: int) -> NamedSharding:
-        rows = "fsdp" if batch_size % self._mesh.shape["fsdp"] == 0 else None
-        spec = PartitionSpec(rows, None, "tp", None) if leaf.ndim == 4 else PartitionSpec()
-        return NamedSharding(self._mesh, spec)
+    def lower_decode(self, state: State, how: Drawing) -> jax.stages.Lowered:
+        """The program that goes on after that one; `state` has its output's shapes and shardings."""
+        return self.decode.lower(self._flattened_transformer_state, state, jax.ShapeDtypeStruct((), jnp.int32), how=how)
 
-    def abstract_state(
-        self,
-        rows: int,
-        max_prompt_tokens: int,
-        max_completion_tokens: int,
-        stop_ids: tuple[int, ...],
-        temperature: float,
-        top_p: float | None,
-        top_k: int | None,
-    ) -> object:
-        """What a call begins with, without values: to compile prefill and decoding where no device is."""
-        self.eos_ids = jnp.array(stop_ids)
-        state = jax.eval_shape(
-            lambda ids, keys: self.init_sample_state(
-                ids,
-                max_prompt_tokens + max_completion_tokens,
-                include_logits=False,
-                forbidden_token_ids=None,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                seed=jax.vmap(jax.random.key)(keys),
-                beam_size=None,
-            ),
-            jax.ShapeDtypeStruct((rows, max_prompt_tokens), jnp.int32),
-            jax.ShapeDtypeStruct((rows,), jnp.int32),
-        )
+    def abstract_state(self, prefill: jax.stages.Lowered) -> State:
+        """What a lowered prefill returns, without values, its cache sharded as it will be."""
+        state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), prefill.out_info)
         cache = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._cache_sharding(leaf, rows)),
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=self._cache_sharding(leaf, state.done.shape[0])
+            ),
             state.cache,
         )
-        return dataclasses.replace(state, cache=cache, num_input_tokens=jnp.array(max_prompt_tokens, jnp.int32))
-
-    def next_token_logits(self, logits: jax.Array, keys: jax.Array, position: jax.Array) -> jax.Array:
-        """What next tokens are drawn from: every draw passes here, greedy ones too (benchmarks/speed/forced.py).
-
-        Args:
-          logits: [B, V] of the model.
-          keys: [B] of the rows: a row may move in the batch, its key goes with it.
-          position: of these tokens in their completions, from 0.
-        """
-        return logits.at[:, self.tokenizer.pad_id()].set(-jnp.inf)
-
-    def _sample(self, logits: jax.Array, eos: jax.Array, cache: dict, sampler_state: object) -> object:
-        """Draws the next token of each row; `sampler_state.seed` holds one key a row (greedy: unused)."""
-        state = sampler_state
-        position = state.decoding_step + 1 - state.num_input_tokens
-        logits = self.next_token_logits(logits[:, -1], state.seed, position)
-        if state.sampling_mode == "greedy":
-            drawn = jnp.argmax(logits, axis=-1)
-        else:
-            top_p, top_k = state.sampling_parameters["top_p"], state.sampling_parameters["top_k"]
-
-            def draw(row: jax.Array, key: jax.Array) -> jax.Array:
-                key = jax.random.fold_in(key, position)
-                return tunix_sampler.sample_top_p(row[None, None], key, state.temperature, top_p, top_k)[0][0]
-
-            drawn = jax.vmap(draw)(logits, state.seed)
-        return dataclasses.replace(
-            state,
-            decoding_step=state.decoding_step + 1,
-            token_buffer=state.token_buffer.at[:, state.decoding_step + 1].set(drawn),
-            cache=cache,
-            done=state.done | jnp.isin(drawn, eos),
-        )
+        return state.replace(cache=cache)
 
 
 def _without(axis: str, axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
@@ -216,11 +344,16 @@ def complete(
     max_completion_tokens: int,
     stop_ids: tuple[int, ...],
     mesh: Mesh,
+    samples: int = 1,
 ) -> list[Completion]:
     """The completions of one of `batches`.
 
-    Every batch has `batch_size` rows (one that has fewer is filled up, and the filling dropped) and one padded length:
-    one program serves all. The noise of a row derives from the seed, its prompt's index and its sample's number.
+    Every batch has `batch_size` rows (one that has fewer is filled up, and the filling dropped) and one of few padded
+    lengths: few programs serve all. The noise of a row derives from the seed, its prompt's index and its sample's
+    number.
+
+    Args:
+      samples: as `batches` got it; samples of one prompt that fall into one batch cost one prompt.
     """
     filled = batch + [batch[-1]] * (batch_size - len(batch))
     rows = np.array(filled)
@@ -238,6 +371,7 @@ def complete(
             top_p=decoding.top_p if sampled else None,
             top_k=decoding.top_k if sampled else None,
             seed=keys,
+            repeats=math.gcd(samples, batch_size),
         )
     completions = []
     for text, tokens in zip(output.text[: len(batch)], output.tokens, strict=False):
@@ -262,12 +396,19 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         mesh: Mesh,
         rollout_config: base_rollout.RolloutConfig,
         seed: int,
+        generations: int = 1,
         gather_weights: bool = True,
     ):
+        """
+        Args:
+          seed: of the run.
+          generations: G; prompts come in groups of so many equal ones, each of which is computed once.
+          gather_weights: as `Sampler` has it.
+        """
         self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights)
         self.mesh = mesh
         self._temperature = rollout_config.temperature
-        self._seed = seed
+        self._seed, self._generations = seed, generations
         self.start_draw(0)
 
     def start_draw(self, step: int, draw: int = 0) -> None:
@@ -283,16 +424,28 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         Raises:
           PipelineError: a prompt of more than `max_prompt_length` tokens.
         """
-        longest = max(len(self._sampler.tokenize(prompt)) for prompt in prompts)
-        if longest > rollout_config.max_prompt_length:
-            raise PipelineError(
-                f"prompt.max_tokens: a prompt of {longest} tokens is longer than {rollout_config.max_prompt_length}; "
-                "make the prompts again with --forcerun prompts"
-            )
         rows = np.arange(self._rows, self._rows + len(prompts))
         self._rows += len(prompts)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, rows)
-        return super().generate(prompts, dataclasses.replace(rollout_config, seed=keys), **kwargs)
+        grouped = [text for text in prompts[:: self._generations] for _ in range(self._generations)] == prompts
+        output = self._sampler(
+            prompts,
+            rollout_config.max_tokens_to_generate,
+            rollout_config.max_prompt_length,
+            eos_tokens=rollout_config.eos_tokens,
+            temperature=rollout_config.temperature,
+            top_p=rollout_config.top_p,
+            top_k=rollout_config.top_k,
+            seed=keys,
+            repeats=self._generations if grouped else 1,
+        )
+        return base_rollout.RolloutOutput(
+            text=output.text,
+            logits=None,
+            tokens=output.tokens,
+            left_padded_prompt_tokens=output.padded_prompt_tokens,
+            logprobs=None,
+        )
 
     def get_per_token_logps(self, prompt_tokens: jax.Array, completion_tokens: jax.Array) -> jax.Array:
         """Log-probs of completions under the rollout policy at the rollout's temperature; see `log_probs.compute`."""

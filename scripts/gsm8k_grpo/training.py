@@ -24,7 +24,7 @@ from tunix.rl import trainer as rl_trainer
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
 
-from gsm8k_grpo import errors, grpo, log_probs, models, rewards, rollout, runs, runtime, watch
+from gsm8k_grpo import errors, grpo, log_probs, models, padding, rewards, rollout, runs, runtime, watch
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.checkpoints import checkpoint_steps
 from gsm8k_grpo.errors import PipelineError
@@ -32,8 +32,7 @@ from gsm8k_grpo.preemption import Preemption
 from gsm8k_grpo.progress import Progress
 from gsm8k_grpo.trackers import Trackers
 
-# To how many lengths completions and prompts are padded: each pair that comes up is a compilation.
-COMPLETION_LENGTHS, PROMPT_LENGTHS = 4, 2
+COMPLETION_LENGTHS = 4  # to how many lengths completions are padded: each that comes up is a compilation
 DROPOUT_DRAW = 2**31 - 1  # the number of the draw whose noise is dropout's; rollouts count theirs from 0
 
 
@@ -102,7 +101,12 @@ def cluster_config(
         role_to_mesh={
             role: mesh for role in (cluster_lib.Role.ACTOR, cluster_lib.Role.REFERENCE, cluster_lib.Role.ROLLOUT)
         },
-        rollout_engine=functools.partial(rollout.SeededRollout, seed=seed, gather_weights=gather_weights),
+        rollout_engine=functools.partial(
+            rollout.SeededRollout,
+            seed=seed,
+            generations=settings["num_generations"],
+            gather_weights=gather_weights,
+        ),
         training_config=cluster_lib.RLTrainingConfig(
             actor_optimizer=make_optimizer(settings),
             eval_every_n_steps=settings["max_steps"] + 1,
@@ -187,14 +191,6 @@ def grpo_config(settings: Mapping) -> GrpoConfig:
     )
     config.temperature = settings["temperature"]
     return config
-
-
-def prompt_copies(settings: Mapping, mesh: Mesh) -> int:
-    """How often a micro-batch has each prompt: once, or so often that the mesh's axis `fsdp` divides their number."""
-    prompts, generations, fsdp = settings["micro_batch_prompts"], settings["num_generations"], mesh.shape["fsdp"]
-    return next(
-        copies for copies in range(1, generations + 1) if generations % copies == 0 and prompts * copies % fsdp == 0
-    )
 
 
 def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int) -> None:
@@ -477,7 +473,7 @@ class Learner(grpo_learner.GRPOLearner):
         for index, start in enumerate(starts):
             rows = slice(start * generations, (start + prompts) * generations)
             of_prompts = self._trimmed(prompt_ids[start : start + prompts], pad_id)
-            padded = (rows, slice(grpo.padded_length(lengths[rows].max(), limit, COMPLETION_LENGTHS)))
+            padded = (rows, slice(padding.padded_length(lengths[rows].max(), limit, COMPLETION_LENGTHS)))
             dropout_key = None
             if settings["lora"] and settings["lora"]["dropout"]:
                 dropout_key = self._on_mesh(np.asarray(jax.random.key_data(jax.random.fold_in(noise, index))), None)
@@ -499,10 +495,13 @@ class Learner(grpo_learner.GRPOLearner):
         return examples
 
     def _trimmed(self, prompt_ids: np.ndarray, pad_id: int) -> np.ndarray:
-        """Left-padded prompts no longer than they must be, each as often as `prompt_copies` says."""
+        """Left-padded prompts no longer than they must be, each as often as `padding.prompt_copies` says."""
         longest = (prompt_ids != pad_id).sum(axis=1).max()
-        length = grpo.padded_length(longest, prompt_ids.shape[1], PROMPT_LENGTHS)
-        copies = prompt_copies(self._settings, self._mesh)
+        length = padding.padded_length(longest, prompt_ids.shape[1], padding.PROMPT_LENGTHS)
+        settings = self._settings
+        copies = padding.prompt_copies(
+            settings["micro_batch_prompts"], settings["num_generations"], self._mesh.shape["fsdp"]
+        )
         return np.repeat(prompt_ids[:, prompt_ids.shape[1] - length :], copies, axis=0)
 
     def _on_mesh(self, array: np.ndarray, axis: str | None = "fsdp") -> jax.Array:

@@ -1,0 +1,21 @@
+"""To what lengths and numbers of rows batches are padded: a step costs what its text costs, few programs compile."""
+
+PROMPT_LENGTHS = 2  # each that comes up, of prompts and of completions, is a compilation
+
+
+def padded_length(longest_tokens: int, max_tokens: int, parts: int) -> int:
+    """To how many tokens rows are padded: to the least of `parts` equal parts of the limit that holds the longest."""
+    return next(
+        length
+        for length in (-(-max_tokens * part // parts) for part in range(1, parts + 1))
+        if length >= longest_tokens
+    )
+
+
+def prompt_copies(prompts: int, repeats: int, fsdp: int) -> int:
+    """How often each of some prompts is computed for its `repeats` rows.
+
+    Once, or so often that the mesh's axis `fsdp` divides the number of rows; where no number of copies does, once.
+    """
+    divisors = [copies for copies in range(1, repeats + 1) if repeats % copies == 0]
+    return next((copies for copies in divisors if prompts * copies % fsdp == 0), 1)
