@@ -3,12 +3,11 @@ r"""Host memory that a published model takes: its conversion (stage `base_model`
   python benchmarks/memory.py --architecture gemma2_2b --folder /tmp/memory
 
 Writes random bfloat16 weights of the real shape, sharded as Hugging Face has them (5 GB for Gemma 2 2B, and the same
-again converted), measures each step in a process of its own, and deletes the folder. Of QLoRA it says what the base
-takes by the bits of its numbers, what its arrays take on the device, and how much more the process holds than before.
+again converted), measures each step in a process of its own, and deletes the folder. Of QLoRA it says what weights and
+adapters take by the bits of their numbers, and what all arrays take that are left on the device.
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import resource
@@ -17,8 +16,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-import psutil
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -94,30 +91,24 @@ def adapt(kind: str, architecture: str, folder: Path) -> None:
 
     from gsm8k_grpo import base, models
 
-    def resident_bytes() -> int:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        return psutil.Process().memory_info().rss
-
     family, mesh = families.of(architecture), models.make_mesh(1, 1)
     lora = {"rank": 4, "alpha": 4, "dropout": 0, "target_modules": family.modules}
-    before = resident_bytes()
     policy = models.with_lora(
         base.load(folder / "model", mesh).model, {**lora, "base_weights": None if kind == "none" else kind}, 0, mesh
     )
-    jax.clear_caches()
-    arrays = jax.tree.leaves(nnx.split(policy, nnx.LoRAParam, ...)[2])
-    bits = sum(
-        array.size * (ml_dtypes.iinfo if "int" in str(array.dtype) else ml_dtypes.finfo)(array.dtype).bits
-        for array in arrays
-    )
+    gc.collect()
+
+    def bits(array: jax.Array) -> int:
+        return (ml_dtypes.iinfo if "int" in str(array.dtype) else ml_dtypes.finfo)(array.dtype).bits
+
+    computed = sum(array.size * bits(array) for array in jax.tree.leaves(nnx.state(policy))) / 8
     held = sum(
-        shard.data._arrays[0].on_device_size_in_bytes() for array in arrays for shard in array.addressable_shards
+        shard.data._arrays[0].on_device_size_in_bytes()
+        for array in jax.live_arrays()
+        for shard in array.addressable_shards
     )
     print(
-        f"base_weights {kind}: {bits / 8 / 2**30:.2f} GiB computed, {held / 2**30:.2f} GiB in arrays, "
-        f"{(resident_bytes() - before) / 2**30:.2f} GiB resident",
-        flush=True,
+        f"base_weights {kind}: {computed / 2**30:.3f} GiB computed, {held / 2**30:.3f} GiB in live arrays", flush=True
     )
 
 
