@@ -30,10 +30,10 @@ def pretrain(model_settings: Mapping, rows: list[dict], tokenizer_file: Path) ->
     texts = [prompt + completion for prompt, completion in zip(shown, imitated, strict=True)]
     tokenizer_file.write_bytes(tokenizers.train(texts, architecture["vocabulary_size"], architecture["family"]))
     tokenizer = tokenizers.load(tokenizer_file, template)
-    stop_id = tokenizer.piece_to_id(template.stop)
+    end_of_turn = tokenizers.stop_ids(tokenizer, template)[0]
     data = pretraining.pack(
         [tokenizers.with_bos(tokenizer, ids) for ids in tokenizer.encode(shown)],
-        [[*ids, stop_id] for ids in tokenizer.encode(imitated)],
+        [[*ids, end_of_turn] for ids in tokenizer.encode(imitated)],
         tokenizer.pad_id(),
         recipe["max_tokens"],
     )

@@ -88,7 +88,7 @@ def main() -> None:
             decoding,
             prompt["max_tokens"],
             how["max_completion_tokens"],
-            loaded.stop_id,
+            loaded.stop_ids,
             mesh,
         )
         graded = [

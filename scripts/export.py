@@ -143,7 +143,7 @@ def agreement(folder: Path, recipe: Path, model: Path, about: Mapping, chosen: M
         rows = [
             (
                 tokenizers.with_bos(loaded.tokenizer, encode(prompts[row["id"]])),
-                [*encode(row["completion"]), loaded.stop_id],
+                [*encode(row["completion"]), loaded.stop_ids[0]],
             )
             for row in completed[: agreement.ROWS]
         ]

@@ -46,7 +46,7 @@ def main() -> None:
     completions: dict[int, str] = {}
     for batch in rollout.batches(asked, 1, batch_size):
         done = rollout.complete(
-            sampler, asked, batch, batch_size, decoding, prompt["max_tokens"], limit, loaded.stop_id, mesh
+            sampler, asked, batch, batch_size, decoding, prompt["max_tokens"], limit, loaded.stop_ids, mesh
         )
         completions.update({index: each.text for (index, _), each in zip(batch, done, strict=True)})
     found = evaluation.format_check([completions[index] for index in range(len(rows))], Tags(**prompt["tags"]))

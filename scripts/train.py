@@ -119,12 +119,14 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
         mesh,
         training_settings,
         prompt["max_tokens"],
-        loaded.stop_id,
+        loaded.stop_ids,
         chosen["seed"],
         run,
         chosen["mesh"]["decode_weights"] == "gathered",
     )
-    learner = training.Learner(cluster, training_settings, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_id)
+    learner = training.Learner(
+        cluster, training_settings, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_ids
+    )
     training.run(learner, training_settings, run)
 
 

@@ -19,11 +19,11 @@ QUESTIONS = ["Ana has 3 pens, buys 4 more.", "Ben has 12 cups.", "Cleo has 5 coi
 GREEDY = rollout.Decoding(temperature=0.0, top_k=None, top_p=1.0, seed=0)
 
 
-def completed(sampler, prompts, batch_size, max_prompt_tokens, limit, stop_id, mesh, decoding=GREEDY, samples=1):
+def completed(sampler, prompts, batch_size, max_prompt_tokens, limit, stop_ids, mesh, decoding=GREEDY, samples=1):
     """{(index of the prompt, number of the sample): its completion}."""
     found = {}
     for batch in rollout.batches(prompts, samples, batch_size):
-        arguments = (sampler, prompts, batch, batch_size, decoding, max_prompt_tokens, limit, stop_id, mesh)
+        arguments = (sampler, prompts, batch, batch_size, decoding, max_prompt_tokens, limit, stop_ids, mesh)
         found.update(zip(batch, rollout.complete(*arguments), strict=True))
     return found
 

@@ -156,7 +156,7 @@ def test_the_stop_token_is_what_the_template_ends_a_turn_with(case):
     turn = case.own.apply_chat_template(
         [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "4"}], return_dict=False
     )
-    stop = case.ours.piece_to_id(case.family.template.stop)
+    stop = case.ours.piece_to_id(case.family.template.stops[0])
     newline = case.ours.encode("\n")
     assert turn[-1 - len(newline) :] == [stop, *newline]
     assert case.own.convert_ids_to_tokens(stop) == {"qwen2": "<|im_end|>"}.get(case.family.name, "<end_of_turn>")

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx, traverse_util
 from generation import FAMILIES, completed, left_padded
-from test_parity import LENGTHS, PAD, STOP, Ids, merged, our_logits, their_logits
+from test_parity import LENGTHS, PAD, STOPS, Ids, merged, our_logits, their_logits
 
 from gsm8k_grpo import (
     agreement,
@@ -174,7 +174,7 @@ def test_the_same_greedy_answers_on_50_prompts(name, trained, theirs):
     questions = rng.integers(4, FAMILIES[name]["vocabulary_size"], (50, 12)).tolist()
     mesh = models.make_mesh(1, 1)
     sampler = rollout.Sampler(trained, tokenizer, rollout.cache_tokens(16, limit), mesh)
-    found = completed(sampler, [tokenizer.decode(ids) for ids in questions], 50, 16, limit, STOP, mesh)
+    found = completed(sampler, [tokenizer.decode(ids) for ids in questions], 50, 16, limit, STOPS, mesh)
     asked = torch.tensor([bos + ids for ids in questions])
     with torch.no_grad():
         output = theirs.generate(
@@ -182,13 +182,14 @@ def test_the_same_greedy_answers_on_50_prompts(name, trained, theirs):
             attention_mask=torch.ones_like(asked),
             do_sample=False,
             max_new_tokens=limit,
-            eos_token_id=STOP,
+            eos_token_id=list(STOPS),
             pad_token_id=PAD,
             suppress_tokens=[PAD],
         )
     answers = []
     for row in output[:, asked.shape[1] :].tolist():
-        answers.append(tokenizer.decode(row[: row.index(STOP)] if STOP in row else row))
+        ends = [place for place, token in enumerate(row) if token in STOPS]
+        answers.append(tokenizer.decode(row[: ends[0]] if ends else row))
     assert [found[index, 0].text for index in range(50)] == answers
     assert len(set(answers)) > 20
 
@@ -320,8 +321,8 @@ def test_what_was_published_beside_the_weights_stays_as_it_was(name, published, 
     assert ours == {**theirs, "dtype": "bfloat16"}
     assert (folder / "tokenizer_config.json").read_text() == '{"tokenizer_class": "theirs"}'
     generation = json.loads((folder / "generation_config.json").read_text())
-    stop = tokenizer.piece_to_id(template.stop)
-    assert generation["eos_token_id"][0] == stop and {1, 7} <= set(generation["eos_token_id"])
+    # Those that our sampler stops at, so that generation is the same here and there.
+    assert generation["eos_token_id"] == [tokenizer.piece_to_id(token) for token in template.stops]
     assert generation["max_new_tokens"] == 77 and generation["do_sample"] is False
     assert "repetition_penalty" not in generation and generation["suppress_tokens"] == [tokenizer.pad_id()]
     hf_folder.write(folder, model, manifest, {**greedy, "temperature": 0.7, "top_p": 0.9})

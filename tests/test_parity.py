@@ -24,6 +24,7 @@ transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-4
 PAD, STOP = 0, 3
+STOPS = (STOP, 9)
 # Rows of different lengths, all but one longer than the windows.
 LENGTHS = (23, 17, 9, 4)
 LONGEST = max(LENGTHS)
@@ -178,23 +179,21 @@ def test_greedy_completions(theirs, ours, rows, name):
     prompts = [row[row != PAD].tolist() for row in rows]
     mesh = models.make_mesh(1, 1)
     sampler = rollout.Sampler(ours, tokenizer, rollout.cache_tokens(LONGEST + 1, limit), mesh)
-    found = completed(sampler, [tokenizer.decode(ids) for ids in prompts], 4, LONGEST + 1, limit, STOP, mesh)
-    stopped = 0
+    found = completed(sampler, [tokenizer.decode(ids) for ids in prompts], 4, LONGEST + 1, limit, STOPS, mesh)
     for index, ids in enumerate(prompts):
         with torch.no_grad():
             output = theirs.generate(
                 torch.tensor([bos + ids]),
                 do_sample=False,
                 max_new_tokens=limit,
-                eos_token_id=STOP,
+                eos_token_id=list(STOPS),
                 pad_token_id=PAD,
                 suppress_tokens=[PAD],
             )[0].tolist()
         expected = output[len(bos) + len(ids) :]
-        stopped += expected[-1] == STOP
-        expected = expected[:-1] if expected[-1] == STOP else expected
-        assert found[index, 0].text == tokenizer.decode(expected)
-        assert found[index, 0].truncated == (len(expected) == limit)
+        stopped = expected[-1] in STOPS
+        assert found[index, 0].text == tokenizer.decode(expected[:-1] if stopped else expected)
+        assert (found[index, 0].tokens, found[index, 0].truncated) == (len(expected), not stopped)
 
 
 # Reading.

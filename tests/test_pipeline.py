@@ -531,7 +531,7 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
     def greedy(model, loaded):
         sampler = rollout.Sampler(model, loaded.tokenizer, rollout.cache_tokens(*limits), mesh)
         asked = [row["prompt"] for row in prompts[:8]]
-        return completed(sampler, asked, 8, *limits, loaded.stop_id, mesh)
+        return completed(sampler, asked, 8, *limits, loaded.stop_ids, mesh)
 
     loaded, reference = (base.load(model_folder, mesh) for _ in range(2))
     # So that few steps change completions.
@@ -540,9 +540,9 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
     policy = models.policy(loaded.model, lora, chosen["seed"], mesh)
     run = runs.Run(tmp_path, chosen["training"]["num_iterations"])
     cluster = training.make_cluster(
-        policy, reference.model, loaded.tokenizer, mesh, how, limits[0], loaded.stop_id, 0, run
+        policy, reference.model, loaded.tokenizer, mesh, how, limits[0], loaded.stop_ids, 0, run
     )
-    learner = training.Learner(cluster, how, Tags(**chosen["prompt"]["tags"]), prompts, 0, loaded.stop_id)
+    learner = training.Learner(cluster, how, Tags(**chosen["prompt"]["tags"]), prompts, 0, loaded.stop_ids)
     live = {"base": greedy(policy, loaded)}
     for step in (1, 2, 3):
         learner.update(learner.sample())
@@ -717,7 +717,7 @@ def test_the_export_gives_the_same_prompts_and_greedy_answers_in_transformers_an
     loaded = base.load(finished / "results/models/tiny", mesh)
     trained = base.load_checkpoint(loaded, finished / "results/tiny/training/checkpoints.json", "final", mesh)
     sampler = rollout.Sampler(trained, loaded.tokenizer, rollout.cache_tokens(*limits), mesh)
-    found = completed(sampler, prompts, 50, *limits, loaded.stop_id, mesh)
+    found = completed(sampler, prompts, 50, *limits, loaded.stop_ids, mesh)
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     chats = [
@@ -734,7 +734,7 @@ def test_the_export_gives_the_same_prompts_and_greedy_answers_in_transformers_an
         own = tokenizer.batch_decode(output, skip_special_tokens=True)
         texts = []
         for ids, text in zip(output.tolist(), own, strict=True):
-            kept = ids[: ids.index(loaded.stop_id)] if loaded.stop_id in ids else ids
+            kept = ids[: next((place for place, each in enumerate(ids) if each in loaded.stop_ids), None)]
             texts.append(loaded.tokenizer.decode(kept))
             # Of bytes that are no UTF-8, which a model of three steps writes, the two make different replacements.
             assert text == texts[-1] or "\ufffd" in texts[-1]

@@ -56,12 +56,12 @@ base = nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh
 run = runs.Run(folder, block["num_iterations"])
 run.resume([2])
 policy = models.with_lora(base, block["lora"], 0, mesh)
-cluster = training.make_cluster(policy, base, tokenizer, mesh, block, prompt["max_tokens"], 107, 0, run)
+cluster = training.make_cluster(policy, base, tokenizer, mesh, block, prompt["max_tokens"], preflight.STOP_IDS, 0, run)
 rows = [
     {"id": str(index), "prompt": prompts.build("", each), "answer": "7", "prompt_tokens": 30}
     for index, each in enumerate(questions)
 ]
-learner = training.Learner(cluster, block, Tags(**prompt["tags"]), rows, 0, 107)
+learner = training.Learner(cluster, block, Tags(**prompt["tags"]), rows, 0, preflight.STOP_IDS)
 for _ in range(2):
     learner.update(learner.sample())
 trained = dict(made)
@@ -153,8 +153,8 @@ found = {}
 for gathered in (True, False):
     sampler = rollout.Sampler(model, tokenizers.load(path), 80, mesh, gathered)
     with mesh:
-        output = sampler(asked, max_generation_steps=12, max_prompt_length=64, eos_tokens=[107])
-        state = sampler.abstract_state(8, 64, 12, 107, 1.0, None, None)
+        output = sampler(asked, max_generation_steps=12, max_prompt_length=64, eos_tokens=[107, 1])
+        state = sampler.abstract_state(8, 64, 12, (107, 1), 1.0, None, None)
         decode = sampler._decode.lower(sampler._flattened_transformer_state, state).compile()
     found[gathered] = {
         "tokens": [row.tolist() for row in output.tokens],

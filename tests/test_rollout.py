@@ -3,13 +3,15 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from generation import ARCHITECTURE, QUESTIONS, completed
 from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout
 
-from gsm8k_grpo import models, prompts, rollout, tokenizers
+from gsm8k_grpo import families, models, prompts, rollout, tokenizers
 
 LIMIT = 12
+STOPS = (107, 1)  # <end_of_turn>, <eos>
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +29,10 @@ def model():
 def test_greedy_completions_do_not_depend_on_the_batch(model, tokenizer):
     sampler = rollout.Sampler(model, tokenizer, 88, models.make_mesh(1, 1))
     asked = [prompts.build("", question) for question in QUESTIONS]
-    stop = tokenizer.piece_to_id("<end_of_turn>")
+    assert tokenizers.stop_ids(tokenizer, families.GEMMA) == STOPS
     mesh = models.make_mesh(1, 1)
-    together, alone = (completed(sampler, asked, size, 72, LIMIT, stop, mesh) for size in (4, 1))
-    uneven = completed(sampler, asked[::-1], 3, 72, LIMIT, stop, mesh)
+    together, alone = (completed(sampler, asked, size, 72, LIMIT, STOPS, mesh) for size in (4, 1))
+    uneven = completed(sampler, asked[::-1], 3, 72, LIMIT, STOPS, mesh)
     assert sorted(together) == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert together == alone
     assert [together[index, 0] for index in range(4)] == [uneven[3 - index, 0] for index in range(4)]
@@ -41,7 +43,7 @@ def test_samples_differ_and_do_not_depend_on_the_batch(model, tokenizer):
     sampler = rollout.Sampler(model, tokenizer, 88, models.make_mesh(1, 1))
     asked = [prompts.build("", question) for question in QUESTIONS]
     decoding = rollout.Decoding(temperature=1.0, top_k=None, top_p=1.0, seed=5)
-    arguments = (72, LIMIT, 107, models.make_mesh(1, 1))
+    arguments = (72, LIMIT, STOPS, models.make_mesh(1, 1))
     by_five, by_three = (completed(sampler, asked, size, *arguments, decoding, samples=3) for size in (5, 3))
     assert sorted(by_five) == [(index, sample) for index in range(4) for sample in range(3)]
     assert by_five == by_three
@@ -58,7 +60,7 @@ def engine(model, tokenizer):
         kv_cache_size=88,
         temperature=1.0,
         top_p=1.0,
-        eos_tokens=[107],
+        eos_tokens=list(STOPS),
     )
     adapted = tokenizer_adapter.TokenizerAdapter(tokenizer)
     return rollout.SeededRollout(model, adapted, models.make_mesh(1, 1), config, seed=7), config
@@ -90,15 +92,57 @@ def test_the_stop_token_stays_in_the_tokens_unless_the_limit_cut_them(engine):
         output = rolled.generate([prompts.build("", question) for question in QUESTIONS], config)
         for row, text in zip(output.tokens, output.text, strict=True):
             assert len(row) <= LIMIT
-            assert len(row) == LIMIT or row[-1] == 107
-            stopped += row[-1] == 107
+            assert len(row) == LIMIT or row[-1] in STOPS
+            stopped += row[-1] in STOPS
             assert "<end_of_turn>" not in text
     assert stopped > 0
 
 
+@pytest.fixture(params=["<end_of_turn>", "<eos>"])
+def leaning(request, engine, model, tokenizer):
+    """(The rollout of a model that draws this stop token at about every tenth place, the token)."""
+    rolled, _ = engine
+    copy = nnx.clone(model)
+    embedding = copy.embedder.input_embedding
+    stop = tokenizer.piece_to_id(request.param)
+    embedding[...] = embedding[...].at[:, 0].set(0.5).at[stop, 0].set(1.5)  # a feature that is always on
+    rolled._sampler.transformer_state = nnx.variables(copy)
+    yield rolled, request.param
+    rolled._sampler.transformer_state = nnx.variables(model)
+
+
+def test_each_stop_token_ends_a_completion_and_stays_in_its_tokens(leaning, engine, tokenizer):
+    (rolled, token), config = leaning, engine[1]
+    asked = [prompts.build("", question) for question in QUESTIONS]
+    stop, ended = tokenizer.piece_to_id(token), 0
+    for step in range(10):
+        rolled.start_draw(step)
+        output = rolled.generate(asked, config)
+        for row, text in zip(map(np.ndarray.tolist, output.tokens), output.text, strict=True):
+            assert row[-1] in STOPS or len(row) == LIMIT
+            assert not set(STOPS) & set(row[:-1])
+            assert text == tokenizer.decode(row[:-1] if row[-1] in STOPS else row) and token not in text
+            ended += row[-1] == stop
+    assert ended > 10
+
+
+def test_each_stop_token_ends_a_completion_of_evaluation(leaning):
+    rolled, token = leaning
+    asked = [prompts.build("", question) for question in QUESTIONS]
+    decoding = rollout.Decoding(temperature=1.0, top_k=None, top_p=1.0, seed=5)
+    found = list(
+        completed(rolled._sampler, asked, 4, 72, LIMIT, STOPS, models.make_mesh(1, 1), decoding, samples=5).values()
+    )
+    assert {each.truncated for each in found} == {True, False}
+    for each in found:
+        assert each.tokens == LIMIT or not each.truncated
+        assert token not in each.text
+    assert sum(not each.truncated for each in found) > 5
+
+
 def test_log_probs_are_taken_at_the_rollouts_temperature(model, tokenizer):
     config = base_rollout.RolloutConfig(
-        max_tokens_to_generate=LIMIT, max_prompt_length=8, kv_cache_size=24, temperature=0.5, eos_tokens=[107]
+        max_tokens_to_generate=LIMIT, max_prompt_length=8, kv_cache_size=24, temperature=0.5, eos_tokens=list(STOPS)
     )
     rolled = rollout.SeededRollout(
         model, tokenizer_adapter.TokenizerAdapter(tokenizer), models.make_mesh(1, 1), config, seed=0

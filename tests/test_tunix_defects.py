@@ -50,7 +50,7 @@ from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError
 
 PROMPTS = [prompts.build("", question) for question in QUESTIONS]
-PAD, BOS, STOP = 0, 2, 107
+PAD, EOS, BOS, STOP = 0, 1, 2, 107
 MAX_PROMPT, LIMIT = 64, 24
 CACHE = rollout.cache_tokens(MAX_PROMPT, LIMIT)
 ROLLOUT = base_rollout.RolloutConfig(
@@ -342,7 +342,7 @@ def test_greedy_takes_the_likeliest_token_here(model, tokenizer, mesh, likeliest
     numbers = mock.Mock(wraps=tokenizer, spec=["encode", "decode", "bos_id", "eos_id", "pad_id"])
     numbers.decode.side_effect = list  # the ids themselves for a text
     sampler = rollout.Sampler(model, numbers, CACHE, mesh)
-    found = completed(sampler, PROMPTS, 4, MAX_PROMPT, LIMIT, STOP, mesh)
+    found = completed(sampler, PROMPTS, 4, MAX_PROMPT, LIMIT, (STOP,), mesh)
     for index, expected in enumerate(likeliest):
         kept = [token for token in expected if token != STOP]
         assert found[index, 0] == rollout.Completion(kept, len(expected), STOP not in expected)
@@ -678,7 +678,7 @@ def chosen(**changes):
 
 @pytest.fixture(scope="module")
 def make_learner(tokenizer, mesh):
-    base = leaning(initialised(mesh, num_layers=1), STOP, 1.5)
+    base = leaning(leaning(initialised(mesh, num_layers=1), STOP, 1.4), EOS, 1.3)
     adapted = models.with_lora(base, chosen()["lora"], 0, mesh)
 
     def make(folder, block):
@@ -687,8 +687,8 @@ def make_learner(tokenizer, mesh):
         run.resume(checkpoints.checkpoint_steps(block["max_steps"], block["checkpoint_interval_steps"]))
         policy = nnx.clone(adapted)  # fresh adapters each time
         reference = base if block["beta"] else None
-        cluster = training.make_cluster(policy, reference, tokenizer, mesh, block, MAX_PROMPT, STOP, 0, run)
-        return training.Learner(cluster, block, TAGS, ROWS, 0, STOP), run
+        cluster = training.make_cluster(policy, reference, tokenizer, mesh, block, MAX_PROMPT, (STOP, EOS), 0, run)
+        return training.Learner(cluster, block, TAGS, ROWS, 0, (STOP, EOS)), run
 
     return make
 
@@ -702,7 +702,7 @@ def resampling(make_learner, tmp_path_factory):
     def sampled(draws):
         for step in range(3):
             again = training.Learner(
-                learner.rl_cluster, {**block, "dynamic_sampling_draws": draws}, TAGS, ROWS, 0, STOP
+                learner.rl_cluster, {**block, "dynamic_sampling_draws": draws}, TAGS, ROWS, 0, (STOP, EOS)
             )
             again.rl_cluster.global_steps = step
             yield again.sample()
@@ -723,7 +723,8 @@ def test_the_stop_token_is_in_the_loss_here(resampling):
     )
     assert mask.sum(axis=1).tolist() == lengths
     for row, length in enumerate(lengths):
-        assert ids[row, length - 1] == STOP and mask[row, length - 1] and weights[row, length - 1] > 0
+        assert mask[row, length - 1] and weights[row, length - 1] > 0
+    assert {ids[row, length - 1] for row, length in enumerate(lengths)} == {STOP, EOS}
 
 
 def test_short_completions_are_padded_to_a_quarter_of_the_limit_here(resampling):

@@ -15,12 +15,12 @@ from gsm8k_grpo.errors import PipelineError
 
 @dataclasses.dataclass(frozen=True)
 class BaseModel:
-    """Weights on a mesh, their configuration, the tokenizer, the id that ends a turn, and the hashes of its files."""
+    """Weights on a mesh, their configuration, the tokenizer, the ids that completions stop at, and its hashes."""
 
     model: nnx.Module
     config: object
     tokenizer: object
-    stop_id: int
+    stop_ids: tuple[int, ...]
     sha256: dict
 
 
@@ -37,7 +37,7 @@ def load(folder: Path, mesh: Mesh) -> BaseModel:
             "belongs to another model"
         )
     model = models.load(folder / "weights", config, mesh, jnp.dtype(manifest["dtype"]))
-    return BaseModel(model, config, tokenizer, tokenizer.piece_to_id(template.stop), manifest["sha256"])
+    return BaseModel(model, config, tokenizer, tokenizers.stop_ids(tokenizer, template), manifest["sha256"])
 
 
 def checkpoint_folder(sha256: dict, manifest_file: Path, name: str) -> Path:

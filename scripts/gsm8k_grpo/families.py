@@ -18,7 +18,7 @@ class Template:
       bos: what the sampler puts once before each prompt, or None.
       pad: fills rows up; never sampled.
       eos: the tokenizer's own end of a text.
-      stop: ends a turn: the token that completions stop at.
+      stops: what completions stop at, as the published generation_config.json say; the first ends a turn and is taught.
       needed: must each be one token.
     """
 
@@ -30,7 +30,7 @@ class Template:
     bos: str | None
     pad: str
     eos: str
-    stop: str
+    stops: tuple[str, ...]
     needed: tuple[str, ...]
 
 
@@ -44,7 +44,7 @@ GEMMA = Template(
     bos="<bos>",
     pad="<pad>",
     eos="<eos>",
-    stop="<end_of_turn>",
+    stops=("<end_of_turn>", "<eos>"),
     needed=("<start_of_turn>", "<end_of_turn>"),
 )
 QWEN = Template(
@@ -57,7 +57,8 @@ QWEN = Template(
     bos=None,
     pad="<|endoftext|>",
     eos="<|im_end|>",
-    stop="<|im_end|>",
+    # The second is the padding too, which is never drawn.
+    stops=("<|im_end|>", "<|endoftext|>"),
     needed=("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
 )
 

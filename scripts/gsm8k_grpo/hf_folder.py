@@ -27,13 +27,9 @@ def write(folder: Path, model_folder: Path, manifest: Mapping, evaluation: Mappi
         "eos_token_id": tokenizer.eos_id(),
         "pad_token_id": tokenizer.pad_id(),
     }
-    eos = [tokenizer.piece_to_id(template.stop), tokenizer.eos_id()]
     if (published / "config.json").is_file():
         shutil.copytree(published, folder, dirs_exist_ok=True)
         config = files.read_json(published / "config.json")
-        if (folder / "generation_config.json").is_file():
-            theirs = files.read_json(folder / "generation_config.json").get("eos_token_id", [])
-            eos += theirs if isinstance(theirs, list) else [theirs]
     else:
         config = ids | json.loads(hf_format.config(architecture).to_json_string())
         _write_tokenizer(folder, model_folder / "tokenizer.model", template)
@@ -44,7 +40,7 @@ def write(folder: Path, model_folder: Path, manifest: Mapping, evaluation: Mappi
         folder / "generation_config.json",
         {
             **{key: value for key, value in ids.items() if value is not None},
-            "eos_token_id": list(dict.fromkeys(eos)),
+            "eos_token_id": list(tokenizers.stop_ids(tokenizer, template)),
             "max_new_tokens": evaluation["max_completion_tokens"],
             # 0 is all tokens; without the key, transformers would take 50.
             **(

@@ -27,7 +27,7 @@ from gsm8k_grpo import grpo, hlo, models, rollout, settings, training
 from gsm8k_grpo.accelerators import GIB, Accelerator
 from gsm8k_grpo.errors import PipelineError
 
-STOP_ID = 107  # any token's: the number changes nothing in a program's size
+STOP_IDS = (107, 1)  # any tokens': the numbers change nothing in a program's size
 # `-O1` compiles some five times faster and sees memory within -40 to +16 % of what the default level does.
 OPTIMIZATION_LEVELS = {"screen": "O1", "verdict": "UNKNOWN"}
 CLOSE = 0.2  # the share of a chip's memory within which a screening decides nothing
@@ -205,7 +205,7 @@ class Programs:
         """Tunix's trainer as its cluster makes it, with our loss; adapters and optimizer state are abstract."""
         how, prompt = self._chosen["training"], self._chosen["prompt"]
         config = training.cluster_config(
-            self._mesh, how, prompt["max_tokens"], STOP_ID, self._chosen["seed"], None, gather_weights=True
+            self._mesh, how, prompt["max_tokens"], STOP_IDS, self._chosen["seed"], None, gather_weights=True
         ).training_config
         graph, state = nnx.split(self._policy)
         made = optimizer_graph = None
@@ -270,7 +270,7 @@ class Programs:
             return sampler, sampler.abstract_state(
                 self.rows(f"{stage}_prefill"),
                 *limits,
-                STOP_ID,
+                STOP_IDS,
                 temperature=how["temperature"] if sampled else 1.0,
                 top_p=how["top_p"] if sampled else None,
                 top_k=how["top_k"] if sampled else None,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tunix.generate import base_sampler
 from tunix.generate import sampler as tunix_sampler
 from tunix.rl import common
 from tunix.rl.rollout import base_rollout, vanilla_rollout
@@ -39,6 +40,8 @@ class Sampler(tunix_sampler.Sampler):
 
     - Each row has noise of its own, from its own key: what is drawn for it does not depend on its neighbours.
     - The padding token is never drawn: everything downstream tells tokens from padding by it.
+    - The stop token that a row drew stays at the end of its tokens (not of its text). Stock cuts it off, so that a
+      model is never trained to stop.
     - The KV cache is born in its shards, not on the first device.
     - Weights that are sharded over `fsdp` are gathered once a call, not again for every token.
     """
@@ -62,6 +65,13 @@ class Sampler(tunix_sampler.Sampler):
         self._mesh = mesh
         self._whole = jax.jit(lambda array: array, out_shardings=NamedSharding(mesh, PartitionSpec()))
         self._decode, self._compiled_decode_fn = self._compiled_decode_fn, self._decode_whole
+
+    def __call__(self, *args, **kwargs) -> base_sampler.SamplerOutput:
+        """As Tunix's, with each row's tokens up to and including the stop token, where the limit did not cut them."""
+        output = super().__call__(*args, **kwargs)
+        drawn = np.asarray(self._tokens)[:, output.padded_prompt_tokens.shape[1] :]
+        output.tokens = [row[: len(cut) + 1] for row, cut in zip(drawn, output.tokens, strict=True)]
+        return output
 
     def _decode_fn(self, params: object, sampling_state: object) -> object:
         """Tunix's loop of one token a round, with the weights gathered before it."""
@@ -88,7 +98,8 @@ class Sampler(tunix_sampler.Sampler):
     def _decode_whole(self, params: object, state: object) -> object:
         """Tunix's decoding loop; its tokens then are whole in every process of a multi-host run."""
         state = self._decode(params, state)
-        return dataclasses.replace(state, token_buffer=self._whole(state.token_buffer))
+        self._tokens = self._whole(state.token_buffer)
+        return dataclasses.replace(state, token_buffer=self._tokens)
 
     @property
     def transformer(self) -> nnx.Module:
@@ -117,13 +128,13 @@ class Sampler(tunix_sampler.Sampler):
         rows: int,
         max_prompt_tokens: int,
         max_completion_tokens: int,
-        stop_id: int,
+        stop_ids: tuple[int, ...],
         temperature: float,
         top_p: float | None,
         top_k: int | None,
     ) -> object:
         """What a call begins with, without values: to compile prefill and decoding where no device is."""
-        self.eos_ids = jnp.array([stop_id])
+        self.eos_ids = jnp.array(stop_ids)
         state = jax.eval_shape(
             lambda ids, keys: self.init_sample_state(
                 ids,
@@ -203,7 +214,7 @@ def complete(
     decoding: Decoding,
     max_prompt_tokens: int,
     max_completion_tokens: int,
-    stop_id: int,
+    stop_ids: tuple[int, ...],
     mesh: Mesh,
 ) -> list[Completion]:
     """The completions of one of `batches`.
@@ -221,7 +232,7 @@ def complete(
             [prompts[index] for index, _ in filled],
             max_generation_steps=max_completion_tokens,
             max_prompt_length=max_prompt_tokens,
-            eos_tokens=[stop_id],
+            eos_tokens=list(stop_ids),
             temperature=decoding.temperature if sampled else 1.0,
             # Tunix: greedy is top_p None; temperature 0 with top_p 1 is not.
             top_p=decoding.top_p if sampled else None,
@@ -230,19 +241,16 @@ def complete(
         )
     completions = []
     for text, tokens in zip(output.text[: len(batch)], output.tokens, strict=False):
-        truncated = len(tokens) >= max_completion_tokens
-        completions.append(Completion(text, len(tokens) + (not truncated), truncated))
+        completions.append(Completion(text, len(tokens), tokens[-1] not in stop_ids))
     return completions
 
 
 class SeededRollout(vanilla_rollout.VanillaRollout):
-    """Tunix's own rollout with four defects of 0.1.7 mended (its `RLCluster` builds it from the configuration).
+    """Tunix's own rollout with three defects of 0.1.7 mended (its `RLCluster` builds it from the configuration).
 
     - Noise: stock draws the same noise at every call. Here a row's key derives from the run's seed, the step, the draw
       and the row's place in the step; so a resumed run draws what an uninterrupted one would have drawn, and the size
       of a micro-batch changes nothing.
-    - The stop token: stock cuts it off before the loss, so that a model is never trained to stop. Here it stays at the
-      end of a completion's tokens (not of its text).
     - Temperature: stock computes old log-probs at temperature 1 where the loss divides by the rollout's.
     - A prompt that is too long: stock pads to another length and compiles anew, or overruns the cache.
     """
@@ -284,11 +292,7 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         rows = np.arange(self._rows, self._rows + len(prompts))
         self._rows += len(prompts)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, rows)
-        output = super().generate(prompts, dataclasses.replace(rollout_config, seed=keys), **kwargs)
-        (stop_id,) = rollout_config.eos_tokens
-        limit = rollout_config.max_tokens_to_generate
-        tokens = [row if len(row) >= limit else np.append(row, np.int32(stop_id)) for row in output.tokens]
-        return dataclasses.replace(output, tokens=tokens)
+        return super().generate(prompts, dataclasses.replace(rollout_config, seed=keys), **kwargs)
 
     def get_per_token_logps(self, prompt_tokens: jax.Array, completion_tokens: jax.Array) -> jax.Array:
         """Log-probs of completions under the rollout policy at the rollout's temperature, [B, T]."""

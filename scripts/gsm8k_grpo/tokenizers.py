@@ -194,6 +194,11 @@ def _fast(path: str | Path, content: bytes, template: families.Template) -> Fast
         raise PipelineError(f"{path}: not a tokenizer.json ({' '.join(str(error).split())[:200]})") from None
 
 
+def stop_ids(tokenizer: object, template: families.Template) -> tuple[int, ...]:
+    """The ids of the tokens that completions stop at; the first ends a turn."""
+    return tuple(tokenizer.piece_to_id(token) for token in template.stops)
+
+
 def with_bos(tokenizer: object, ids: Sequence[int]) -> list[int]:
     """The ids of a prompt behind its one beginning-of-text token, where the family has one."""
     bos = tokenizer.bos_id()

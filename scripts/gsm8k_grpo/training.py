@@ -90,7 +90,7 @@ def cluster_config(
     mesh: Mesh,
     settings: Mapping,
     max_prompt_tokens: int,
-    stop_id: int,
+    stop_ids: tuple[int, ...],
     seed: int,
     checkpoints: str | None,
     gather_weights: bool,
@@ -124,7 +124,7 @@ def cluster_config(
             temperature=settings["temperature"],
             top_p=settings["top_p"],
             top_k=settings["top_k"],
-            eos_tokens=[stop_id],
+            eos_tokens=list(stop_ids),
         ),
     )
 
@@ -136,7 +136,7 @@ def make_cluster(
     mesh: Mesh,
     settings: Mapping,
     max_prompt_tokens: int,
-    stop_id: int,
+    stop_ids: tuple[int, ...],
     seed: int,
     run: runs.Run,
     gather_weights: bool = True,
@@ -153,7 +153,7 @@ def make_cluster(
       PipelineError: the checkpoint cannot be restored, though its hash is right.
     """
     config = cluster_config(
-        mesh, settings, max_prompt_tokens, stop_id, seed, str(run.checkpoints.absolute()), gather_weights
+        mesh, settings, max_prompt_tokens, stop_ids, seed, str(run.checkpoints.absolute()), gather_weights
     )
     try:
         return cluster_lib.RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
@@ -250,7 +250,13 @@ class Learner(grpo_learner.GRPOLearner):
     """
 
     def __init__(
-        self, cluster: cluster_lib.RLCluster, settings: Mapping, tags: Tags, rows: list[dict], seed: int, stop_id: int
+        self,
+        cluster: cluster_lib.RLCluster,
+        settings: Mapping,
+        tags: Tags,
+        rows: list[dict],
+        seed: int,
+        stop_ids: tuple[int, ...],
     ):
         """
         Args:
@@ -259,9 +265,9 @@ class Learner(grpo_learner.GRPOLearner):
           tags: what rewards look for.
           rows: all prompts to train on.
           seed: of the run.
-          stop_id: the token that ends a completion.
+          stop_ids: the tokens that end a completion.
         """
-        self._settings, self._tags, self._rows, self._seed, self._stop_id = settings, tags, rows, seed, stop_id
+        self._settings, self._tags, self._rows, self._seed, self._stop_ids = settings, tags, rows, seed, stop_ids
         self._mesh = cluster.r2m[cluster_lib.Role.ACTOR]
         super().__init__(
             rl_cluster=cluster,
@@ -374,7 +380,7 @@ class Learner(grpo_learner.GRPOLearner):
             by_name["overlong"] = grpo.overlong_penalties(
                 lengths, settings["max_completion_tokens"], settings["overlong_buffer_tokens"]
             )
-        truncated = np.array([tokens[-1] != self._stop_id for tokens in output.tokens])
+        truncated = np.array([tokens[-1] not in self._stop_ids for tokens in output.tokens])
         groups = []
         for index, row in enumerate(rows):
             of_prompt = slice(index * generations, (index + 1) * generations)
