@@ -9,10 +9,14 @@ turns, one step at a time, and only one computes: what else the machine does hit
 warm up; what they take beyond a later step is reported as compilation. Medians are over the steps after them. Every
 completion's length is forced, to the same on all sides (forced.py), and the lengths that came out are compared.
 
+Measure on a quiet machine. On a busy one PyTorch's threads wait for each other by spinning, and TRL takes 100 times as
+long: OMP_WAIT_POLICY=passive has them sleep. Processor seconds (of both cores together) suffer least.
+
 Prints a table for each workload, and the README's is made of the JSON by table.py. What is not equal stands there.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -55,7 +59,8 @@ class Worker:
 
     def step(self, lengths: list[int] | None) -> dict:
         """Its next step."""
-        print(json.dumps(lengths), file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its last words are read below
+            print(json.dumps(lengths), file=self._process.stdin, flush=True)
         return self._answer()
 
     def _answer(self) -> dict:
@@ -126,11 +131,13 @@ def summary(warm_up: list[dict], steps: list[dict]) -> dict:
     rest = statistics.median(step["seconds"] - sum(step["phases"].values()) for step in steps)
     return {
         "seconds": seconds,
+        "processor_seconds": statistics.median(step["processor_seconds"] for step in steps),
         "phase_seconds": phases | ({"rest": rest} if phases else {}),
         "tokens_per_second": statistics.median(sum(step["lengths"]) / step["seconds"] for step in steps),
         "compile_seconds": max(0.0, sum(step["seconds"] for step in warm_up) - len(warm_up) * seconds),
         "peak_memory_bytes": steps[-1]["peak_memory_bytes"],
         "step_seconds": [step["seconds"] for step in steps],
+        "step_tokens": [sum(step["lengths"]) for step in steps],
         "load_averages": [step["load_average"] for step in steps],
     }
 
@@ -145,6 +152,7 @@ def conditions(pythons: dict) -> dict:
         "processor": match[1] if (match := re.search(r"model name\s*:\s*(.+)", cpuinfo)) else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
         "versions": versions(sys.executable) | versions(pythons["trl"]),
     }
 
