@@ -175,7 +175,8 @@ def main() -> None:
         "--output", type=Path, default=FOLDER / "results.json", help="JSON to write; other workloads stay in it"
     )
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
-    parser.add_argument("--workloads", nargs="+", help="names, from the beginning: W2 is all that begin so")
+    names = [workload.name for workload in WORKLOADS + QUICK]
+    parser.add_argument("--workloads", nargs="+", choices=names, help="default: all")
     parser.add_argument("--steps", type=int, default=11, help="timed, after compilation")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before, which compile")
     parser.add_argument(
@@ -190,7 +191,7 @@ def main() -> None:
     workloads = [
         workload
         for workload in (QUICK if arguments.quick else WORKLOADS)
-        if not arguments.workloads or any(workload.name.startswith(name) for name in arguments.workloads)
+        if not arguments.workloads or workload.name in arguments.workloads
     ]
     logs = arguments.output.with_suffix(".logs")
     logs.mkdir(parents=True, exist_ok=True)
