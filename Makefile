@@ -9,7 +9,7 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
-.PHONY: report test parity setup setup-tfds setup-cluster lint lock clean
+.PHONY: report test parity benchmark setup setup-tfds setup-cluster setup-benchmarks lint lock clean
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
@@ -22,6 +22,10 @@ parity: setup ## what the tests against Hugging Face's implementation need; with
 
 setup-cluster: setup ## what profiles/slurm and profiles/kubernetes need
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement envs/cluster.txt
+
+benchmark: setup setup-benchmarks ## speed and memory against stock Tunix and TRL, and the README's table of it
+	$(RUN) python benchmarks/speed/run.py
+	$(RUN) python benchmarks/speed/table.py benchmarks/speed/results.json --readme README.md
 
 lint: setup ## style of Python and of the workflow
 	$(RUN) ruff check .
@@ -51,10 +55,17 @@ setup-tfds: .venv-tfds/.ready ## TensorFlow, for dataset.source tfds (1.7 GB)
 	  .venv-tfds/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/tfds.txt
 	touch $@
 
+setup-benchmarks: .venv-benchmarks/.ready ## TRL and PyTorch, for the benchmark (1.2 GB)
+
+.venv-benchmarks/.ready: envs/benchmarks.txt $(READY)
+	$(VENV)/bin/python -m venv --clear .venv-benchmarks
+	.venv-benchmarks/bin/pip install --quiet --disable-pip-version-check --requirement envs/benchmarks.txt
+	touch $@
+
 # Pins requirements.in anew, for Python 3.11 and up on every platform, and writes the same as conda YAMLs.
 lock: setup
 	$(RUN) envs/lock
 
 clean: ## the environment and all results
-	rm -rf $(VENV) .venv-tfds results/* .snakemake
+	rm -rf $(VENV) .venv-tfds .venv-benchmarks results/* .snakemake
 	git checkout -- results

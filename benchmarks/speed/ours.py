@@ -28,15 +28,15 @@ def step(workload: Workload, turns: Turns) -> None:
 
         rollout.Sampler = our_sampler(workload)
         mesh = models.make_mesh(1, 1)
-        base = models.initialise(models.config(_architecture(workload)), 0)
+        base = _model(workload, mesh)
         known = {"answer": "0", "prompt_tokens": workload.prompt_tokens}
         rows = [{"id": text, "prompt": text, **known} for text in workload.prompt_texts()]
         policy = models.policy(base, how["lora"], 0, mesh)
         run = runs.Run(Path(folder) / "run", how["num_iterations"])
         cluster = training.make_cluster(
-            policy, base, Tokenizer(), mesh, how, prompt["max_tokens"], STOP, chosen["seed"], run
+            policy, base, Tokenizer(), mesh, how, prompt["max_tokens"], (STOP,), chosen["seed"], run
         )
-        learner = training.Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], STOP)
+        learner = training.Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], (STOP,))
         for _ in turns:
             batch = learner.sample()
             row = learner.update(batch)
@@ -54,14 +54,14 @@ def generation(workload: Workload, turns: Turns) -> None:
         from gsm8k_grpo import models, rollout
 
         mesh = models.make_mesh(1, 1)
-        model = models.initialise(models.config(_architecture(workload)), 0)
+        model = _model(workload, mesh)
         cache = rollout.cache_tokens(workload.prompt_tokens, workload.limit_tokens)
         sampler = our_sampler(workload)(model, Tokenizer(), cache, mesh)
         decoding = rollout.Decoding(temperature=0.0, top_k=None, top_p=1.0, seed=0)
         prompts = workload.prompt_texts()
         (batch,) = rollout.batches(prompts, 1, len(prompts))
         for _ in turns:
-            arguments = (workload.prompt_tokens, workload.limit_tokens, STOP, mesh)
+            arguments = (workload.prompt_tokens, workload.limit_tokens, (STOP,), mesh)
             completions = rollout.complete(sampler, prompts, batch, len(batch), decoding, *arguments)
             turns.done([completion.tokens for completion in completions])
 
@@ -72,6 +72,17 @@ def _configure_jax(folder: str) -> None:
     os.chdir(folder)
     runtime.configure_jax()
     os.chdir(before)
+
+
+def _model(workload: Workload, mesh: object) -> object:
+    """A model with random weights, which lie on the mesh as those of a loaded one do."""
+    import jax
+    from flax import nnx
+
+    from gsm8k_grpo import models
+
+    graph, state = nnx.split(models.initialise(models.config(_architecture(workload)), 0))
+    return nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
 
 
 def _architecture(workload: Workload) -> dict:

@@ -9,10 +9,14 @@ turns, one step at a time, and only one computes: what else the machine does hit
 warm up; what they take beyond a later step is reported as compilation. Medians are over the steps after them. Every
 completion's length is forced, to the same on all sides (forced.py), and the lengths that came out are compared.
 
+Measure on a quiet machine. On a busy one PyTorch's threads wait for each other by spinning, and TRL takes 100 times as
+long: OMP_WAIT_POLICY=passive has them sleep. Processor seconds (of both cores together) suffer least.
+
 Prints a table for each workload, and the README's is made of the JSON by table.py. What is not equal stands there.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -55,7 +59,8 @@ class Worker:
 
     def step(self, lengths: list[int] | None) -> dict:
         """Its next step."""
-        print(json.dumps(lengths), file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its last words are read below
+            print(json.dumps(lengths), file=self._process.stdin, flush=True)
         return self._answer()
 
     def _answer(self) -> dict:
@@ -126,11 +131,13 @@ def summary(warm_up: list[dict], steps: list[dict]) -> dict:
     rest = statistics.median(step["seconds"] - sum(step["phases"].values()) for step in steps)
     return {
         "seconds": seconds,
+        "processor_seconds": statistics.median(step["processor_seconds"] for step in steps),
         "phase_seconds": phases | ({"rest": rest} if phases else {}),
         "tokens_per_second": statistics.median(sum(step["lengths"]) / step["seconds"] for step in steps),
         "compile_seconds": max(0.0, sum(step["seconds"] for step in warm_up) - len(warm_up) * seconds),
         "peak_memory_bytes": steps[-1]["peak_memory_bytes"],
         "step_seconds": [step["seconds"] for step in steps],
+        "step_tokens": [sum(step["lengths"]) for step in steps],
         "load_averages": [step["load_average"] for step in steps],
     }
 
@@ -145,6 +152,7 @@ def conditions(pythons: dict) -> dict:
         "processor": match[1] if (match := re.search(r"model name\s*:\s*(.+)", cpuinfo)) else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
         "versions": versions(sys.executable) | versions(pythons["trl"]),
     }
 
@@ -167,7 +175,8 @@ def main() -> None:
         "--output", type=Path, default=FOLDER / "results.json", help="JSON to write; other workloads stay in it"
     )
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
-    parser.add_argument("--workloads", nargs="+", help="names, from the beginning: W2 is all that begin so")
+    names = [workload.name for workload in WORKLOADS + QUICK]
+    parser.add_argument("--workloads", nargs="+", choices=names, help="default: all")
     parser.add_argument("--steps", type=int, default=11, help="timed, after compilation")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before, which compile")
     parser.add_argument(
@@ -182,7 +191,7 @@ def main() -> None:
     workloads = [
         workload
         for workload in (QUICK if arguments.quick else WORKLOADS)
-        if not arguments.workloads or any(workload.name.startswith(name) for name in arguments.workloads)
+        if not arguments.workloads or workload.name in arguments.workloads
     ]
     logs = arguments.output.with_suffix(".logs")
     logs.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ MODULES = "|".join(
 
 def step(workload: Workload, turns: Turns) -> None:
     """GRPO steps: `GRPOLearner.train` over batches that wait for their turn."""
-    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
+    mesh = _mesh()
     reference = _model(workload)
     provider = qwix.LoraProvider(module_path=MODULES, rank=LORA_RANK, alpha=float(LORA_RANK))
     with mesh:
@@ -126,8 +126,12 @@ def _model(workload: Workload) -> nnx.Module:
         if len(variable.shape) >= 2:
             key = jax.random.key(index)
             variable[...] = 0.02 * jax.random.normal(key, variable.shape, jnp.float32)
-    nnx.update(model, state)
+    nnx.update(model, jax.device_put(state, nnx.get_named_sharding(state, _mesh())))
     return model
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
 
 
 def _cache_tokens(workload: Workload) -> int:

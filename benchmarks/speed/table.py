@@ -16,21 +16,20 @@ PHASES = ("rollout", "reference", "update", "rest")
 
 def markdown(measured: dict) -> str:
     """A row for each contestant of each workload; ratios are theirs to ours: above 1, ours is faster or smaller."""
-    lines = [
-        "| | | s | rollout | reference | update | rest | tokens/s | compile, s | peak, GiB | time, memory ÷ ours |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = ["", "", "s", "processor, s", *PHASES, "tokens/s", "compile, s", "peak, GiB", "s, processor, peak ÷ ours"]
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for workload, entry in measured.items():
         ours, label = entry["contestants"].get("ours"), workload
         for contestant, each in entry["contestants"].items():
             phases, ratios = each["phase_seconds"], ""
             if ours and each is not ours:
-                keys = ("seconds", "peak_memory_bytes")
+                keys = ("seconds", "processor_seconds", "peak_memory_bytes")
                 ratios = ", ".join(f"{each[key] / ours[key]:.2f} ×" for key in keys)
             cells = [
                 label,
                 "`transformers`" if contestant == "trl" and not phases else NAMES[contestant],
                 _seconds(each["seconds"]),
+                _seconds(each["processor_seconds"]),
                 *(_seconds(phases.get(phase)) for phase in PHASES),
                 f"{each['tokens_per_second']:,.0f}",
                 f"{each['compile_seconds']:.0f}",
@@ -52,6 +51,7 @@ def _conditions(measured: dict) -> list[str]:
         sentence = (
             f"medians of {max(steps)} steps; {where['cores']} cores of {where['processor']}, {where['date']}, "
             f"commit {where['commit']}; Python {where['python']}, {versions}"
+            + (f"; OMP_WAIT_POLICY={where['OMP_WAIT_POLICY']}" if where["OMP_WAIT_POLICY"] else "")
         )
         loads = [load for each in entry["contestants"].values() for load in each["load_averages"]]
         groups.setdefault(sentence, []).append(f"{workload} (load average {min(loads):.1f} to {max(loads):.1f})")

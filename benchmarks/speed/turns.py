@@ -25,7 +25,7 @@ class Turns:
             line = sys.stdin.readline()
             if not line:  # the parent has gone
                 sys.exit(1)
-            self._phases, self._started = {}, time.perf_counter()
+            self._phases, self._started, self._computed = {}, time.perf_counter(), time.process_time()
             yield json.loads(line)
 
     def phase(self, name: str, seconds: float) -> None:
@@ -42,6 +42,7 @@ class Turns:
         self._reply(
             {
                 "seconds": seconds,
+                "processor_seconds": time.process_time() - self._computed,
                 "phases": self._phases,
                 "lengths": [int(length) for length in lengths],
                 "peak_memory_bytes": peak_memory_bytes(),
