@@ -79,6 +79,10 @@ class Windowed:
         for layer in self.layers:
             layer.attn.__class__, layer.attn.attn_type = kind, everywhere
 
+    def init_cache(self, batch_size: int, cache_size: int, dtype: jnp.dtype) -> dict:
+        """As Tunix's sampler asks for it."""
+        return attention.empty_cache(self.config, batch_size, cache_size, dtype)
+
     def __call__(
         self,
         last_tokens: jax.Array,

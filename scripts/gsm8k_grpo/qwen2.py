@@ -68,3 +68,7 @@ class Qwen2(tunix_qwen2.Qwen2):
             layer.attn.__class__ = Attention
             for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
                 getattr(layer.attn, name).__class__ = Einsum
+
+    def init_cache(self, batch_size: int, cache_size: int, dtype: jnp.dtype) -> dict:
+        """As Tunix's sampler asks for it."""
+        return attention.empty_cache(self.config, batch_size, cache_size, dtype)
