@@ -33,6 +33,10 @@ localrules:
     report,
 
 
+onsuccess:
+    forget_retried_failures()
+
+
 rule all:
     default_target: True
     input:

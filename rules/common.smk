@@ -39,6 +39,8 @@ DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
 # The runs of each recipe that has several seeds.
 SEEDED = settings.seeded(config["recipes"], SETTINGS)
+# The marks of failed jobs, as this run found them (`last_failure`).
+MARKS = {}
 ENVIRONMENT = f"../envs/{config['platform']}.yaml"
 # The Python that runs Snakemake runs the stages too; with --sdm conda, the environment's own goes before it.
 os.environ.update(
@@ -89,9 +91,18 @@ def last_failure(log):
 
     def mark(wildcards):
         path = Path(f"{log.format(**dict(wildcards.items()))}.failed")
-        return path.read_text() if path.is_file() else ""
+        return MARKS.setdefault(path, path.read_text() if path.is_file() else "")
 
     return mark
+
+
+def forget_retried_failures():
+    """Puts the marks back to what this run's jobs are recorded with: one that failed was sent again, and succeeded."""
+    for path, text in MARKS.items():
+        if text:
+            path.write_text(text)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def data_file(name):

@@ -469,6 +469,18 @@ def test_a_failed_job_leaves_all_that_was_finished_alone_and_is_tried_again(snak
     assert set(planned(snakemake, folder, "--config", chosen)) <= {"report"}
 
 
+def test_a_job_that_failed_and_was_sent_again_with_success_is_done(snakemake, sources, tmp_path):
+    folder = shutil.copytree(sources, tmp_path / "project")
+    script = folder / "scripts" / "download.py"
+    once = "    if not Path('once').exists():\n        Path('once').touch()\n        raise SystemExit('lost')\n"
+    head, definition, body = script.read_text().partition("def main() -> None:\n")
+    script.write_text(head + definition + once + body)
+    target = "results/data/word-problems/dataset.json"
+    status, text = snakemake(folder, "--cores", "1", "--retries", "1", target)
+    assert status == 0 and "lost" in text, text
+    assert not planned(snakemake, folder, target)
+
+
 def test_the_workflow_is_in_good_style(snakemake, sources):
     status, text = snakemake(sources, "--lint")
     assert status == 0 and "Congratulations" in text, text
