@@ -68,6 +68,24 @@ def test_any_artifact_may_be_missing_empty_or_torn(made, results):
     assert report.render(results, ["one", "two"], ["one"]) == whole
 
 
+def test_what_a_step_costs_stands_side_by_side_where_a_run_has_counted_it(results):
+    page = report.render(results, ["one", "two"], [])
+    table = page[page.index('id="steps"') :].split("</table>")[0]
+    assert re.findall(r'href="#(\w+)"', table) == ["one", "two"]
+    chosen, first = (
+        settings.effective("gemma2-2b-it", {})["training"],
+        files.read_json(results / "one/training/summary.json"),
+    )
+    completions = chosen["prompts_per_step"] * chosen["num_generations"]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", table.replace("\n", ""))
+    assert cells[:5] == ["1.5 s", str(completions), "3.0 MiB", "–", "1.00 GiB"]
+    del first["step_seconds"], first["memory"]  # as before they were counted
+    files.write_json(results / "one/training/summary.json", first)
+    assert re.findall(
+        r'href="#(\w+)"', report.render(results, ["one", "two"], []).split('id="steps"')[1].split("</table>")[0]
+    ) == ["two"]
+
+
 @pytest.mark.parametrize("text", ["", "step,loss\n", "step,loss\n1,0.5\n", "step,reward,kl,tokens\n1,nan,,\n"])
 def test_metrics_that_are_empty_or_few_are_a_page_too(results, text):
     (results / "one" / "training" / "metrics.csv").write_text(text)

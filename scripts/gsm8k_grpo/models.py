@@ -91,9 +91,10 @@ def initialise(model_config: object, seed: int) -> nnx.Module:
     """A randomly initialised model, float32.
 
     Tunix leaves the feed-forward kernels at zero (its models are loaded, not trained from scratch), where they would
-    get no gradient: every matrix is drawn here, normal with standard deviation 1/√fan-in (LeCun). Of Qwen2.5, which has
-    no norms after its branches and does not scale its embedding up as Gemma does, with 0.02, the published
-    `initializer_range`: 1/√fan-in would drown the token in the residual stream of a narrow model.
+    get no gradient: every matrix is drawn here, normal with standard deviation 1/√fan-in (LeCun). Of Qwen2.5
+    with 0.02, its published `initializer_range`: pretrained alike, a miniature that began with 1/√fan-in answered 45 %
+    of 300 rows right (last number, greedy), this one 63 %. Presumably because Qwen2.5 neither scales its embedding up
+    nor has norms after its branches, as Gemma does.
     """
     model = build(model_config)
     state = nnx.state(model)
