@@ -48,7 +48,8 @@ compiler.backend_compile_and_load = recorded
 folder = Path(sys.argv[1])
 chosen = settings.effective("tiny", json.loads(sys.argv[2]))
 mesh, block, prompt = models.make_mesh(4, 2), chosen["training"], chosen["prompt"]
-questions = [f"{name} has {index} cups." for index, name in enumerate(["Ana", "Ben", "Cleo", "Dan"] * 4)]
+many = " 7" * 14  # more than half of what prompts may have: they are padded to all of it
+questions = [f"{name} has {index} cups.{many}" for index, name in enumerate(["Ana", "Ben", "Cleo", "Dan"] * 4)]
 (folder / "tokenizer.model").write_bytes(tokenizers.train([prompts.build("", each) for each in questions] * 20, 400))
 tokenizer = tokenizers.load(folder / "tokenizer.model")
 graph, state = nnx.split(models.initialise(models.config(chosen["model"]["architecture"]), seed=0))
@@ -125,8 +126,8 @@ def both(tmp_path_factory):
 def test_the_programs_are_those_that_training_executes(both, name):
     ours, executed = both[name]["preflight"], both[name]["training"]
     assert ours["flops"] > 1e5 and len(ours["inputs"]) > 10 and len(ours["outputs"]) >= 1
-    (same,) = [each for each in executed if each["inputs"] == ours["inputs"]]
-    assert same["flops"] == ours["flops"]
+    # Shorter batches are other programs.
+    (same,) = [each for each in executed if (each["inputs"], each["flops"]) == (ours["inputs"], ours["flops"])]
     assert same["outputs"] == ours["outputs"]
     assert same["text"] == ours["text"]  # every operation with its shape and layout
 
@@ -174,8 +175,9 @@ def test_decoding_gathers_the_weights_once_and_draws_the_same_tokens(tmp_path):
     assert gathered["tokens"] == sharded["tokens"] and len(set(map(str, gathered["tokens"]))) > 1
     # Each weight is gathered whole along fsdp, once; but for the norms', which are whole already (32 of 64, on tp 2).
     norms = 5 * 32 * 4
-    before = gathered["collectives"]["outside"]["all-gather"]
-    assert before["bytes"] == gathered["weight_bytes"] - norms > 3 * sharded["weight_bytes"]
+    drawn = 8 * 12 * 4 + 8  # tokens, and which rows are done: whole in every process
+    outside = gathered["collectives"]["outside"]["all-gather"]
+    assert outside["bytes"] == gathered["weight_bytes"] - norms + drawn > 3 * sharded["weight_bytes"]
     # In the loop, activations alone: 2 rows of 64, not a weight's 64 × 48.
     assert gathered["collectives"]["in_loops"]["all-gather"]["bytes"] < 64 * 48 * 4
     assert gathered["cache"] == ["(2, 1, 80, 16)", "(8,)"]  # of 8 rows and 2 KV heads
