@@ -126,7 +126,7 @@ def both(tmp_path_factory):
 def test_the_programs_are_those_that_training_executes(both, name):
     ours, executed = both[name]["preflight"], both[name]["training"]
     assert ours["flops"] > 1e5 and len(ours["inputs"]) > 10 and len(ours["outputs"]) >= 1
-    # Shorter batches are other programs.
+    # Compiled once; shorter batches are other programs.
     (same,) = [each for each in executed if (each["inputs"], each["flops"]) == (ours["inputs"], ours["flops"])]
     assert same["outputs"] == ours["outputs"]
     assert same["text"] == ours["text"]  # every operation with its shape and layout

@@ -133,6 +133,8 @@ class Sampler(tunix_sampler.Sampler):
         Raises:
           PipelineError: a prompt of more than `max_prompt_length` tokens.
         """
+        if [text for text in input_strings[::repeats] for _ in range(repeats)] != list(input_strings):
+            raise ValueError(f"prompts that are not in groups of {repeats} equal ones")
         prompts = [self.tokenize(text) for text in input_strings[::repeats]]
         longest = max(map(len, prompts))
         max_prompt_length = max_prompt_length or longest

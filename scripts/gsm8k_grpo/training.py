@@ -327,6 +327,9 @@ class Learner(grpo_learner.GRPOLearner):
             reward_fns=rewards.score,  # wanted by Tunix; `_draw` calls it, for each reward by its name
         )
         set_loss(cluster.actor_trainer, self.algo_config, cluster.rollout.pad_id())
+        # Its counters lie on one device at first and on the mesh after a step: the step would be compiled twice.
+        optimizer = cluster.actor_trainer.optimizer
+        nnx.update(optimizer, jax.tree.map(self._placed_on_mesh, nnx.state(optimizer)))
         cluster.actor_trainer.with_rl_metrics_to_log({"kl": np.mean, "entropy": np.mean, "pg_clipfrac": np.mean})
 
     @property
@@ -503,6 +506,11 @@ class Learner(grpo_learner.GRPOLearner):
             settings["micro_batch_prompts"], settings["num_generations"], self._mesh.shape["fsdp"]
         )
         return np.repeat(prompt_ids[:, prompt_ids.shape[1] - length :], copies, axis=0)
+
+    def _placed_on_mesh(self, array: jax.Array) -> jax.Array:
+        """The same array; whole on all devices where it was on one."""
+        whole = NamedSharding(self._mesh, PartitionSpec())
+        return array if isinstance(array.sharding, NamedSharding) else jax.device_put(array, whole)
 
     def _on_mesh(self, array: np.ndarray, axis: str | None = "fsdp") -> jax.Array:
         """The same array in every process, its first axis sharded over an axis of the mesh, or whole everywhere."""
