@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 from tunix.rl import common, function_registry
 
-from gsm8k_grpo import grpo, log_probs, models, training
+from gsm8k_grpo import grpo, log_probs, models, padding, training
 
 AGGREGATIONS = ["sequence", "token", "constant"]
 TUNIX_MODES = {
@@ -620,7 +620,7 @@ def test_overlong_punishment_by_hand():
 
 @given(limit=st.integers(1, 300))
 def test_padded_lengths_are_long_enough_and_at_most_four(limit):
-    found = [grpo.padded_length(longest, limit, 4) for longest in range(1, limit + 1)]
+    found = [padding.padded_length(longest, limit, 4) for longest in range(1, limit + 1)]
     assert all(longest <= length <= limit for longest, length in enumerate(found, start=1))
     assert found == sorted(found) and len(set(found)) <= 4 and found[-1] == limit
     assert found[0] == -(-limit // 4)
