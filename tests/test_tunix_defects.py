@@ -48,6 +48,7 @@ from gsm8k_grpo import (
 )
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError
+from gsm8k_grpo.padding import padded_length
 
 PROMPTS = [prompts.build("", question) for question in QUESTIONS]
 PAD, EOS, BOS, STOP = 0, 1, 2, 107
@@ -719,25 +720,27 @@ def test_the_stop_token_is_in_the_loss_here(resampling):
     """Defect 3."""
     _, sampled = resampling
     batch = next(sampled(0))
-    lengths = [sample["tokens"] for sample in batch.samples]
     assert not any(sample["truncated"] for sample in batch.samples)
-    ends, found = set(), []
-    for example in batch.micro_batches:
-        found += np.asarray(example.completion_mask).sum(axis=1).tolist()
-        for row, length in enumerate(found[-len(example.completion_ids) :]):
-            assert example.completion_mask[row, length - 1] and example.loss_weights[row, length - 1] > 0
-            ends.add(int(example.completion_ids[row, length - 1]))
-    assert sorted(found) == sorted(lengths)
-    assert ends == {STOP, EOS}
+    names = ("completion_ids", "completion_mask", "loss_weights")
+    rows = [
+        row
+        for example in batch.micro_batches
+        for row in zip(*(np.asarray(getattr(example, name)) for name in names), strict=True)
+    ]
+    ends = [mask.sum() - 1 for _, mask, _ in rows]
+    assert sorted(ends) == sorted(sample["tokens"] - 1 for sample in batch.samples)
+    assert all(mask[end] and weights[end] > 0 for end, (_, mask, weights) in zip(ends, rows, strict=True))
+    assert {ids[end] for end, (ids, _, _) in zip(ends, rows, strict=True)} == {STOP, EOS}
 
 
-def test_completions_are_padded_to_a_quarter_of_the_limit_or_two_here(resampling):
-    """Defect 11. Groups of like length share a micro-batch."""
+def test_short_completions_are_padded_to_a_quarter_of_the_limit_or_two_here(resampling):
+    """Defect 11."""
     _, sampled = resampling
-    batch = next(sampled(0))
-    longest = sorted(max(sample["tokens"] for sample in batch.samples[start : start + 4]) for start in (0, 4))
-    assert longest[0] <= 16 < longest[1] <= 32
-    assert [example.completion_ids.shape for example in batch.micro_batches] == [(4, 16), (4, 32)]
+    examples = next(sampled(0)).micro_batches
+    longest = [int(np.asarray(example.completion_mask).sum(axis=1).max()) for example in examples]
+    assert max(longest) <= 32 and [padded_length(tokens, 64, 4) for tokens in (5, 17)] == [16, 32]
+    widths = [padded_length(tokens, 64, 4) for tokens in longest]
+    assert [example.completion_ids.shape for example in examples] == [(4, width) for width in widths]
 
 
 @pytest.mark.parametrize("draws", [1, 6])
