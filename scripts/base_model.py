@@ -54,8 +54,8 @@ def convert(folder: Path, architecture: Mapping | str, making: Path) -> dict:
 
     print(f"reading {folder}", flush=True)
     weights, tokenizer_file = pretrained.read(folder, architecture)
+    tokenizers.load(tokenizer_file, families.of(architecture).template)
     shutil.copyfile(tokenizer_file, making / "tokenizer.model")
-    tokenizers.load(making / "tokenizer.model", families.of(architecture).template)
     pretrained.copy_published(folder, making / "published")
     return weights
 

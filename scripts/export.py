@@ -10,14 +10,17 @@ last, export.json (hashes of all files, and how far the logits of the written mo
 """
 
 import argparse
+import contextlib
 import gc
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gsm8k_grpo import files, model_card, runtime, settings
 from gsm8k_grpo.errors import PipelineError, run_stage
+
+REPLACING = ".replacing.json"  # names of the files of an earlier export and of the one that takes its place
 
 
 def main() -> None:
@@ -34,6 +37,7 @@ def main() -> None:
     model = arguments.results / "models" / chosen["model"]["name"]
     facts = model_card.facts(arguments.results, arguments.recipe)
     runtime.configure_jax()
+    known = earlier_files(arguments.output)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for left_over in arguments.output.glob(".making.*"):  # of a run that was killed
         shutil.rmtree(left_over, ignore_errors=True)
@@ -47,21 +51,59 @@ def main() -> None:
             for path in sorted(making.rglob("*"))
             if path.is_file()
         }
-        # Everything is made; only renames are left. export.json says that the rest is whole, so it goes last.
-        (arguments.output / "export.json").unlink(missing_ok=True)
-        for path in arguments.output.iterdir():
-            if path != making:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in making.iterdir():
-            path.replace(arguments.output / path.name)
+        replace(arguments.output, known, making, manifest["files"].keys())
     files.write_json(arguments.output / "export.json", manifest)
+    (arguments.output / REPLACING).unlink()
     size = sum((arguments.output / name).stat().st_size for name in manifest["files"])
     print(f"{arguments.output}: {len(manifest['files'])} files, {size / 2**20:.1f} MiB", flush=True)
 
 
+def earlier_files(output: Path) -> set[str]:
+    """Names of what an earlier export left in its folder, also one that was killed.
+
+    Raises:
+      PipelineError: the folder has files, but no export made them.
+    """
+    for name in (REPLACING, "export.json"):
+        if (output / name).is_file():
+            return set(files.read_json_object(output / name).get("files", ()))
+    others = [path.name for path in output.glob("*") if not path.name.startswith(".making.")]
+    if others:
+        raise PipelineError(
+            f"--output: {output} has other files ({min(others)}) and is no folder of an export; name a new or an empty "
+            "one"
+        )
+    return set()
+
+
+def replace(output: Path, known: set[str], making: Path, made: Iterable[str]) -> None:
+    """Puts new files in the place of an earlier export's; what else is in the folder stays (a .git, your notes).
+
+    Everything is made; only renames are left. export.json says that the rest is whole, so it goes last.
+    """
+    files.write_json(output / REPLACING, {"files": sorted(known.union(made))})
+    (output / "export.json").unlink(missing_ok=True)
+    for name in known:
+        (output / name).unlink(missing_ok=True)
+    for folder in {(output / name).parent for name in known} - {output}:
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
+    for name in made:
+        (output / name).parent.mkdir(exist_ok=True)
+        (making / name).replace(output / name)
+
+
 def _require_finished(recipe: Path) -> None:
-    """Raises PipelineError where training or its evaluation has not come to an end."""
-    for name in ("training/checkpoints.json", "training/summary.json", "evaluations/final/metrics.json"):
+    """Raises PipelineError where what the export tells of has not been made."""
+    for name in (
+        "settings.yaml",
+        "training/checkpoints.json",
+        "training/summary.json",
+        "evaluations/base/metrics.json",
+        "evaluations/final/metrics.json",
+        "best.json",
+        "comparison.json",
+    ):
         if not (recipe / name).is_file():
             raise PipelineError(
                 f"{recipe / name}: no such file: {recipe.name} has not finished; run snakemake --cores 1 "

@@ -18,7 +18,7 @@ import pytest
 from loopback_hubs import COMMIT, GITHUB, HF_TOKEN, KAGGLE_KEY, KAGGLE_VERSION, SECRETS, Hubs, Repository
 from pyarrow import parquet
 
-from gsm8k_grpo import gsm8k, hubs
+from gsm8k_grpo import errors, gsm8k, hubs
 
 ROOT = Path(__file__).parents[1]
 TFDS_PYTHON = Path(os.environ.get("TFDS_PYTHON", ROOT / ".venv-tfds" / "bin" / "python"))
@@ -349,6 +349,46 @@ def test_the_clients_own_credential_files_are_used_and_appear_nowhere(hub, sourc
     assert_no_secret_below(hub.folder)
 
 
+BROKEN = "with-\n-a-break"  # KAGGLE_API_TOKEN goes into a header as it is; http.client's error shows it
+HOW = {"huggingface": "and set HF_TOKEN to it", "kaggle": "and set KAGGLE_USERNAME and KAGGLE_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("source", "known"),
+    [
+        ("kaggle", {"KAGGLE_API_TOKEN": BROKEN}),
+        ("kaggle", {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "tokén→"}),
+        ("huggingface", {"HF_TOKEN": "hf_tokén"}),
+    ],
+)
+def test_credentials_that_cannot_be_sent_are_one_sentence_that_does_not_show_them(hub, source, known):
+    status, text = run(hub, [sys.executable, "-c", FETCH, json.dumps(model(source))], **known)
+    assert status == 1 and "Traceback" not in text, text
+    assert "with-" not in text and "tokén" not in text and "holds what none has" in text and HOW[source] in text
+
+
+@pytest.mark.parametrize("source", ["huggingface", "kaggle"])
+def test_a_credential_file_that_cannot_be_read_is_named(hub, source):
+    path = credential_file(hub, source)
+    path.unlink()
+    path.mkdir()  # root may read all files, but no folder as one
+    sentence = refused(hub, model(source), credentials=False)
+    assert f"{path}, which" in sentence and "cannot be read (Is a directory)" in sentence and HOW[source] in sentence
+
+
+@pytest.mark.parametrize(
+    ("source", "surroundings", "says"),
+    [
+        ("huggingface", {"HTTPS_PROXY": "nonsense://x"}, "cannot make sense of HTTPS_PROXY"),
+        ("kaggle", {"HTTPS_PROXY": "nonsense://x"}, "cannot make sense of HTTPS_PROXY"),
+        ("huggingface", {"SSL_CERT_FILE": "/nowhere"}, "SSL_CERT_FILE or REQUESTS_CA_BUNDLE names no file"),
+        ("kaggle", {"REQUESTS_CA_BUNDLE": "/nowhere"}, "SSL_CERT_FILE or REQUESTS_CA_BUNDLE names no file"),
+    ],
+)
+def test_surroundings_that_no_request_can_be_made_in_are_named(hub, source, surroundings, says):
+    assert says in refused(hub, model(source), **surroundings)
+
+
 @pytest.mark.parametrize(("source", "part"), [("huggingface", "/api/models/"), ("kaggle", "GetModelInstance")])
 def test_a_hub_in_trouble_is_asked_again_a_few_times(hub, source, part):
     hub.statuses[part] = [503, 503]
@@ -438,8 +478,12 @@ def test_a_local_folder_is_used_as_it_is_and_checked(hub, tmp_path):
     (folder / "notes.bin").write_bytes(b"not the model's")
     assert "notes.bin" not in hubs.local_hashes(folder)
     index = (folder / "model.safetensors.index.json").read_bytes()
-    (folder / "model.safetensors.index.json").write_text("{}")
-    assert refused(hub, local).endswith("which names the safetensors files, is missing or empty")
+    for damage in ("{}", '{"weight_map": ["a"]}', '{"weight_map": null}', '{"weight_map": {"a": 1}}'):
+        (folder / "model.safetensors.index.json").write_text(damage)
+        with pytest.raises(errors.PipelineError, match="is missing, empty or no such table; fetch the model again"):
+            hubs.fetch_model(local)
+    (folder / "model.safetensors.index.json").write_text("[]")
+    assert "index.json: expected a JSON object, found list" in refused(hub, local)
     (folder / "model.safetensors.index.json").write_bytes(index)
     (folder / "tokenizer.model").unlink()
     assert refused(hub, local).endswith("no tokenizer.json or tokenizer.model; copy the model's own there")

@@ -326,6 +326,20 @@ FAULTS = {
         retensored(lambda tensors: {**tensors, NORM: tensors[NORM][:-1]}),
         f"{NORM} has shape (31,) here, model.architecture says (32,)",
     ),
+    "quantised weights": (
+        retensored(lambda tensors: {**tensors, NORM: tensors[NORM].astype("int8")}),
+        f"{NORM} is I8, expected one of F64, F32, F16, BF16",
+    ),
+    "a configuration that is none": (
+        lambda folder: (folder / "config.json").write_text("[]"),
+        "expected a JSON object",
+    ),
+    "a quantised model": (
+        lambda folder: (folder / "config.json").write_text(
+            json.dumps({**json.loads((folder / "config.json").read_text()), "quantization_config": {"bits": 4}})
+        ),
+        "its weights are quantised (quantization_config)",
+    ),
     "an index without its files": (
         lambda folder: (folder / pretrained.INDEX).write_text('{"weight_map": {"a": "model-00001.safetensors"}}'),
         "model-00001.safetensors: no such file, but model.safetensors.index.json names it",

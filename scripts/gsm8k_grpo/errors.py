@@ -58,6 +58,7 @@ def run_stage(stage: Callable[[], None]) -> None:
             errno.EPERM,
             errno.ENOTDIR,
             errno.EISDIR,
+            errno.EEXIST,
         ):
             raise
         sys.exit(

@@ -50,6 +50,14 @@ def read_json(path: str | Path) -> Any:
     return _parse(path, 1, _read_bytes(path))
 
 
+def read_json_object(path: str | Path) -> dict:
+    """Reads a JSON file of others that has to be an object; anything else is an error that names it."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise PipelineError(f"{path}: expected a JSON object, found {type(found).__name__}; fetch or write it again")
+    return found
+
+
 def read_jsonl(path: str | Path, keys: Iterable[str] = ()) -> list[dict]:
     """Reads JSON objects, one a line.
 

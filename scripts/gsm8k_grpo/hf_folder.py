@@ -30,8 +30,11 @@ def write(folder: Path, model_folder: Path, manifest: Mapping, evaluation: Mappi
     if (published / "config.json").is_file():
         shutil.copytree(published, folder, dirs_exist_ok=True)
         config = files.read_json(published / "config.json")
+        if not _has_chat_template(folder):  # a base without one (not instruction-tuned) was asked in ours
+            _write_chat_template(folder, template)
     else:
         config = ids | json.loads(hf_format.config(architecture).to_json_string())
+    if not (folder / "tokenizer_config.json").is_file():
         _write_tokenizer(folder, model_folder / "tokenizer.model", template)
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = manifest["dtype"]
     files.write_json(folder / "config.json", config)
@@ -72,6 +75,19 @@ def _write_tokenizer(folder: Path, source: Path, template: families.Template) ->
         files.write_text(folder / "tokenizer.json", from_sentencepiece(folder, template))
         config |= {"tokenizer_class": "GemmaTokenizer", "unk_token": "<unk>"}
     files.write_json(folder / "tokenizer_config.json", config)
+    if not _has_chat_template(folder):
+        _write_chat_template(folder, template)
+
+
+def _has_chat_template(folder: Path) -> bool:
+    """Whether `transformers` finds one: in a file of its own, or within tokenizer_config.json."""
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and bool(files.read_json_object(config).get("chat_template"))
+
+
+def _write_chat_template(folder: Path, template: families.Template) -> None:
     shutil.copyfile(TEMPLATES / f"chat_{template.name}.jinja", folder / "chat_template.jinja")
 
 

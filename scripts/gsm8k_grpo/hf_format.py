@@ -222,13 +222,18 @@ def check_config(folder: Path, architecture: Mapping | str) -> None:
     from gsm8k_grpo import files
 
     path, family = folder / "config.json", families.of(architecture)
-    published = files.read_json(path)
+    published = files.read_json_object(path)
     chosen = architecture if isinstance(architecture, str) else f"{family.name} of these sizes"
     kind = published.get("model_type")
     if kind not in family.model_types:
         raise PipelineError(
             f"{path}: model_type is {kind!r}, model.architecture {chosen} is {' or '.join(family.model_types)}; choose "
             "the architecture that the model has"
+        )
+    if published.get("quantization_config"):
+        raise PipelineError(
+            f"{path}: its weights are quantised (quantization_config): take the model in float32, bfloat16 or float16; "
+            "training.lora.base_weights quantises it here"
         )
     wanted = config(architecture)
     try:

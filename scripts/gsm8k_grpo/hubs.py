@@ -36,6 +36,12 @@ MODEL_FILES = (
 # Of those, what a cache that another program filled in part may lack without anything else missing it.
 BESIDE = ("generation_config.json", "tokenizer_config.json")
 NAMES = {"huggingface": "Hugging Face", "kaggle": "Kaggle"}
+TOKENS = "https://huggingface.co/settings/tokens"
+CREDENTIALS = {
+    "huggingface": f"create a token at {TOKENS} and set HF_TOKEN to it",
+    "kaggle": "create a token at https://www.kaggle.com/settings and set KAGGLE_USERNAME and KAGGLE_KEY, or put its "
+    "kaggle.json into ~/.kaggle",
+}
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -146,14 +152,10 @@ def _check_model(folder: Path) -> None:
             f"{folder}: expected config.json, a tokenizer and safetensors (as on Hugging Face), or a tokenizer*.model "
             "and one folder with a Flax checkpoint (as on Kaggle)"
         )
-    if str(files.read_json(folder / "config.json").get("model_type", "")).startswith("lfm2"):
+    if str(files.read_json_object(folder / "config.json").get("model_type", "")).startswith("lfm2"):
         raise PipelineError(f"{folder / 'config.json'}: {settings.LFM2}")
     index = folder / "model.safetensors.index.json"
-    shards = {"model.safetensors"}
-    if index.is_file():
-        shards = set(files.read_json(index).get("weight_map", {}).values())
-        if not shards:
-            raise PipelineError(f"{index}: its weight_map, which names the safetensors files, is missing or empty")
+    shards = set(weight_map(index).values()) if index.is_file() else {"model.safetensors"}
     missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing:
         raise PipelineError(
@@ -162,6 +164,21 @@ def _check_model(folder: Path) -> None:
         )
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise PipelineError(f"{folder}: no tokenizer.json or tokenizer.model; copy the model's own there")
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Which safetensors file each tensor is in, by model.safetensors.index.json.
+
+    Raises:
+      PipelineError: it does not say so.
+    """
+    found = files.read_json_object(index).get("weight_map")
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+        raise PipelineError(
+            f"{index}: its weight_map, which names the safetensors file of each tensor, is missing, empty or no such "
+            "table; fetch the model again"
+        )
+    return found
 
 
 def _huggingface(kind: str, handle: str, revision: str | None, wanted: tuple[str, ...]) -> tuple[Path, str, dict]:
@@ -346,6 +363,8 @@ def _explained(error: BaseException, source: str, kind: str, handle: str, revisi
             f"{key}: a file of {handle} arrived damaged {retries.ATTEMPTS} times (its checksum is not {name}'s): run "
             "the same command again later, or over another network"
         )
+    if surroundings := _explained_by_surroundings(error, source, key):
+        return surroundings
     status = retries.status(error)
     explain = _explained_by_huggingface if source == "huggingface" else _explained_by_kaggle
     refused = explain(error, status, kind, handle, revision)
@@ -361,6 +380,31 @@ def _explained(error: BaseException, source: str, kind: str, handle: str, revisi
     return None
 
 
+def _explained_by_surroundings(error: BaseException, source: str, key: str) -> str | None:
+    """What the client could not even ask with: credentials, proxy, certificates. Texts of errors may show a token."""
+    name, text = NAMES[source], str(error).lower()
+    if retries.is_any(error, "UnicodeError") or "header value" in text:
+        return (
+            f"{key}: the token or key for {name} holds what none has, such as a line break or an accent: copy it again "
+            f"({CREDENTIALS[source]})"
+        )
+    if retries.is_any(error, "PermissionError", "IsADirectoryError") and not _is_below(error.filename, _cache(source)):
+        return (
+            f"{key}: {error.filename}, which {name}'s client asks for credentials, cannot be read ({error.strerror}): "
+            f"make it readable for you, or move it away ({CREDENTIALS[source]})"
+        )
+    if retries.is_any(error, "InvalidURL") or "proxy url" in text:
+        return f"{key}: {name}'s client cannot make sense of HTTPS_PROXY: expected http://HOST:PORT, or nothing"
+    # requests says what it misses, ssl (for httpx) names no file.
+    if "certificate bundle" in text or (isinstance(error, FileNotFoundError) and error.filename is None):
+        return f"{key}: SSL_CERT_FILE or REQUESTS_CA_BUNDLE names no file of certificates: mend or unset it"
+    return None
+
+
+def _is_below(path: object, folder: str) -> bool:
+    return path is not None and Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+
+
 def _explained_by_huggingface(
     error: BaseException, status: int | None, kind: str, handle: str, revision: object
 ) -> str | None:
@@ -368,20 +412,19 @@ def _explained_by_huggingface(
 
     key = f"{kind}.handle"
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{handle}"
-    tokens = "https://huggingface.co/settings/tokens"
     known = huggingface_hub.get_token() is not None
     if retries.is_any(error, "HFValidationError"):
         return f"{key}: {handle!r} is no name of a repository; expected OWNER/NAME, as in google/gemma-2-2b-it"
     if retries.is_any(error, "RevisionNotFoundError"):
         return f"{kind}.revision: {handle} has no revision {revision!r}: see {page}/commits/main, or write null"
     if retries.is_any(error, "GatedRepoError"):
-        account = " with the account of your token" if known else f", create a token at {tokens}, set HF_TOKEN to it"
+        account = " with the account of your token" if known else f", create a token at {TOKENS}, set HF_TOKEN to it"
         return f"{key}: {handle} is gated: accept its licence at {page}{account}, then run the same command again"
     if retries.is_any(error, "RepositoryNotFoundError"):
         private = "if it is private, your token may not read it" if known else "if it is private or gated, set HF_TOKEN"
-        return f"{key}: there is no {kind} {handle} at {page}, or not for you: check the name; {private} ({tokens})"
+        return f"{key}: there is no {kind} {handle} at {page}, or not for you: check the name; {private} ({TOKENS})"
     if status in (401, 403):
-        return f"{key}: Hugging Face refuses this token for {handle}: create another at {tokens} and set HF_TOKEN to it"
+        return f"{key}: Hugging Face refuses this token for {handle}: create another at {TOKENS} and set HF_TOKEN to it"
     if status == 404:
         return f"{key}: {handle} lacks a file that it lists: try again, or pin another {kind}.revision ({page})"
     return None
@@ -394,10 +437,7 @@ def _explained_by_kaggle(
 
     key = f"{kind}.handle"
     page = f"https://www.kaggle.com/{kind}s/{'/'.join(handle.split('/')[:2])}"
-    credentials = (
-        "create a token at https://www.kaggle.com/settings and set KAGGLE_USERNAME and KAGGLE_KEY, or put its "
-        "kaggle.json into ~/.kaggle"
-    )
+    credentials = CREDENTIALS["kaggle"]
     if status in (401, 403) and config.get_kaggle_credentials() is None:
         return f"{key}: Kaggle gives {handle} to no one unknown: accept its licence at {page}, {credentials}"
     if status == 401:
@@ -409,4 +449,7 @@ def _explained_by_kaggle(
         return f"{key}: Kaggle has no {handle}{version}: check {key} and {kind}.revision against {page}"
     if isinstance(error, ValueError) and "redentials file" in str(error):
         return f"{key}: {error}: {credentials}"
+    if isinstance(error, ValueError) and f"Invalid {kind} handle" in str(error):
+        expected = "OWNER/MODEL/FRAMEWORK/VARIATION" if kind == "model" else "OWNER/NAME"
+        return f"{key}: {handle!r} is no name of Kaggle's; expected {expected}"
     return None

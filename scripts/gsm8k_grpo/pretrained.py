@@ -9,10 +9,11 @@ import ml_dtypes  # noqa: F401  (makes NumPy know bfloat16)
 import numpy as np
 from flax import nnx, traverse_util
 
-from gsm8k_grpo import families, files, hf_format, hubs, models
+from gsm8k_grpo import families, hf_format, hubs, models
 from gsm8k_grpo.errors import PipelineError
 
 INDEX = "model.safetensors.index.json"
+DTYPES = ("F64", "F32", "F16", "BF16")  # of safetensors
 # Which file holds the tokenizer, by the template's name, the first that is there. (Gemma's tokenizer.json is the same
 # tokenizer again; what `transformers` saves has no other.)
 TOKENIZERS = {"gemma": ("tokenizer.model", "tokenizer.json"), "qwen": ("tokenizer.json",)}
@@ -70,6 +71,12 @@ def read_huggingface(folder: Path, architecture: Mapping | str) -> dict:
                 path = by_name[name]
                 if path not in handles:
                     handles[path] = safetensors.safe_open(path, framework="numpy")
+                kind = handles[path].get_slice(name).get_dtype()
+                if kind not in DTYPES:
+                    raise PipelineError(
+                        f"{path}: {name} is {kind}, expected one of {', '.join(DTYPES)}; quantised "
+                        "weights are not read: take the model in one of these"
+                    )
                 tensors.append(handles[path].get_tensor(name))
             # Contiguous, and so a copy: what was read is freed before the next tensor is.
             found[entry.path] = _checked(folder, entry.names[0], entry.to_tunix, tensors, expected[entry.path])
@@ -87,8 +94,7 @@ def _files_of_tensors(folder: Path) -> dict[str, Path]:
     import safetensors
 
     if (folder / INDEX).is_file():
-        names = files.read_json(folder / INDEX).get("weight_map", {})
-        by_name = {name: folder / file for name, file in names.items()}
+        by_name = {name: folder / file for name, file in hubs.weight_map(folder / INDEX).items()}
         missing = sorted({path.name for path in by_name.values() if not path.is_file()})
         if missing:
             raise PipelineError(f"{folder / missing[0]}: no such file, but {INDEX} names it; fetch the model again")

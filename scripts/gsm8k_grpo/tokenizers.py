@@ -182,7 +182,7 @@ def _sentencepiece(path: str | Path) -> sentencepiece.SentencePieceProcessor:
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except RuntimeError:
-        raise PipelineError(f"{path}: not a sentencepiece model") from None
+        raise PipelineError(f"{path}: not a sentencepiece model; fetch the model again") from None
 
 
 def _fast(path: str | Path, content: bytes, template: families.Template) -> FastTokenizer:
@@ -191,7 +191,9 @@ def _fast(path: str | Path, content: bytes, template: families.Template) -> Fast
     try:
         return FastTokenizer(tokenizers.Tokenizer.from_buffer(content), template)
     except Exception as error:  # `tokenizers` raises bare Exceptions
-        raise PipelineError(f"{path}: not a tokenizer.json ({' '.join(str(error).split())[:200]})") from None
+        raise PipelineError(
+            f"{path}: not a tokenizer.json ({' '.join(str(error).split())[:200]}); fetch the model again"
+        ) from None
 
 
 def stop_ids(tokenizer: object, template: families.Template) -> tuple[int, ...]:
