@@ -10,10 +10,11 @@ import jax
 import psutil
 from jax.sharding import Mesh
 
-from gsm8k_grpo import models
+from gsm8k_grpo import log_probs, models
 from gsm8k_grpo.errors import PipelineError
 
 BYTES_PER_LOGIT = 4  # log-probs are taken in float32 whatever the weights' precision
+BYTES_PER_ACTIVATION = 2  # at least (bfloat16)
 
 
 def available_bytes(mesh: Mesh) -> int:
@@ -51,12 +52,13 @@ def require(needed_bytes: int, mesh: Mesh, what: str, keys: str) -> None:
 
 
 def require_training(config: object, training: dict, max_prompt_tokens: int, mesh: Mesh) -> None:
-    """Refuses a micro-batch whose logits and their gradient alone do not fit."""
-    sequences = training["micro_batch_prompts"] * training["num_generations"]
-    tokens = max_prompt_tokens + training["max_completion_tokens"]
-    logits = 2 * sequences * tokens * models.vocabulary_size(config) * BYTES_PER_LOGIT
+    """Refuses a micro-batch of which the logits of a time, and what each layer begins with, alone do not fit."""
+    sequences, limit = training["micro_batch_prompts"] * training["num_generations"], training["max_completion_tokens"]
+    tokens = max_prompt_tokens + limit
+    logits = min(sequences * limit * models.vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
+    layers = sequences * limit * config.embed_dim * config.num_layers * BYTES_PER_ACTIVATION  # kept for the gradient
     require(
-        max(logits, kv_cache_bytes(config, sequences, tokens)),
+        max(2 * logits * BYTES_PER_LOGIT + layers, kv_cache_bytes(config, sequences, tokens)),
         mesh,
         f"a training micro-batch of {sequences} sequences of {tokens} tokens",
         "training.micro_batch_prompts, training.num_generations or training.max_completion_tokens",
