@@ -53,10 +53,10 @@ def convert(folder: Path, architecture: Mapping | str, making: Path) -> dict:
     from gsm8k_grpo import pretrained
 
     print(f"reading {folder}", flush=True)
+    pretrained.copy_published(folder, making / "published")
     weights, tokenizer_file = pretrained.read(folder, architecture)
     tokenizers.load(tokenizer_file, families.of(architecture).template)
     shutil.copyfile(tokenizer_file, making / "tokenizer.model")
-    pretrained.copy_published(folder, making / "published")
     return weights
 
 

@@ -52,8 +52,18 @@ def from_jsonl(folder: Path) -> tuple[dict[str, list[dict]], dict]:
                 f"dataset.path: {path} does not exist; put GSM8K's published train.jsonl and test.jsonl into {folder}, "
                 "set dataset.path to where they are, or dataset.source to huggingface"
             )
+        raw = files.read_jsonl(path, ("question", "answer"))
+        known = "" if gsm8k.is_published(raw, split) else f"not the {gsm8k.PUBLISHED[split][0]:,} of "
+        print(f"{path}: {len(raw):,} rows, {known}GSM8K's {split} as published", flush=True)
         rows[split] = gsm8k.read(path, split)
         hashes[path.name] = files.sha256_file(path)
+    shared = {row["question"] for row in rows["test"]}.intersection(row["question"] for row in rows["train"])
+    if shared:
+        print(
+            f"WARNING: dataset.path: {len(shared):,} questions are in test.jsonl and in train.jsonl; rates on test "
+            "would be of rows that were trained on",
+            flush=True,
+        )
     return rows, {"source": "jsonl", "path": str(folder), "sha256": hashes}
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from gsm8k_grpo import answers, gsm8k
+import download
+from gsm8k_grpo import answers, files, gsm8k
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.errors import PipelineError
 
@@ -100,3 +101,25 @@ def test_both_readings_of_each_published_solution_give_its_answer(published):
             gold = int(text.split("####")[1].replace(",", ""))
             assert answers.strict(text, tags) == answers.flexible(text) == gold
             assert "<<" not in gsm8k.reasoning(text) and ">>" not in gsm8k.reasoning(text)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_published_rows_are_known_whatever_ends_their_lines(published, split, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + (published / f"{split}.jsonl").read_bytes().replace(b"\n", b"\r\n"))
+    rows = files.read_jsonl(path)
+    assert gsm8k.is_published(rows, split)
+    assert not gsm8k.is_published(rows[:-1], split) and not gsm8k.is_published(rows[::-1], split)
+
+
+def test_local_rows_say_whether_they_are_gsm8ks_and_warn_where_test_was_trained_on(tmp_path, capsys):
+    rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(4)]
+    files.write_jsonl(tmp_path / "train.jsonl", rows)
+    files.write_jsonl(tmp_path / "test.jsonl", rows[2:])
+    download.from_jsonl(tmp_path)
+    said = capsys.readouterr().out
+    assert "train.jsonl: 4 rows, not the 7,473 of GSM8K's train as published" in said
+    assert "WARNING: dataset.path: 2 questions are in test.jsonl and in train.jsonl" in said
+    files.write_jsonl(tmp_path / "test.jsonl", [{"question": "9?", "answer": "#### 9"}])
+    download.from_jsonl(tmp_path)
+    assert "WARNING" not in capsys.readouterr().out

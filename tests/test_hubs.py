@@ -491,6 +491,7 @@ def test_a_local_folder_is_used_as_it_is_and_checked(hub, tmp_path):
     assert "LFM2 is not supported: Tunix has no such model" in refused(hub, local)
     (folder / "config.json").unlink()
     assert "expected config.json, a tokenizer and safetensors" in refused(hub, local)
+    assert hubs.local_hashes(folder) == {}  # whatever it is: nothing of it is read
     assert "is not a folder" in refused(hub, model("local", path=str(folder / "none")))
     assert not hub.requests
 

@@ -9,6 +9,9 @@ from gsm8k_grpo import files, gsm8k, model_card
 PUBLISHED = {f"{split}.jsonl": sha256 for split, (_, sha256) in gsm8k.PUBLISHED.items()}
 
 
+QWEN = {"source": "huggingface", "handle": "Qwen/Qwen2.5-0.5B-Instruct"}
+
+
 def model(source="huggingface", architecture="gemma2_2b"):
     return {"origin": {"source": source}, "architecture": architecture}
 
@@ -18,7 +21,10 @@ def model(source="huggingface", architecture="gemma2_2b"):
     [
         (model(), "gemma"),
         (model("kaggle"), "gemma"),
-        (model(architecture="qwen2.5_0.5b"), "apache-2.0"),
+        ({**model(architecture="qwen2.5_0.5b"), "origin": QWEN}, "apache-2.0"),
+        # What someone made of it may be under other terms. (Gemma's hold for all that is made of it.)
+        ({**model(architecture="qwen2.5_0.5b"), "origin": {**QWEN, "handle": "someone/tuned"}}, None),
+        (model("local", architecture="qwen2.5_0.5b"), None),
         # Qwen2.5 3B's licence is another one: of sizes that are not a preset's, none is claimed.
         (model(architecture={"family": "qwen2", "num_layers": 36}), None),
         (model("pretrained", {"family": "gemma2"}), None),
@@ -121,5 +127,7 @@ def test_the_card_of_a_base_from_anywhere(results, origin, architecture, says, l
     for words in says:
         assert words in text
     assert licence in text and ("license: gemma" in text) == (architecture == "gemma2_2b")
+    rewards = facts["settings"]["training"]["rewards"]
+    assert f"by rewards that read its text ({', '.join(rewards)});" in text  # whichever they are
     assert "datasets:" not in text  # those rows have no hashes of GSM8K's
     assert ("no published weights" in model_card.notice(facts)) == (origin["source"] == "pretrained")

@@ -290,6 +290,9 @@ def test_what_is_kept_for_the_export_is_the_models_and_its_licence_and_nothing_e
         (folder / name).write_text("{}")
     pretrained.copy_published(folder, tmp_path / "kept")
     assert {path.name for path in (tmp_path / "kept").iterdir()} == kept
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(PipelineError, match=r"tokenizer\.json, line 1: not valid JSON .* fetch or write it again"):
+        pretrained.copy_published(folder, tmp_path / "again")
 
 
 def without(name):

@@ -52,7 +52,10 @@ def checkpoint_folder(sha256: dict, manifest_file: Path, name: str) -> Path:
     """
     manifest = files.read_json(manifest_file)
     if manifest["model"] != sha256:
-        raise PipelineError(f"{manifest_file}: these adapters were trained on another base model than the one given")
+        raise PipelineError(
+            f"{manifest_file}: these adapters were trained on another base model than the one given; train again with "
+            "--forcerun train"
+        )
     by_name = {checkpoint["name"]: checkpoint for checkpoint in manifest["checkpoints"]}
     if name not in by_name:
         raise PipelineError(f"{manifest_file}: no checkpoint {name!r}; there are {', '.join(by_name)}")

@@ -66,6 +66,11 @@ def published_text(rows: list[dict]) -> str:
     return "".join(json.dumps({key: row[key] for key in ("question", "answer")}) + "\n" for row in rows)
 
 
+def is_published(rows: list[dict], split: str) -> bool:
+    """Whether raw rows are those of a published file, in its order, however their file ends its lines."""
+    return files.sha256_text(published_text(rows)) == PUBLISHED[split][1]
+
+
 def check_published(rows: list[dict], split: str, origin: str) -> None:
     """Makes sure that raw rows are those of a published file, in its order.
 

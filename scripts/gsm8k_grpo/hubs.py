@@ -64,9 +64,9 @@ def fetch_model(model: Mapping) -> tuple[Path, dict]:
         folder = Path(model["path"])
         if not folder.is_dir():
             raise PipelineError(f"model.path: {folder} is not a folder; name the one with the model's files")
-        origin = {"source": source, "path": str(folder), "files": local_hashes(folder), "warning": None}
-    else:
-        folder, origin = fetch(source, "model", model["handle"], model["revision"], MODEL_FILES)
+        _check_model(folder)
+        return folder, {"source": source, "path": str(folder), "files": local_hashes(folder), "warning": None}
+    folder, origin = fetch(source, "model", model["handle"], model["revision"], MODEL_FILES)
     _check_model(folder)
     return folder, origin
 
@@ -107,15 +107,16 @@ def fetch(
 
 
 def local_hashes(folder: Path, known: Mapping = MappingProxyType({}), since: float = 0) -> dict[str, dict]:
-    """`hashes` of the files of a model in a local folder.
+    """`hashes` of the files of a model in a local folder; none where it holds no model (all of a disk, perhaps).
 
     Args:
       folder: the model's.
       known: their hashes at an earlier time.
       since: that time, in seconds since the epoch; what did not change after it is not read again.
     """
-    wanted = MODEL_FILES if (folder / "config.json").is_file() else ("*",)
-    return hashes(folder, wanted, known, since)
+    if (folder / "config.json").is_file():
+        return hashes(folder, MODEL_FILES, known, since)
+    return hashes(folder, ("*",), known, since) if _is_flax(folder) else {}
 
 
 def hashes(
@@ -143,11 +144,16 @@ def hashes(
     return found
 
 
+def _is_flax(folder: Path) -> bool:
+    """Whether a folder is laid out as Kaggle's of Flax."""
+    return any(folder.glob("*/_METADATA")) and any(folder.glob("tokenizer*.model"))
+
+
 def _check_model(folder: Path) -> None:
     """Refuses a folder that holds no model that can be loaded, before anything big is read."""
     if not (folder / "config.json").is_file():
-        if any(folder.glob("*/_METADATA")) and any(folder.glob("tokenizer*.model")):
-            return  # Kaggle's Flax layout
+        if _is_flax(folder):
+            return
         raise PipelineError(
             f"{folder}: expected config.json, a tokenizer and safetensors (as on Hugging Face), or a tokenizer*.model "
             "and one folder with a Flax checkpoint (as on Kaggle)"
@@ -395,8 +401,8 @@ def _explained_by_surroundings(error: BaseException, source: str, key: str) -> s
         )
     if retries.is_any(error, "InvalidURL") or "proxy url" in text:
         return f"{key}: {name}'s client cannot make sense of HTTPS_PROXY: expected http://HOST:PORT, or nothing"
-    # requests says what it misses, ssl (for httpx) names no file.
-    if "certificate bundle" in text or (isinstance(error, FileNotFoundError) and error.filename is None):
+    # requests says what it misses; ssl (for httpx) names no file. (The client's own errors are subclasses.)
+    if "certificate bundle" in text or (type(error) is FileNotFoundError and error.filename is None):
         return f"{key}: SSL_CERT_FILE or REQUESTS_CA_BUNDLE names no file of certificates: mend or unset it"
     return None
 

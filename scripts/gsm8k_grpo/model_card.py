@@ -11,7 +11,7 @@ from gsm8k_grpo import families, files, gsm8k, report, settings, words
 
 TEMPLATES = Path(__file__).parent / "templates"
 # The hub's name of the licence, what it is called, where it stands: all of Gemma 2 and 3 has one, by the family's chat
-# template; Qwen2.5's sizes have different ones, so that only the preset's is known.
+# template; Qwen2.5's sizes have different ones, so that only the preset's, from its makers, is known.
 GEMMA = ("gemma", "the Gemma Terms of Use", "https://ai.google.dev/gemma/terms")
 APACHE = ("apache-2.0", "the Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 
@@ -39,7 +39,8 @@ def licence(model: Mapping) -> tuple[str, str, str] | None:
         return None
     if families.of(model["architecture"]).template.name == "gemma":
         return GEMMA
-    return APACHE if model["architecture"] == "qwen2.5_0.5b" else None
+    theirs = model["origin"].get("handle", "").startswith("Qwen/")
+    return APACHE if theirs and model["architecture"] == "qwen2.5_0.5b" else None
 
 
 def published_rows(dataset: Mapping) -> bool:

@@ -9,7 +9,7 @@ import ml_dtypes  # noqa: F401  (makes NumPy know bfloat16)
 import numpy as np
 from flax import nnx, traverse_util
 
-from gsm8k_grpo import families, hf_format, hubs, models
+from gsm8k_grpo import families, files, hf_format, hubs, models
 from gsm8k_grpo.errors import PipelineError
 
 INDEX = "model.safetensors.index.json"
@@ -210,9 +210,14 @@ def copy_published(folder: Path, target: Path) -> None:
     """Keeps what a model's folder has beside its weights (config, tokenizer, template, licence), for the export.
 
     A local folder may hold more (another adapter, notes, credentials): that stays where it is.
+
+    Raises:
+      PipelineError: JSON that is none (a pointer of Git LFS, a page of an error): the export could not be loaded.
     """
     target.mkdir()
     for path in sorted(folder.iterdir()):
         wanted = any(fnmatch.fnmatch(path.name, pattern) for pattern in hubs.MODEL_FILES)
         if wanted and path.suffix != ".safetensors" and path.name != INDEX and path.is_file():
+            if path.suffix == ".json":
+                files.read_json_object(path)
             shutil.copyfile(path, target / path.name)
