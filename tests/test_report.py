@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -66,6 +67,57 @@ def test_any_artifact_may_be_missing_empty_or_torn(made, results):
             )
             path.write_bytes(good)
     assert report.render(results, ["one", "two"], ["one"]) == whole
+
+
+def without_each_key(value, path=()):
+    """A JSON value without each of its keys in turn, and with NaN in the place of each number with a fraction."""
+    found = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, part in found:
+        name, others = ".".join(map(str, (*path, key))), {**value} if isinstance(value, dict) else [*value]
+        if isinstance(value, dict):
+            yield name, {other: kept for other, kept in value.items() if other != key}
+        if isinstance(part, float):
+            yield name, _with(others, key, float("nan"))
+        for below, changed in without_each_key(part, (*path, key)):
+            yield below, _with(others, key, changed)
+
+
+def _with(value, key, part):
+    changed = value.copy()
+    changed[key] = part
+    return changed
+
+
+def test_an_artifact_of_another_version_is_named_and_the_rest_is_a_page(results):
+    """Valid JSON that lacks any one key, or has NaN, or is something else altogether."""
+    names = ("comparison.json", "best.json", "evaluations/base/metrics.json", "training/summary.json")
+    needed = {"answer.difference.low", "candidates", "flexible_accuracy.value", "warnings", ""}
+    for path in (results / "one" / name for name in names):
+        good, named = files.read_json(path), path.relative_to(results).as_posix()
+        for index, (key, value) in enumerate([*without_each_key(good), ("", []), ("", {}), ("", 3)]):
+            if key not in needed and index % 5:
+                continue  # a fifth of the many keys is enough
+            path.write_text(json.dumps(value))
+            page = report.render(results, ["one"], [])
+            assert f"{named}: " in page or key not in needed, (named, key)
+        files.write_json(path, good)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("training/metrics.csv", "\n2,", "\nx,", "column 'step' holds what is no number"),
+        ("evaluations/final/completions.jsonl", '"tokens"', '"length"', "no key 'tokens'"),
+        ("rewards.jsonl", '"base"', '"before"', "no key 'base'"),
+        ("settings.yaml", "max_steps: 10", "max_steps: ten", "training.max_steps is not what was expected"),
+    ],
+)
+def test_figures_and_rows_of_another_version_are_named_too(results, name, old, new, said):
+    path = results / "one" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert said in html.unescape(report.render(results, ["one"], []))
 
 
 def test_what_a_step_costs_stands_side_by_side_where_a_run_has_counted_it(results):

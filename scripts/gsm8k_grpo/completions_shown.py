@@ -9,6 +9,9 @@ from gsm8k_grpo import words
 
 OUTCOMES = ("fixed", "broken", "wrong both times", "right both times")
 READINGS = ("strict", "flexible", "cascade")
+# What a row of completions.jsonl must have to be shown.
+KEYS = ("completion", "answer", "tokens", "stop_reason", "partial_correct", "format_correct")
+KEYS += (*READINGS, *(f"{name}_correct" for name in READINGS))
 
 
 def pair(graded: Mapping[str, list[dict]], judged: str) -> list[dict]:

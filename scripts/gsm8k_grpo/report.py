@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from gsm8k_grpo import completions_shown, evaluated, files, settings, story, training_panels, words
+from gsm8k_grpo import artifacts, completions_shown, evaluated, settings, story, training_panels, words
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.doubts import doubts
 from gsm8k_grpo.errors import PipelineError
@@ -57,8 +57,8 @@ def render(results: Path, recipes: list[str], seeded: list[str], defaults: Mappi
         spent += _add_completions(results, told, blobs, budget)
     for told in stories:
         _add_facts(told, stories)
-    over = {name: _optional(results / name / "seeds.json") for name in seeded}
-    across = _optional(results / "comparison-of-recipes.json") if len(stories) > 1 else None
+    over = {name: _optional(results / name / "seeds.json", "seeds") for name in seeded}
+    across = _optional(results / "comparison-of-recipes.json", "across") if len(stories) > 1 else None
     licence = f"/*\n{_template('vendor/uPlot.LICENSE.txt')}*/\n"  # goes with every copy
     script, style = ("\n".join(_template(name) for name in names) for names in (SCRIPTS, STYLES))
     return (
@@ -94,9 +94,9 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _optional(path: Path) -> dict | None:
+def _optional(path: Path, kind: str) -> dict | None:
     try:
-        return files.read_json(path)
+        return artifacts.read(path, kind)
     except PipelineError:
         return None
 
