@@ -15,7 +15,7 @@ from gsm8k_grpo.errors import PipelineError
 BLOCKS = ("recipes", "seed", "seeds", "dataset", "model", "prompt", "training", "evaluation", "report")
 # Parts of a story that are None, or empty, where nothing is there.
 ARTIFACTS = ("settings", *evaluated.NAMES, "chosen", "compared", "format_check", "training", "last_steps", "metrics")
-ARTIFACTS += ("first_reward", "checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
+ARTIFACTS += ("unpaired", "first_reward", "checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
 LISTS = ("selection", "panels", "changed", "unknown", "stages", "reward_names")
 
 
@@ -99,6 +99,7 @@ def story(results: Path, recipe: str, defaults: Mapping) -> dict:
         "preflight": reader.read(preflight, artifacts.reader("preflight")) if preflight.is_file() else None,
         "missing": reader.missing,
         "reward_names": [],
+        "unpaired": None,
     }
     if found["training"]:
         found["training"].setdefault("starts", [])  # summaries of before they were counted
@@ -139,6 +140,7 @@ def completions(results: Path, told: Mapping) -> tuple[list[dict], Callable[[dic
         question = questions.get(identity, "")
         return completions_shown.row(pair, prompts.get(identity, question), question, rewards.get(identity, {}))
 
+    told["unpaired"] = max(map(len, graded.values())) - len(pairs)
     told["reward_names"] = list(rewarded[0]["base"]) if rewarded else []
     return pairs, make_row
 
@@ -168,7 +170,8 @@ def _metrics(path: Path) -> pd.DataFrame:
     for name in metrics:
         if not pd.api.types.is_numeric_dtype(metrics[name]):
             raise PipelineError(f"{path}: column {name!r} holds what is no number; make it again")
-    return metrics[metrics["step"].notna()]
+    # What a restart did again counts once, as it was done last.
+    return metrics[metrics["step"].notna()].drop_duplicates("step", keep="last").sort_values("step")
 
 
 def last_steps(metrics: pd.DataFrame) -> dict[str, float]:

@@ -4,7 +4,7 @@
 (() => {
   const find = (selector, within = document) => within.querySelector(selector);
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const page = JSON.parse(find("#page-data").textContent);
+  const page = JSON.parse(find("script#page-data").textContent);
 
   function element(tag, className = "", text = "") {
     const made = document.createElement(tag);
@@ -20,7 +20,7 @@
 
   function unpack(id) {
     if (!unpacked.has(id)) {
-      const bytes = Uint8Array.from(atob(find(`#${CSS.escape(id)}`).textContent), (sign) => sign.charCodeAt(0));
+      const bytes = Uint8Array.from(atob(find(`script#${CSS.escape(id)}`).textContent), (sign) => sign.charCodeAt(0));
       const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
       unpacked.set(id, new Response(stream).text().then(JSON.parse));
     }
