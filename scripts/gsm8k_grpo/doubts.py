@@ -53,7 +53,7 @@ def _of_the_numbers(told: Mapping) -> Iterator[tuple[str, str]]:
     if compared:
         answer = compared["answer"]
         if words.verdict(answer) == "better" != words.verdict(compared["flexible"]):
-            yield "format, not mathematics", words.format_or_mathematics(compared)
+            yield "format or mathematics", words.format_or_mathematics(compared)
         if sentence := words.resolution(answer):
             yield "no significant change", sentence
         elif answer["n"] < FEW_ROWS:

@@ -185,6 +185,7 @@ def costs(stories: list[Mapping]) -> list[dict]:
     return [
         {
             "name": told["name"],
+            "recipe": told["recipe"],
             **{end: _percent(told["final"]["answer_accuracy"][end]) for end in ("value", "low", "high")},
             **told["cost"],
         }

@@ -327,6 +327,9 @@
 
     cost(figure) {
       const chosen = () => find("input[name=cost]:checked", figure).value;
+      // There are eight colours: of more runs, those of one recipe share one.
+      const kind = (each) => (page.costs.length > 8 ? each.recipe : each.name);
+      const kinds = [...new Set(page.costs.map(kind))];
       let plot = null;
       const again = () => {
         if (plot) {
@@ -338,7 +341,7 @@
         const x = points.map((each) => each[chosen()]);
         const series = points.map((each, place) => {
           const only = (value) => points.map((_, at) => (at === place ? value : null));
-          const name = `--series-${page.costs.indexOf(each) % 8}`;
+          const name = `--series-${kinds.indexOf(kind(each)) % 8}`;
           return { label: each.name, values: only(each.value), low: only(each.low), high: only(each.high), colour: name, line: false };
         });
         plot = draw(figure, {
