@@ -53,6 +53,7 @@ rule report:
             for path in Path("scripts/gsm8k_grpo/templates").rglob("*")
             if path.suffix in (".j2", ".css", ".js", ".txt")
         ),
+        schema="schemas/artifacts.schema.yaml",
         settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
         datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),
         models=expand("results/models/{model}/model.json", model=MODELS),

@@ -61,8 +61,8 @@ def paired(before, after):
                     "flexible": paired([True] * 300, [True] * 300),
                 }
             },
-            "format, not mathematics",
-            "what changed is format",
+            "format or mathematics",
+            "more than the format changed",
         ),
         (
             {"compared": dict.fromkeys(("answer", "flexible"), paired([True, False], [True, False]))},

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -66,6 +67,75 @@ def test_any_artifact_may_be_missing_empty_or_torn(made, results):
             )
             path.write_bytes(good)
     assert report.render(results, ["one", "two"], ["one"]) == whole
+
+
+def without_each_key(value, path=()):
+    """A JSON value without each of its keys in turn, and with NaN in the place of each number with a fraction."""
+    found = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, part in found:
+        name, others = ".".join(map(str, (*path, key))), {**value} if isinstance(value, dict) else [*value]
+        if isinstance(value, dict):
+            yield name, {other: kept for other, kept in value.items() if other != key}
+        if isinstance(part, float):
+            yield name, _with(others, key, float("nan"))
+        for below, changed in without_each_key(part, (*path, key)):
+            yield below, _with(others, key, changed)
+
+
+def _with(value, key, part):
+    changed = value.copy()
+    changed[key] = part
+    return changed
+
+
+def test_an_artifact_of_another_version_is_named_and_the_rest_is_a_page(results):
+    """Valid JSON that lacks any one key, or has NaN, or is something else altogether."""
+    names = ("comparison.json", "best.json", "evaluations/base/metrics.json", "training/summary.json")
+    needed = {"answer.difference.low", "candidates", "flexible_accuracy.value", "warnings", ""}
+    for path in (results / "one" / name for name in names):
+        good, named = files.read_json(path), path.relative_to(results).as_posix()
+        for index, (key, value) in enumerate([*without_each_key(good), ("", []), ("", {}), ("", 3)]):
+            if key not in needed and index % 5:
+                continue  # a fifth of the many keys is enough
+            path.write_text(json.dumps(value))
+            page = report.render(results, ["one"], [])
+            assert f"{named}: " in page or key not in needed, (named, key)
+        files.write_json(path, good)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("training/metrics.csv", "\n2,", "\nx,", "column 'step' holds what is no number"),
+        ("evaluations/final/completions.jsonl", '"tokens"', '"length"', "no key 'tokens'"),
+        ("rewards.jsonl", '"base"', '"before"', "no key 'base'"),
+        ("settings.yaml", "max_steps: 10", "max_steps: ten", "training.max_steps is not what was expected"),
+    ],
+)
+def test_figures_and_rows_of_another_version_are_named_too(results, name, old, new, said):
+    path = results / "one" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert said in html.unescape(report.render(results, ["one"], []))
+
+
+def test_rows_that_do_not_match_are_left_out_and_said(results):
+    path = results / "one" / "evaluations" / "final" / "completions.jsonl"
+    rows = files.read_jsonl(path)
+    rows[0]["answer"] = "not that of base"
+    for changed, said in ((rows[:-2], f"All {ROWS - 3} rows that"), ([{**rows[1], "id": "other"}], "no row in common")):
+        path.write_text("".join(json.dumps(row) + "\n" for row in changed))
+        page = report.render(results, ["one"], [])
+        assert said in page and "rows that do not match" in page
+
+
+def test_a_step_that_a_restart_did_again_counts_once_and_steps_are_in_order(results):
+    path = results / "one" / "training" / "metrics.csv"
+    whole, (head, *lines) = report.render(results, ["one"], []), path.read_text().splitlines(keepends=True)
+    torn = lines[4].replace(",", ",9", 1)
+    path.write_text("".join([head, *lines[:4], torn, *reversed(lines[4:])]))
+    assert report.render(results, ["one"], []) == whole
 
 
 def test_what_a_step_costs_stands_side_by_side_where_a_run_has_counted_it(results):
@@ -197,6 +267,23 @@ def paired(before, after):
 def became(pairs):
     """What became of each row after all training."""
     return [pair["outcomes"]["final"] for pair in pairs]
+
+
+def test_many_runs_stay_within_the_limit_and_say_what_is_left_out(large_results, monkeypatch):
+    recipes = ["alpha", "beta", "gamma"]
+    monkeypatch.setattr(report, "LARGEST_PAGE_BYTES", 1_200_000)
+    monkeypatch.setattr(report, "FRAME_BYTES_OF_A_RUN", 30_000)
+    page = report.render(large_results, recipes, [])
+    assert len(page.encode()) < 1_200_000
+    every = {int(number) for number in re.findall(r"One step in (\d+) is drawn", page)}
+    assert every and min(every) > 1
+    for recipe in recipes:
+        columns = packed(page, f"data-{recipe}-training")["columns"]
+        assert columns["step"][-1] == synthetic.STEPS and 100 < len(columns["step"]) < synthetic.STEPS / 2
+        assert {len(values) for values in columns.values()} == {len(columns["step"])}
+    # Where nothing of the limit is left, no completion is there, and that is said.
+    monkeypatch.setattr(report, "LARGEST_PAGE_BYTES", 300_000)
+    assert report.render(large_results, recipes, []).count("0 of 1,319 rows") == len(recipes)
 
 
 def test_rows_are_paired_by_id_and_named_by_what_became_of_them():

@@ -9,6 +9,9 @@ from gsm8k_grpo import words
 
 OUTCOMES = ("fixed", "broken", "wrong both times", "right both times")
 READINGS = ("strict", "flexible", "cascade")
+# What a row of completions.jsonl must have to be shown.
+KEYS = ("completion", "answer", "tokens", "stop_reason", "partial_correct", "format_correct")
+KEYS += (*READINGS, *(f"{name}_correct" for name in READINGS))
 
 
 def pair(graded: Mapping[str, list[dict]], judged: str) -> list[dict]:
@@ -16,7 +19,7 @@ def pair(graded: Mapping[str, list[dict]], judged: str) -> list[dict]:
 
     Args:
       graded: rows of completions.jsonl, one a prompt, by name: `base`, `final` and, where it is another, `best`. Rows
-        that not all of them have are left out.
+        that not all of them have, with the same gold answer, are left out.
       judged: the key whose verdict decides, such as `strict_correct`.
 
     Returns:
@@ -25,7 +28,8 @@ def pair(graded: Mapping[str, list[dict]], judged: str) -> list[dict]:
     by_id = {name: {row["id"]: row for row in rows} for name, rows in graded.items()}
     pairs = []
     for row in graded["base"]:
-        if all(row["id"] in rows for rows in by_id.values()):
+        others = [rows.get(row["id"]) for rows in by_id.values()]
+        if all(other and other.get("answer") == row.get("answer") for other in others):
             sides = {name: rows[row["id"]] for name, rows in by_id.items()}
             outcomes = {name: _outcome(row[judged], sides[name][judged]) for name in sides if name != "base"}
             pairs.append({"id": row["id"], "sides": sides, "outcomes": outcomes})
@@ -106,4 +110,5 @@ def packed(
         text = pack({"settings": how, "rows": [make_row(each) for each in shown]})
         if len(text) <= budget_bytes or not shown:
             return shown, text
-        shown = fair_share(shown, min(len(shown) - 1, int(0.95 * len(shown) * budget_bytes / len(text))))
+        fitting = int(0.95 * len(shown) * max(0, budget_bytes) / len(text))
+        shown = fair_share(shown, min(len(shown) - 1, fitting))

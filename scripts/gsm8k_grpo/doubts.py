@@ -53,7 +53,7 @@ def _of_the_numbers(told: Mapping) -> Iterator[tuple[str, str]]:
     if compared:
         answer = compared["answer"]
         if words.verdict(answer) == "better" != words.verdict(compared["flexible"]):
-            yield "format, not mathematics", words.format_or_mathematics(compared)
+            yield "format or mathematics", words.format_or_mathematics(compared)
         if sentence := words.resolution(answer):
             yield "no significant change", sentence
         elif answer["n"] < FEW_ROWS:
@@ -68,6 +68,12 @@ def _of_the_numbers(told: Mapping) -> Iterator[tuple[str, str]]:
                 f"{words.percent(each['truncated_rate']['value'])} of the completions of {each['checkpoint']} were "
                 "cut at the limit of tokens, and count as they stood there; raise evaluation.max_completion_tokens.",
             )
+    if told["unpaired"]:
+        yield (
+            "rows that do not match",
+            f"{words.plural(told['unpaired'], 'row')} of the completions are not in all evaluations with the same gold "
+            "answer, and are not shown: were they made on the same rows?",
+        )
     if base and final and max(each["answer_accuracy"]["value"] for each in (base, final)) < OFTEN:
         yield (
             "near zero",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from gsm8k_grpo import completions_shown, evaluated, files, settings, story, training_panels, words
+from gsm8k_grpo import artifacts, completions_shown, evaluated, settings, story, training_panels, words
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.doubts import doubts
 from gsm8k_grpo.errors import PipelineError
@@ -18,6 +18,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 LARGEST_PAGE_BYTES = 5_000_000
 # What all but the packed data takes, with room to spare; the rest is shared by the runs.
 FRAME_BYTES, FRAME_BYTES_OF_A_RUN = 150_000, 60_000
+FEWEST_STEPS = 200  # that a chart of training draws, however large the page
 SCRIPTS = ("vendor/uPlot.min.js", "vendor/sortable.min.js", "report.js")
 STYLES = ("vendor/uPlot.min.css", "report.css")
 # A rate's name, and what it counts.
@@ -49,16 +50,17 @@ def render(results: Path, recipes: list[str], seeded: list[str], defaults: Mappi
     defaults = settings.read_yaml(settings.ROOT / "config.yaml") if defaults is None else defaults
     stories = [story.story(results, recipe, defaults) for recipe in recipes]
     blobs: dict[str, str] = {}
+    frame = FRAME_BYTES + FRAME_BYTES_OF_A_RUN * len(stories)
     for told in stories:
-        _add_training(told, blobs)
-    spent = FRAME_BYTES + FRAME_BYTES_OF_A_RUN * len(stories) + sum(map(len, blobs.values()))
+        _add_training(told, blobs, (LARGEST_PAGE_BYTES - frame) // 2 // len(stories))
+    spent = frame + sum(map(len, blobs.values()))
     for index, told in enumerate(stories):
         budget = (LARGEST_PAGE_BYTES - spent) // (len(stories) - index)
         spent += _add_completions(results, told, blobs, budget)
     for told in stories:
         _add_facts(told, stories)
-    over = {name: _optional(results / name / "seeds.json") for name in seeded}
-    across = _optional(results / "comparison-of-recipes.json") if len(stories) > 1 else None
+    over = {name: _optional(results / name / "seeds.json", "seeds") for name in seeded}
+    across = _optional(results / "comparison-of-recipes.json", "across") if len(stories) > 1 else None
     licence = f"/*\n{_template('vendor/uPlot.LICENSE.txt')}*/\n"  # goes with every copy
     script, style = ("\n".join(_template(name) for name in names) for names in (SCRIPTS, STYLES))
     return (
@@ -94,9 +96,9 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _optional(path: Path) -> dict | None:
+def _optional(path: Path, kind: str) -> dict | None:
     try:
-        return files.read_json(path)
+        return artifacts.read(path, kind)
     except PipelineError:
         return None
 
@@ -183,6 +185,7 @@ def costs(stories: list[Mapping]) -> list[dict]:
     return [
         {
             "name": told["name"],
+            "recipe": told["recipe"],
             **{end: _percent(told["final"]["answer_accuracy"][end]) for end in ("value", "low", "high")},
             **told["cost"],
         }
@@ -224,18 +227,26 @@ def curve(told: Mapping) -> dict | None:
     return {"x": steps, "series": shown, "chosen": told["chosen"]["step"] if told["chosen"] else None}
 
 
-def _add_training(told: dict, blobs: dict[str, str]) -> None:
-    """The figures of training, packed."""
+def _add_training(told: dict, blobs: dict[str, str], budget: int) -> None:
+    """The figures of training, packed: those of all steps, or of one in so many (`every`) where they take too much."""
+    told["every"] = 1
     if told["settings"] is None or not told["panels"]:
         return
-    starts = (told["training"] or {}).get("starts", [])
-    blobs[f"data-{told['name']}-training"] = completions_shown.pack(
-        {
-            "panels": told["panels"],
-            "columns": training_panels.columns(told["metrics"], told["panels"]),
-            "starts": sorted({step for step in starts[1:]}),
-        }
-    )
+    metrics, starts = told["metrics"], (told["training"] or {}).get("starts", [])
+    while True:
+        drawn = metrics[:: -told["every"]][::-1]  # the last step is always there
+        text = completions_shown.pack(
+            {
+                "panels": told["panels"],
+                "columns": training_panels.columns(drawn, told["panels"]),
+                "starts": sorted({step for step in starts[1:]}),
+            }
+        )
+        if len(text) <= budget or len(drawn) <= 2 * FEWEST_STEPS:
+            break
+        most = len(metrics) // FEWEST_STEPS
+        told["every"] = min(most, max(told["every"] + 1, round(told["every"] * len(text) / max(1, budget))))
+    blobs[f"data-{told['name']}-training"] = text
 
 
 def _add_completions(results: Path, told: dict, blobs: dict[str, str], budget: int) -> int:

@@ -1,5 +1,6 @@
 """All that the page says about one recipe, read from its artifacts. What is not there is said, never an error."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,13 +9,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from gsm8k_grpo import checkpoints, completions_shown, evaluated, files, settings, training_panels
+from gsm8k_grpo import artifacts, checkpoints, completions_shown, evaluated, files, settings, training_panels
 from gsm8k_grpo.errors import PipelineError
 
 BLOCKS = ("recipes", "seed", "seeds", "dataset", "model", "prompt", "training", "evaluation", "report")
 # Parts of a story that are None, or empty, where nothing is there.
 ARTIFACTS = ("settings", *evaluated.NAMES, "chosen", "compared", "format_check", "training", "last_steps", "metrics")
-ARTIFACTS += ("first_reward", "checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
+ARTIFACTS += ("unpaired", "first_reward", "checkpoints", "prompts", "dataset", "model", "model_provenance", "preflight")
 LISTS = ("selection", "panels", "changed", "unknown", "stages", "reward_names")
 
 
@@ -29,7 +30,7 @@ class Reader:
         self._results = results
         self.missing: list[str] = []
 
-    def read(self, path: Path, how: Callable[[Path], Any] = files.read_json) -> Any:
+    def read(self, path: Path, how: Callable[[Path], Any]) -> Any:
         """What an artifact holds, or None."""
         if not path.is_file():
             self.missing.append(f"{self._named(path)} is not there yet")
@@ -58,10 +59,11 @@ def story(results: Path, recipe: str, defaults: Mapping) -> dict:
       what the template names; any part is None (or empty) where its artifact is not there, and `missing` says so.
     """
     folder, reader = results / recipe, Reader(results)
-    chosen = reader.read(folder / "settings.yaml", _settings)
+    chosen = reader.read(folder / "settings.yaml", functools.partial(_settings, defaults=defaults))
     if chosen is None:
         return {**dict.fromkeys(ARTIFACTS), **dict.fromkeys(LISTS, ()), "name": recipe, "missing": reader.missing}
     unknown, chosen = unsaid(defaults, chosen), settings.merge(defaults, chosen)
+    evaluation, preflight = artifacts.reader("evaluation"), folder / "preflight.json"
     on_dev = folder / ("evaluations" if chosen["evaluation"]["split"] == "dev" else "evaluations-dev")
     data, model = results / "data" / chosen["dataset"]["name"], results / "models" / chosen["model"]["name"]
     names = checkpoints.checkpoint_names(chosen["training"])
@@ -69,7 +71,9 @@ def story(results: Path, recipe: str, defaults: Mapping) -> dict:
     if metrics is not None and metrics.empty:
         reader.missing.append(f"{recipe}/training/metrics.csv has no step yet")
         metrics = None
-    measured = {name: reader.read(folder / "evaluations" / name / "metrics.json") for name in evaluated.NAMES}
+    measured = {
+        name: reader.read(folder / "evaluations" / name / "metrics.json", evaluation) for name in evaluated.NAMES
+    }
     found = {
         "name": recipe,
         "settings": chosen,
@@ -77,24 +81,25 @@ def story(results: Path, recipe: str, defaults: Mapping) -> dict:
         "changed": differences(defaults, chosen),
         "unknown": unknown,
         **measured,
-        "selection": [each for name in names if (each := reader.read(on_dev / name / "metrics.json"))],
-        "chosen": reader.read(folder / "best.json"),
-        "compared": reader.read(folder / "comparison.json"),
-        "format_check": reader.read(folder / "format_check.json"),
-        "training": reader.read(folder / "training" / "summary.json"),
+        "selection": [each for name in names if (each := reader.read(on_dev / name / "metrics.json", evaluation))],
+        "chosen": reader.read(folder / "best.json", artifacts.reader("best")),
+        "compared": reader.read(folder / "comparison.json", artifacts.reader("comparison")),
+        "format_check": reader.read(folder / "format_check.json", artifacts.reader("format_check")),
+        "training": reader.read(folder / "training" / "summary.json", artifacts.reader("training")),
         "last_steps": None if metrics is None else last_steps(metrics),
         "first_reward": None if metrics is None or "reward" not in metrics else float(_tenth(metrics.reward).mean()),
         "panels": [] if metrics is None else training_panels.panels(metrics),
         "metrics": metrics,
-        "checkpoints": reader.read(folder / "training" / "checkpoints.json"),
-        "prompts": reader.read(folder / "prompts" / "summary.json"),
-        "dataset": reader.read(data / "dataset.json"),
-        "model": reader.read(model / "model.json"),
-        "model_provenance": reader.read(model / "provenance.json"),
+        "checkpoints": reader.read(folder / "training" / "checkpoints.json", artifacts.reader("checkpoints")),
+        "prompts": reader.read(folder / "prompts" / "summary.json", artifacts.reader("prompts")),
+        "dataset": reader.read(data / "dataset.json", artifacts.reader("dataset")),
+        "model": reader.read(model / "model.json", artifacts.reader("model")),
+        "model_provenance": reader.read(model / "provenance.json", artifacts.reader("provenance")),
         # Made only when asked for: that it is not there is no fault.
-        "preflight": reader.read(folder / "preflight.json") if (folder / "preflight.json").is_file() else None,
+        "preflight": reader.read(preflight, artifacts.reader("preflight")) if preflight.is_file() else None,
         "missing": reader.missing,
         "reward_names": [],
+        "unpaired": None,
     }
     if found["training"]:
         found["training"].setdefault("starts", [])  # summaries of before they were counted
@@ -114,13 +119,13 @@ def completions(results: Path, told: Mapping) -> tuple[list[dict], Callable[[dic
     folder, reader, split = results / told["name"], Reader(results), told["base"]["split"]
     other_best = told["best"] and told["best"]["checkpoint"] != told["final"]["checkpoint"]
     graded = {
-        name: reader.read(folder / "evaluations" / name / "completions.jsonl", evaluated.first_completions)
+        name: reader.read(folder / "evaluations" / name / "completions.jsonl", _completions)
         for name in ("base", "final", *(["best"] if other_best else []))
     }
-    asked = reader.read(folder / "prompts" / f"{split}.jsonl", files.read_jsonl)
-    rewarded = reader.read(folder / "rewards.jsonl", files.read_jsonl)
+    asked = reader.read(folder / "prompts" / f"{split}.jsonl", _rows("id", "prompt"))
+    rewarded = reader.read(folder / "rewards.jsonl", _rows("id", "base", "final"))
     source = "test" if split == "test" else "train"
-    rows = reader.read(results / "data" / chosen["dataset"]["name"] / f"{source}.jsonl", files.read_jsonl)
+    rows = reader.read(results / "data" / chosen["dataset"]["name"] / f"{source}.jsonl", _rows("id", "question"))
     told["missing"].extend(reader.missing)
     graded = {name: rows for name, rows in graded.items() if rows}
     if not {"base", "final"} <= graded.keys():
@@ -135,15 +140,26 @@ def completions(results: Path, told: Mapping) -> tuple[list[dict], Callable[[dic
         question = questions.get(identity, "")
         return completions_shown.row(pair, prompts.get(identity, question), question, rewards.get(identity, {}))
 
+    told["unpaired"] = max(map(len, graded.values())) - len(pairs)
     told["reward_names"] = list(rewarded[0]["base"]) if rewarded else []
     return pairs, make_row
 
 
-def _settings(path: Path) -> dict:
+def _rows(*keys: str) -> Callable[[Path], list[dict]]:
+    """What reads rows that have these keys."""
+    return functools.partial(files.read_jsonl, keys=keys)
+
+
+def _completions(path: Path) -> list[dict]:
+    return evaluated.first_completions(path, *completions_shown.KEYS)
+
+
+def _settings(path: Path, defaults: Mapping) -> dict:
     chosen = settings.read_yaml(path)
     lacking = [block for block in BLOCKS if block not in chosen]
     if lacking:
         raise PipelineError(f"{path}: lacks {', '.join(lacking)}; expected what the stage settings writes")
+    artifacts.checked(settings.merge(defaults, chosen), path, "settings")
     return chosen
 
 
@@ -151,7 +167,11 @@ def _metrics(path: Path) -> pd.DataFrame:
     metrics = pd.read_csv(path)
     if "step" not in metrics:
         raise PipelineError(f"{path}: no column 'step'; expected what the stage train writes")
-    return metrics
+    for name in metrics:
+        if not pd.api.types.is_numeric_dtype(metrics[name]):
+            raise PipelineError(f"{path}: column {name!r} holds what is no number; make it again")
+    # What a restart did again counts once, as it was done last.
+    return metrics[metrics["step"].notna()].drop_duplicates("step", keep="last").sort_values("step")
 
 
 def last_steps(metrics: pd.DataFrame) -> dict[str, float]:

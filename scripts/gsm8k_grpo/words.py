@@ -130,7 +130,7 @@ def format_or_mathematics(compared: Mapping) -> str:
         if answer == "no significant change":
             return f"With the format ignored, no significant change either ({changed})."
         left = f"With the format ignored there is no significant change ({changed})"
-        return f"{left}: what changed is format, not mathematics."
+        return f"{left}: that more than the format changed is not shown."
     if answer == flexible == "better":
         share = compared["flexible"]["difference"]["value"] < compared["answer"]["difference"]["value"]
         return (

@@ -4,7 +4,7 @@
 (() => {
   const find = (selector, within = document) => within.querySelector(selector);
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const page = JSON.parse(find("#page-data").textContent);
+  const page = JSON.parse(find("script#page-data").textContent);
 
   function element(tag, className = "", text = "") {
     const made = document.createElement(tag);
@@ -20,7 +20,7 @@
 
   function unpack(id) {
     if (!unpacked.has(id)) {
-      const bytes = Uint8Array.from(atob(find(`#${CSS.escape(id)}`).textContent), (sign) => sign.charCodeAt(0));
+      const bytes = Uint8Array.from(atob(find(`script#${CSS.escape(id)}`).textContent), (sign) => sign.charCodeAt(0));
       const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
       unpacked.set(id, new Response(stream).text().then(JSON.parse));
     }
@@ -327,6 +327,9 @@
 
     cost(figure) {
       const chosen = () => find("input[name=cost]:checked", figure).value;
+      // There are eight colours: of more runs, those of one recipe share one.
+      const kind = (each) => (page.costs.length > 8 ? each.recipe : each.name);
+      const kinds = [...new Set(page.costs.map(kind))];
       let plot = null;
       const again = () => {
         if (plot) {
@@ -338,7 +341,7 @@
         const x = points.map((each) => each[chosen()]);
         const series = points.map((each, place) => {
           const only = (value) => points.map((_, at) => (at === place ? value : null));
-          const name = `--series-${page.costs.indexOf(each) % 8}`;
+          const name = `--series-${kinds.indexOf(kind(each)) % 8}`;
           return { label: each.name, values: only(each.value), low: only(each.low), high: only(each.high), colour: name, line: false };
         });
         plot = draw(figure, {
