@@ -460,8 +460,8 @@ def devices(count):
 def test_eight_devices_train_the_same_steps_as_one(finished, tmp_path):
     """Mesh (2, 4): every figure within 1e-5 (relative, or absolute near 0) of one device's; the same completions.
 
-    Other prompts are drawn where a group has no signal: a first step without any has a gradient of rounding errors alone,
-    which Adam, having seen nothing larger, makes a part of its step.
+    Other prompts are drawn where a group has no signal: a first step without any has a gradient of rounding errors
+    alone, which Adam, having seen nothing larger, makes a part of its step.
     """
     folders = tmp_path / "one", tmp_path / "eight"
     ended(train(finished, folders[0], dynamic_sampling_draws=4))
