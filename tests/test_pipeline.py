@@ -759,8 +759,9 @@ def test_the_export_gives_the_same_prompts_and_greedy_answers_in_transformers_an
         for ids, text in zip(output.tolist(), own, strict=True):
             kept = ids[: next((place for place, each in enumerate(ids) if each in loaded.stop_ids), None)]
             texts.append(loaded.tokenizer.decode(kept))
-            # Of bytes that are no UTF-8, which a model of three steps writes, the two make different replacements.
-            assert text == texts[-1] or "\ufffd" in texts[-1]
+            # A model of three steps writes special tokens, and bytes that are no UTF-8: the two treat both differently.
+            plain = loaded.tokenizer.decode([each for each in kept if each not in tokenizer.all_special_ids])
+            assert text == plain or "\ufffd" in plain
         return texts
 
     def load(folder):

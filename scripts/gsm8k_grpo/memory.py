@@ -2,6 +2,7 @@
 what a process has used in the end."""
 
 import gc
+import re
 import resource
 import sys
 from pathlib import Path
@@ -89,9 +90,16 @@ def used() -> dict[str, int | None]:
     shards = [shard.data for array in jax.live_arrays() for shard in array.addressable_shards]
     held = {(shard.device, shard.unsafe_buffer_pointer()): shard.nbytes for shard in shards if shard.nbytes}
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "held_bytes": sum(held.values()),
         "device_peak_bytes": None if None in peaks else max(peaks),
-        "host_peak_bytes": resident * (1 if sys.platform == "darwin" else 1024),
+        "host_peak_bytes": _peak_resident_bytes(),
     }
+
+
+def _peak_resident_bytes() -> int:
+    """The most that this process had resident. (On Linux, getrusage counts in what its parent had when it began.)"""
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
