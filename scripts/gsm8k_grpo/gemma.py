@@ -1,5 +1,7 @@
 """Gemma 2 and 3 whose sliding window is right behind padding, and where several tokens follow a cached prompt."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,28 +11,29 @@ from tunix.models.gemma3 import model as tunix_gemma3
 from gsm8k_grpo import attention
 
 
-def _with_cache(
-    layer: nnx.Module, x: jax.Array, positions: jax.Array, cache: dict, mask: jax.Array
-) -> tuple[dict, jax.Array]:
-    """Attention by `attention.over_cache` in a layer of either family: (the new cache, [B, T, D])."""
-    query, key, value = layer.qkv_einsum(x) if layer.use_qkv_einsum else (layer.q_einsum(x), *layer.kv_einsum(x))
-    query, key, value = (tunix_gemma2.shard(each, layer.shd_config.act_btnh) for each in (query, key, value))
-    query, key = layer.placed(query, key, positions)
-    softcap = getattr(layer, "attn_logits_soft_cap", None)
-    read, cache = attention.over_cache(query, key, value, cache, mask, softcap)
-    return cache, tunix_gemma2.shard(layer.attn_vec_einsum(read), layer.shd_config.act_btd)
-
-
-class Attention2(tunix_gemma2.Attention):
-    """Gemma 2's, with a cache by `attention.over_cache`; without one it is Tunix's."""
+def _with_cache(kind: type[nnx.Module]) -> Callable:
+    """The method `block` of either family's attention: without a cache Tunix's, with one by `attention.over_cache`."""
 
     def block(
-        self, x: jax.Array, segment_pos: jax.Array, cache: dict | None, attn_mask: jax.Array
+        self: nnx.Module, x: jax.Array, segment_pos: jax.Array, cache: dict | None, attn_mask: jax.Array
     ) -> tuple[dict | None, jax.Array]:
         """Of x, [B, T, D], at [B, T] positions, by a mask [B, T, S]: (the new cache or None, [B, T, D])."""
         if cache is None:
-            return super().block(x, segment_pos, cache, attn_mask)
-        return _with_cache(self, x, segment_pos, cache, attn_mask)
+            return kind.block(self, x, segment_pos, cache, attn_mask)
+        query, key, value = self.qkv_einsum(x) if self.use_qkv_einsum else (self.q_einsum(x), *self.kv_einsum(x))
+        query, key, value = (tunix_gemma2.shard(each, self.shd_config.act_btnh) for each in (query, key, value))
+        query, key = self.placed(query, key, segment_pos)
+        softcap = getattr(self, "attn_logits_soft_cap", None)
+        read, cache = attention.over_cache(query, key, value, cache, attn_mask, softcap)
+        return cache, tunix_gemma2.shard(self.attn_vec_einsum(read), self.shd_config.act_btd)
+
+    return block
+
+
+class Attention2(tunix_gemma2.Attention):
+    """Gemma 2's."""
+
+    block = _with_cache(tunix_gemma2.Attention)
 
     def placed(self, query: jax.Array, key: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Queries, scaled, and keys that know their positions."""
@@ -39,15 +42,9 @@ class Attention2(tunix_gemma2.Attention):
 
 
 class Attention3(tunix_gemma3.Attention):
-    """Gemma 3's, with a cache by `attention.over_cache`; without one it is Tunix's."""
+    """Gemma 3's."""
 
-    def block(
-        self, x: jax.Array, segment_pos: jax.Array, cache: dict | None, attn_mask: jax.Array
-    ) -> tuple[dict | None, jax.Array]:
-        """As Gemma 2's."""
-        if cache is None:
-            return super().block(x, segment_pos, cache, attn_mask)
-        return _with_cache(self, x, segment_pos, cache, attn_mask)
+    block = _with_cache(tunix_gemma3.Attention)
 
     def placed(self, query: jax.Array, key: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         """As Gemma 2's, after norms of their own."""
