@@ -100,8 +100,6 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
     memory.require_training(loaded.config, training_settings, prompt["max_tokens"], mesh)
     lora = training_settings["lora"]
     policy = models.policy(loaded.model, lora, chosen["seed"], mesh)
-    if training_settings["remat"]:
-        models.rematerialise(policy)
     reference = None
     if training_settings["beta"]:
         if not lora:  # the policy's weights change: the reference needs its own

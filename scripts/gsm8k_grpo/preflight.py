@@ -121,8 +121,6 @@ class Programs:
         with running_on(mesh):
             self._base = models.abstract(models.config(chosen["model"]["architecture"]), mesh, dtype)
             self._policy = models.policy(self._base, lora, chosen["seed"], mesh)
-            if chosen["training"]["remat"]:
-                models.rematerialise(self._policy)
         # A quantised reference has zero adapters: the same shapes as the policy.
         self._reference = self._policy if lora and lora["base_weights"] else self._base
         self._trainer = self._make_trainer()
@@ -218,7 +216,7 @@ class Programs:
 
         optimizer_state = models.sharded(jax.eval_shape(make, state), self._mesh)
         made.model, made.optimizer = self._policy, nnx.merge(optimizer_graph, optimizer_state)
-        training.set_loss(made, training.grpo_config(how), NoTokenizer().pad_id())
+        training.set_loss(made, training.grpo_config(how), NoTokenizer().pad_id(), how["remat"])
         return made
 
     def _array(self, shape: tuple[int, ...], dtype: object, axis: str | None = "fsdp") -> jax.ShapeDtypeStruct:

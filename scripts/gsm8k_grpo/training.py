@@ -193,7 +193,7 @@ def grpo_config(settings: Mapping) -> GrpoConfig:
     return config
 
 
-def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int) -> None:
+def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int, remat: bool) -> None:
     """Has Tunix's trainer minimise our loss. Training and its preflight (preflight.py) both call this."""
 
     def loss(model: nnx.Module, train_example: grpo.TrainExample) -> tuple:
@@ -201,7 +201,7 @@ def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int) -> No
 
     trainer.with_loss_fn(loss, has_aux=True)
     trainer.with_gen_model_input_fn(lambda example: {"train_example": example})
-    trainer._jitted_train_step_fn = functools.partial(TrainStep(trainer))
+    trainer._jitted_train_step_fn = functools.partial(TrainStep(trainer, remat))
 
 
 class TrainStep:
@@ -211,12 +211,14 @@ class TrainStep:
     stands in its place in Tunix's trainer, which asks it for `jitted_fn`.
     """
 
-    def __init__(self, trainer: rl_trainer.Trainer):
+    def __init__(self, trainer: rl_trainer.Trainer, remat: bool):
         """
         Args:
           trainer: its loss, model and optimizer are looked up at each call.
+          remat: whether the backward pass computes activations again. Of the model in this program alone: nnx cannot
+            rematerialise in the loop that decodes.
         """
-        self._trainer = trainer
+        self._trainer, self._remat = trainer, remat
         self.jitted_fn = jax.jit(self._step, donate_argnums=4)
 
     def lower(self, example: grpo.TrainExample) -> jax.stages.Lowered:
@@ -245,6 +247,8 @@ class TrainStep:
         example: grpo.TrainExample,
     ) -> tuple:
         model, optimizer = nnx.merge(graph, trained, frozen), nnx.merge(optimizer_graph, optimizer)
+        if self._remat:
+            models.rematerialise(model)
         figures = self._trainer._train_step(model, optimizer, example)
         return figures, nnx.state(model, self._trainer.optimizer.wrt), nnx.state(optimizer)
 
@@ -326,7 +330,7 @@ class Learner(grpo_learner.GRPOLearner):
             algo_config=grpo_config(settings),
             reward_fns=rewards.score,  # wanted by Tunix; `_draw` calls it, for each reward by its name
         )
-        set_loss(cluster.actor_trainer, self.algo_config, cluster.rollout.pad_id())
+        set_loss(cluster.actor_trainer, self.algo_config, cluster.rollout.pad_id(), settings["remat"])
         # Its counters lie on one device at first and on the mesh after a step: the step would be compiled twice.
         optimizer = cluster.actor_trainer.optimizer
         nnx.update(optimizer, jax.tree.map(self._placed_on_mesh, nnx.state(optimizer)))
