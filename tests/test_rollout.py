@@ -269,7 +269,7 @@ for fsdp, tp in ((1, 1), (2, 4)):
     batches, decode = [], sampler.decode
 
     def noted(weights, state, *arguments, **options):
-        batches.append([len(state.done), str(state.cache["layer_0"]["k"].sharding.shard_shape((12, 4, 40, 8)))])
+        batches.append([len(state.done), str(state.cache["layer_0"]["v"].sharding.shard_shape((12, 4, 40, 8)))])
         return decode(weights, state, *arguments, **options)
 
     sampler.decode = noted

@@ -13,7 +13,7 @@ from tunix.generate import base_sampler
 from tunix.generate import sampler as tunix_sampler
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
-from gsm8k_grpo import attention, forward, log_probs, padding, sampling
+from gsm8k_grpo import attention, forward, log_probs, padding, products, sampling
 from gsm8k_grpo.errors import PipelineError
 
 # Finished rows make room where a smaller batch, a program of its own, has at least so many tokens before it.
@@ -103,7 +103,7 @@ class Sampler(tunix_sampler.Sampler):
             tokenizer,
             tunix_sampler.CacheConfig(cache_tokens, config.num_layers, config.num_kv_heads, config.head_dim),
         )
-        self._mesh = mesh
+        self._mesh, self._on_cpu = mesh, mesh.devices.flat[0].platform == "cpu"
         self.prefill = jax.jit(self._prefill, static_argnames=("copies", "how"))
         self.decode = jax.jit(self._decode, static_argnames="how", donate_argnames="state")
         self._take = jax.jit(self._taken)
@@ -216,17 +216,29 @@ class Sampler(tunix_sampler.Sampler):
         """Draws a token of each row a round until the limit, or until no more than `rows_left` rows are not done."""
         if self._gathered:
             weights = jax.tree.map(self._without_fsdp, weights, self._flattened_transformer_state)
+        leaves, structure = jax.tree.flatten(weights)
+
+        def forward(leaves: list, newest: jax.Array, places: jax.Array, cache: dict, seen: jax.Array) -> tuple:
+            # Merged in the loop: Qwix notes things on the model.
+            model = nnx.merge(self._transformer_graphdef, jax.tree.unflatten(structure, leaves))
+            return model(newest, places, cache, seen)
+
+        def inputs(state: State) -> tuple:
+            newest = jax.lax.dynamic_slice_in_dim(state.tokens, state.drawn - 1, 1, axis=1)
+            place = state.cache["layer_0"]["end_index"][0]
+            places = jnp.arange(state.cache["layer_0"]["v"].shape[2])
+            seen = (places <= place) & (places >= state.padding[:, None])
+            return newest, (place - state.padding)[:, None], state.cache, seen[:, None]
+
+        if self._on_cpu:
+            forward = products.WeightsFirst(forward, leaves, *jax.eval_shape(inputs, state))
+            leaves = forward.laid_out(leaves)
 
         def goes_on(state: State) -> jax.Array:
             return (state.drawn < how.max_completion_tokens) & (jnp.sum(~state.done) > rows_left)
 
         def step(state: State) -> State:
-            newest = jax.lax.dynamic_slice_in_dim(state.tokens, state.drawn - 1, 1, axis=1)
-            place = state.cache["layer_0"]["end_index"][0]
-            places = jnp.arange(state.cache["layer_0"]["k"].shape[2])
-            seen = (places <= place) & (places >= state.padding[:, None])
-            model = nnx.merge(self._transformer_graphdef, weights)  # in here: Qwix notes things on it
-            logits, cache = model(newest, (place - state.padding)[:, None], state.cache, seen[:, None])
+            logits, cache = forward(leaves, *inputs(state))
             return self._with_next(state, logits[:, 0], cache, how)
 
         return self._in_place(jax.lax.while_loop(goes_on, step, state))

@@ -24,7 +24,7 @@ from tunix.rl import trainer as rl_trainer
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
 
-from gsm8k_grpo import errors, grpo, log_probs, models, padding, rewards, rollout, runs, runtime, watch
+from gsm8k_grpo import errors, grpo, log_probs, models, padding, products, rewards, rollout, runs, runtime, watch
 from gsm8k_grpo.answers import Tags
 from gsm8k_grpo.checkpoints import checkpoint_steps
 from gsm8k_grpo.errors import PipelineError
@@ -219,7 +219,9 @@ class TrainStep:
             rematerialise in the loop that decodes.
         """
         self._trainer, self._remat = trainer, remat
-        self.jitted_fn = jax.jit(self._step, donate_argnums=4)
+        (platform,) = {device.platform for device in jax.tree.leaves(nnx.state(trainer.model))[0].sharding.device_set}
+        step = products.smaller_turned(self._step) if platform == "cpu" else self._step
+        self.jitted_fn = jax.jit(step, donate_argnums=4)
 
     def lower(self, example: grpo.TrainExample) -> jax.stages.Lowered:
         """The program for such a micro-batch."""
