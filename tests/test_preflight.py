@@ -180,15 +180,16 @@ def test_decoding_gathers_the_weights_once_and_draws_the_same_tokens(tmp_path):
     assert outside["bytes"] == gathered["weight_bytes"] - norms + drawn > 3 * sharded["weight_bytes"]
     # In the loop, activations alone: 2 rows of 64, not a weight's 64 × 48.
     assert gathered["collectives"]["in_loops"]["all-gather"]["bytes"] < 64 * 48 * 4
-    assert gathered["cache"] == ["(2, 1, 80, 16)", "(8,)"]  # of 8 rows and 2 KV heads
+    assert gathered["cache"] == ["(2, 1, 16, 80)", "(2, 1, 80, 16)", "(8,)"]  # keys, values: of 8 rows and 2 KV heads
 
 
 ON_TPU = """
 import json, sys
 
-from gsm8k_grpo import preflight, settings
+from gsm8k_grpo import log_probs, preflight, settings
 from gsm8k_grpo.accelerators import ACCELERATORS
 
+log_probs.LOGITS_AT_A_TIME = 2**13  # several parts
 found = {}
 for weights in ("gathered", "sharded"):
     mesh = {"fsdp": 4, "tp": 2, "decode_weights": weights}
@@ -197,6 +198,9 @@ for weights in ("gathered", "sharded"):
     for name in ("rollout_prefill", "rollout_decode"):
         record = preflight.compile_program(programs, name, "screen")
     found[weights] = {place: kinds.get("all-gather", {}) for place, kinds in record["collectives"].items()}
+for name in ("reference_log_probs", "train_step"):
+    record = preflight.compile_program(programs, name, "screen")
+    found[name] = {place: kinds.get("all-gather", {}) for place, kinds in record["collectives"].items()}
 print(json.dumps(found))
 """
 
@@ -213,6 +217,9 @@ def test_the_tpu_gathers_weights_for_each_token_unless_they_are_gathered_before(
     # A layer's six matrices with an adapter's half each, and the embeddings; what is left are activations.
     assert count == 13 and before["count"] >= left["count"] + 13
     assert before["bytes"] >= moved + left["bytes"] and moved > 5 * left["bytes"], found
+    # Logits are made in parts: the embedding's half (tp 2), 200 × 64, is gathered before them, not for each.
+    for name in ("reference_log_probs", "train_step"):
+        assert 0 < found[name]["in_loops"]["bytes"] < 200 * 64 * 4 / 10, found
 
 
 def preflighted(folder, **changes):
@@ -289,7 +296,7 @@ def test_a_recipe_that_does_not_fit_is_tried_with_other_settings_until_it_does(q
 
 
 def test_what_is_tried_begins_with_what_costs_least():
-    chosen = settings.effective("minigrpo-fast", {"training": {"remat": False}})
+    chosen = settings.effective("minigrpo-fast", {"training": {"remat": False, "micro_batch_prompts": 8}})
     tried = list(preflight.alternatives(chosen, ["train_step", "evaluation_decode"], preflight.mesh_sizes(chosen, 1)))
     assert tried == [
         {"mesh": {"decode_weights": "sharded"}},

@@ -8,6 +8,7 @@ its G completions, as decoding does, and logits are made of completions alone, s
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from tunix.models.gemma import model as tunix_gemma2
 
 from gsm8k_grpo import attention, forward
 
@@ -71,7 +72,7 @@ def _of_hidden_states(
     missing = parts * size - tokens
     hidden = jnp.pad(hidden, ((0, 0), (0, missing), (0, 0))).reshape(rows, parts, size, width)
     targets = jnp.pad(targets, ((0, 0), (0, missing))).reshape(rows, parts, size)
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(_with_whole_embedding(model))
 
     @jax.checkpoint  # backwards, a part's logits are made again
     def of_part(part: tuple) -> tuple[jax.Array, jax.Array]:
@@ -79,6 +80,15 @@ def _of_hidden_states(
 
     found = jax.lax.map(of_part, (jnp.moveaxis(hidden, 1, 0), jnp.moveaxis(targets, 1, 0)))
     return tuple(jnp.moveaxis(each, 0, 1).reshape(rows, -1)[:, :tokens] for each in found)
+
+
+def _with_whole_embedding(model: nnx.Module) -> nnx.Module:
+    """The same model, its embedding gathered along the mesh's axis `fsdp`: or each part would gather it again."""
+    gathered = nnx.merge(*nnx.split(model))
+    by_vocabulary, _ = model.config.shd_config.emb_vd
+    embedding = gathered.embedder.input_embedding
+    embedding.value = tunix_gemma2.shard(embedding.value, (by_vocabulary, None))
+    return gathered
 
 
 def _of_part(
