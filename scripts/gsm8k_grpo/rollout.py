@@ -218,7 +218,7 @@ class Sampler(tunix_sampler.Sampler):
             weights = jax.tree.map(self._without_fsdp, weights, self._flattened_transformer_state)
         leaves, structure = jax.tree.flatten(weights)
 
-        def forward(leaves: list, newest: jax.Array, places: jax.Array, cache: dict, seen: jax.Array) -> tuple:
+        def next_logits(leaves: list, newest: jax.Array, places: jax.Array, cache: dict, seen: jax.Array) -> tuple:
             # Merged in the loop: Qwix notes things on the model.
             model = nnx.merge(self._transformer_graphdef, jax.tree.unflatten(structure, leaves))
             return model(newest, places, cache, seen)
@@ -230,15 +230,15 @@ class Sampler(tunix_sampler.Sampler):
             seen = (places <= place) & (places >= state.padding[:, None])
             return newest, (place - state.padding)[:, None], state.cache, seen[:, None]
 
-        if self._on_cpu:
-            forward = products.WeightsFirst(forward, leaves, *jax.eval_shape(inputs, state))
-            leaves = forward.laid_out(leaves)
+        if self._on_cpu:  # whose compiler does not see to it by itself
+            next_logits = products.WeightsFirst(next_logits, leaves, *jax.eval_shape(inputs, state))
+            leaves = next_logits.laid_out(leaves)
 
         def goes_on(state: State) -> jax.Array:
             return (state.drawn < how.max_completion_tokens) & (jnp.sum(~state.done) > rows_left)
 
         def step(state: State) -> State:
-            logits, cache = forward(leaves, *inputs(state))
+            logits, cache = next_logits(leaves, *inputs(state))
             return self._with_next(state, logits[:, 0], cache, how)
 
         return self._in_place(jax.lax.while_loop(goes_on, step, state))
