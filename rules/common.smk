@@ -72,16 +72,16 @@ def of_cluster(resource):
 
     def amount(wildcards):
         if "recipe" in wildcards.keys():
-            chosen = SETTINGS[wildcards.recipe]
+            chosen, where = SETTINGS[wildcards.recipe], f"recipe {wildcards.recipe}"
         else:
-            chosen = MODELS[wildcards.model]
+            chosen, where = MODELS[wildcards.model], f"model {wildcards.model}"
             # A download needs no accelerator, for hours; the pretraining of a miniature does.
             if resource != "mem_mb" and chosen["model"]["source"] != "pretrained":
                 return ""
         try:
             return cluster.RESOURCES[resource](chosen)
         except PipelineError as error:
-            raise WorkflowError(str(error))
+            raise WorkflowError(f"{where}: {error}")
 
     return amount
 

@@ -60,6 +60,15 @@ def test_the_weights_of_a_call_are_those_that_count():
     )
 
 
+def test_a_weight_that_is_multiplied_twice_may_be_contracted_over_other_dimensions():
+    def function(weights, rows):
+        return rows @ weights[0] + jnp.einsum("bi,ji->bj", rows, weights[0])
+
+    weights = [random(WIDTH, WIDTH)]
+    forward = products.WeightsFirst(function, weights, X)
+    np.testing.assert_allclose(forward(forward.laid_out(weights), X), function(weights, X), rtol=1e-5, atol=1e-4)
+
+
 def test_gradients_turn_the_smaller_operand_around():
     """Of adapters: a gradient of [tokens, out] and activations of [tokens, rank] are contracted over the tokens."""
     tokens, base, left, right = 200, random(WIDTH, 60), random(WIDTH, 2), random(2, 60)

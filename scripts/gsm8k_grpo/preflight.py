@@ -22,7 +22,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.rl import trainer as rl_trainer
 
-from gsm8k_grpo import grpo, hlo, log_probs, models, padding, rollout, settings, training
+from gsm8k_grpo import grpo, hlo, log_probs, models, padding, products, rollout, settings, training
 from gsm8k_grpo.accelerators import GIB, Accelerator
 from gsm8k_grpo.errors import PipelineError
 
@@ -109,13 +109,14 @@ class Programs:
       on_cpu: whether the mesh is of CPU devices.
     """
 
-    def __init__(self, chosen: Mapping, mesh: Mesh):
+    def __init__(self, chosen: Mapping, mesh: Mesh, estimated: bool = False):
         """
         Args:
           chosen: the blocks seed, mesh, model, prompt, training and evaluation.
           mesh: of `make_mesh`, or of real devices.
+          estimated: whether the mesh's CPU stands for another device: then programs are not made for a CPU.
         """
-        self._chosen, self._mesh = chosen, mesh
+        self._chosen, self._mesh, self._for_cpu = chosen, mesh, products.on_cpu(mesh) and not estimated
         self.on_cpu = mesh.devices.flat[0].platform == "cpu"
         lora, dtype = chosen["training"]["lora"], jnp.dtype(chosen["model"]["dtype"])
         with running_on(mesh):
@@ -216,7 +217,7 @@ class Programs:
 
         optimizer_state = models.sharded(jax.eval_shape(make, state), self._mesh)
         made.model, made.optimizer = self._policy, nnx.merge(optimizer_graph, optimizer_state)
-        training.set_loss(made, training.grpo_config(how), NoTokenizer().pad_id(), how["remat"])
+        training.set_loss(made, training.grpo_config(how), NoTokenizer().pad_id(), how["remat"], self._for_cpu)
         return made
 
     def _array(self, shape: tuple[int, ...], dtype: object, axis: str | None = "fsdp") -> jax.ShapeDtypeStruct:
@@ -261,7 +262,9 @@ class Programs:
         repeats = math.gcd(how["samples"], rows) if stage == "evaluation" else how["num_generations"]
         drawing = rollout.Drawing(limits[1], STOP_IDS, how["temperature"], how["top_k"], how["top_p"])
         with running_on(self._mesh):
-            sampler = rollout.Sampler(self._policy, NoTokenizer(), rollout.cache_tokens(*limits), self._mesh, gather)
+            sampler = rollout.Sampler(
+                self._policy, NoTokenizer(), rollout.cache_tokens(*limits), self._mesh, gather, self._for_cpu
+            )
             prefill = sampler.lower_prefill(rows, repeats, limits[0], drawing)
         return Sampling(sampler, drawing, prefill, sampler.abstract_state(prefill))
 
@@ -392,7 +395,7 @@ def estimate(records: list[dict], chosen: Mapping, accelerator: Accelerator, pri
     step = rollouts + log_probs + updates
     hours = step * how["max_steps"] / 3600
     return {
-        "is": "a lower bound",
+        "is": "an estimate" if accelerator.estimated else "a lower bound",
         "step_seconds": step,
         "rollout_seconds": rollouts,
         "log_probs_seconds": log_probs,
@@ -406,6 +409,11 @@ def estimate(records: list[dict], chosen: Mapping, accelerator: Accelerator, pri
             f"every completion is as long as the limit, {how['max_completion_tokens']} tokens; shorter ones take less",
             "no time on the host: rewards, tokenizer, dispatch, checkpoints, compilation",
             "no evaluation, no download, no draws in place of groups without signal",
+            *(
+                ["bytes are of the CPU compiler's program, less fused and in float32: the card's may move fewer"]
+                if accelerator.estimated
+                else []
+            ),
         ],
     }
 
@@ -428,7 +436,7 @@ def alternatives(chosen: Mapping, failing: list[str], meshes: list[dict]) -> Ite
     for size in meshes:
         if size != {"fsdp": mesh["fsdp"], "tp": mesh["tp"]}:
             yield {"mesh": size}
-    if mesh["decode_weights"] == "gathered" and any(name.endswith("decode") for name in failing):
+    if mesh["fsdp"] > 1 and mesh["decode_weights"] == "gathered" and any(name.endswith("decode") for name in failing):
         yield {"mesh": {"decode_weights": "sharded"}}
     if "train_step" in failing and not how["remat"]:
         yield {"training": {"remat": True}}
@@ -482,7 +490,8 @@ def examine(chosen: Mapping, accelerator: Accelerator, names: list[str] | None, 
       {"model": sizes on each chip, "programs": records}.
     """
     dtype, level = chosen["model"]["dtype"], chosen["preflight"]["level"]
-    programs = Programs(chosen, make_mesh(accelerator, chosen["mesh"]["fsdp"], chosen["mesh"]["tp"]))
+    mesh = make_mesh(accelerator, chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
+    programs = Programs(chosen, mesh, accelerator.estimated)
     wanted, records = programs.names if names is None else names, []
     for number, name in enumerate(wanted, start=1):
         say(f"{name}: compiling ({number} of {len(wanted)})")
@@ -549,7 +558,7 @@ def preflight(chosen: Mapping, accelerator: Accelerator, say: Callable[[str], No
 
 
 def _tried(chosen: Mapping, accelerator: Accelerator, failing: list[dict], say: Callable[[str], None]) -> list[dict]:
-    """Compiles the failing programs, then all, with other settings, until some fit; alone first, then together."""
+    """Compiles the failing programs, then all, with other settings, until some fit; alone, then with the others."""
     names = [record["name"] for record in failing]
     needed = _with_prefills(names)
     tried, together = [], {}
@@ -567,11 +576,12 @@ def _tried(chosen: Mapping, accelerator: Accelerator, failing: list[dict], say: 
     for change in alternatives(chosen, names, mesh_sizes(chosen, accelerator.chips)):
         if attempt(change):
             return tried
-        key = next(iter(change))
-        if key != "mesh":  # meshes exclude one another
-            together = settings.merge(together, change)
-    if len(together) > 1:
-        attempt(together)
+        if "fsdp" in change.get("mesh", {}):  # meshes exclude one another
+            continue
+        more = settings.merge(together, change)
+        if more != change and attempt(more):  # with what did not do alone
+            return tried
+        together = more
     return tried
 
 
@@ -631,7 +641,7 @@ def table(answer: Mapping) -> str:
         lines.append(
             f"at least {bound['step_seconds']:.2f} s a step (rollout {bound['rollout_seconds']:.2f}, log-probs "
             f"{bound['log_probs_seconds']:.2f}, update {bound['update_seconds']:.2f}), "
-            f"{bound['training_hours']:.2f} hours of training{price}: a lower bound"
+            f"{bound['training_hours']:.2f} hours of training{price}: {bound['is']}"
         )
         lines += [f"  assuming {text}" for text in bound["assumptions"]]
     return "\n".join(lines)
@@ -644,9 +654,9 @@ def _rows(records: list[dict]) -> list[str]:
     for record in records:
         cells = "".join(f"{shown_gib(record[key]) if key in record else '-':>12}" for key in keys)
         bound = (
-            f"{record['flops'] / 1e12:7.3g}  {record['bound_seconds'] * 1000:7.3g} ms {record['bound_by']}"
+            f" {record['flops'] / 1e12:7.3g}  {record['bound_seconds'] * 1000:7.3g} ms {record['bound_by']}"
             if ("bound_seconds" in record)
-            else "  does not fit"
+            else ""
         )
         lines.append(f"{record['name']:<20}{cells}{bound}" + ("" if record["fits"] else "  DOES NOT FIT"))
     return lines

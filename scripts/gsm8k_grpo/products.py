@@ -18,6 +18,12 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.sharding import Mesh
+
+
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether all this is worth while: other compilers lay out operands as they need them."""
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 class WeightsFirst:
@@ -68,8 +74,10 @@ class WeightsFirst:
 def smaller_turned(function: Callable) -> Callable:
     """The same function; of a product whose left operand would be turned around, the smaller one comes first.
 
+    Products within loops and rematerialised parts stay as they are.
+
     Args:
-      function: of arrays in any tree, without side effects.
+      function: from arrays to arrays, in any trees, without side effects.
     """
 
     @functools.wraps(function)
@@ -135,6 +143,8 @@ def _plain(value: object) -> object:
 def _product(left: object, right: object, parameters: dict, few_rows: bool) -> jax.Array:
     """A `dot_general` of these parameters, with its operands in the other order where that is faster."""
     left, (over_left, over_right) = _plain(left), parameters["dimension_numbers"][0]
+    if isinstance(right, _LaidOut) and set(over_right) != set(right.contracted):
+        right = right.plain()  # a weight that is multiplied twice, over other dimensions
     if isinstance(right, _LaidOut):
         kept = right.moved.ndim - len(right.contracted)
         over_right = tuple(kept + right.contracted.index(dim) for dim in over_right)

@@ -87,7 +87,13 @@ class Sampler(tunix_sampler.Sampler):
     """
 
     def __init__(
-        self, model: nnx.Module, tokenizer: object, cache_tokens: int, mesh: Mesh, gather_weights: bool = True
+        self,
+        model: nnx.Module,
+        tokenizer: object,
+        cache_tokens: int,
+        mesh: Mesh,
+        gather_weights: bool = True,
+        for_cpu: bool | None = None,
     ):
         """Keep what this makes: each new sampler compiles anew.
 
@@ -95,6 +101,8 @@ class Sampler(tunix_sampler.Sampler):
           cache_tokens: the most that a prompt and its completion take.
           gather_weights: whether the decoding loop has whole copies of the weights along `fsdp` (sharded over `tp`
             still), for as long as it lasts. Where there is no memory for them, each token gathers them layer by layer.
+          for_cpu: whether programs are made as a CPU's compiler is fast at them (products.py); None: where the mesh is
+            of CPUs.
         """
         config = model.config
         self._gathered = gather_weights and mesh.shape["fsdp"] > 1
@@ -103,7 +111,7 @@ class Sampler(tunix_sampler.Sampler):
             tokenizer,
             tunix_sampler.CacheConfig(cache_tokens, config.num_layers, config.num_kv_heads, config.head_dim),
         )
-        self._mesh, self._on_cpu = mesh, mesh.devices.flat[0].platform == "cpu"
+        self._mesh, self._for_cpu = mesh, products.on_cpu(mesh) if for_cpu is None else for_cpu
         self.prefill = jax.jit(self._prefill, static_argnames=("copies", "how"))
         self.decode = jax.jit(self._decode, static_argnames="how", donate_argnames="state")
         self._take = jax.jit(self._taken)
@@ -230,7 +238,7 @@ class Sampler(tunix_sampler.Sampler):
             seen = (places <= place) & (places >= state.padding[:, None])
             return newest, (place - state.padding)[:, None], state.cache, seen[:, None]
 
-        if self._on_cpu:  # whose compiler does not see to it by itself
+        if self._for_cpu:
             next_logits = products.WeightsFirst(next_logits, leaves, *jax.eval_shape(inputs, state))
             leaves = next_logits.laid_out(leaves)
 

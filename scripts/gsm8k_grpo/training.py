@@ -193,7 +193,7 @@ def grpo_config(settings: Mapping) -> GrpoConfig:
     return config
 
 
-def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int, remat: bool) -> None:
+def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int, remat: bool, for_cpu: bool) -> None:
     """Has Tunix's trainer minimise our loss. Training and its preflight (preflight.py) both call this."""
 
     def loss(model: nnx.Module, train_example: grpo.TrainExample) -> tuple:
@@ -201,7 +201,7 @@ def set_loss(trainer: rl_trainer.Trainer, config: GrpoConfig, pad_id: int, remat
 
     trainer.with_loss_fn(loss, has_aux=True)
     trainer.with_gen_model_input_fn(lambda example: {"train_example": example})
-    trainer._jitted_train_step_fn = functools.partial(TrainStep(trainer, remat))
+    trainer._jitted_train_step_fn = functools.partial(TrainStep(trainer, remat, for_cpu))
 
 
 class TrainStep:
@@ -211,16 +211,16 @@ class TrainStep:
     stands in its place in Tunix's trainer, which asks it for `jitted_fn`.
     """
 
-    def __init__(self, trainer: rl_trainer.Trainer, remat: bool):
+    def __init__(self, trainer: rl_trainer.Trainer, remat: bool, for_cpu: bool):
         """
         Args:
           trainer: its loss, model and optimizer are looked up at each call.
           remat: whether the backward pass computes activations again. Of the model in this program alone: nnx cannot
             rematerialise in the loop that decodes.
+          for_cpu: whether products are in the order that a CPU is fast at.
         """
         self._trainer, self._remat = trainer, remat
-        (platform,) = {device.platform for device in jax.tree.leaves(nnx.state(trainer.model))[0].sharding.device_set}
-        step = products.smaller_turned(self._step) if platform == "cpu" else self._step
+        step = products.smaller_turned(self._step) if for_cpu else self._step
         self.jitted_fn = jax.jit(step, donate_argnums=4)
 
     def lower(self, example: grpo.TrainExample) -> jax.stages.Lowered:
@@ -332,7 +332,8 @@ class Learner(grpo_learner.GRPOLearner):
             algo_config=grpo_config(settings),
             reward_fns=rewards.score,  # wanted by Tunix; `_draw` calls it, for each reward by its name
         )
-        set_loss(cluster.actor_trainer, self.algo_config, cluster.rollout.pad_id(), settings["remat"])
+        pad_id, for_cpu = cluster.rollout.pad_id(), products.on_cpu(self._mesh)
+        set_loss(cluster.actor_trainer, self.algo_config, pad_id, settings["remat"], for_cpu)
         # Its counters lie on one device at first and on the mesh after a step: the step would be compiled twice.
         optimizer = cluster.actor_trainer.optimizer
         nnx.update(optimizer, jax.tree.map(self._placed_on_mesh, nnx.state(optimizer)))
