@@ -525,9 +525,9 @@ mesh = models.make_mesh(2, 2)
 ours = rollout.Sampler(models.abstract(config, mesh, jnp.float32), tokenizer, 16, mesh)
 prefill = ours.lower_prefill(4, 1, 8, rollout.Drawing(8, (1,), 0.0, None, 1.0))
 program = prefill.compile()
-(shards,) = {tuple(sharding.shard_shape(leaf.shape)) for leaf, sharding in zip(
+shards = {tuple(sharding.shard_shape(leaf.shape)) for leaf, sharding in zip(
     jax.tree.leaves(prefill.out_info.cache), jax.tree.leaves(program.output_shardings.cache)) if len(leaf.shape) == 4}
-print(json.dumps(shards))
+print(json.dumps(sorted(shards)))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -544,7 +544,8 @@ print(json.dumps(shards))
     assert done.returncode == 0, done.stderr
     stock, ours = map(json.loads, done.stdout.splitlines())
     assert stock == [[4, 16, 2, 8]]  # rows, positions, KV heads, sizes: all on one device
-    assert ours == [2, 1, 16, 8]  # rows, KV heads, positions, sizes: on each of the four
+    # Rows, KV heads, then sizes and positions of keys, positions and sizes of values: on each of the four.
+    assert ours == [[2, 1, 8, 16], [2, 1, 16, 8]]
 
 
 def test_stock_misplaces_the_window_behind_padding_and_ours_does_not():

@@ -72,7 +72,8 @@ def _of_hidden_states(
     missing = parts * size - tokens
     hidden = jnp.pad(hidden, ((0, 0), (0, missing), (0, 0))).reshape(rows, parts, size, width)
     targets = jnp.pad(targets, ((0, 0), (0, missing))).reshape(rows, parts, size)
-    graph, state = nnx.split(_with_whole_embedding(model))
+    graph, state = nnx.split(model)
+    state = _with_whole_embedding(state, model.config.shd_config)
 
     @jax.checkpoint  # backwards, a part's logits are made again
     def of_part(part: tuple) -> tuple[jax.Array, jax.Array]:
@@ -82,13 +83,12 @@ def _of_hidden_states(
     return tuple(jnp.moveaxis(each, 0, 1).reshape(rows, -1)[:, :tokens] for each in found)
 
 
-def _with_whole_embedding(model: nnx.Module) -> nnx.Module:
-    """The same model, its embedding gathered along the mesh's axis `fsdp`: or each part would gather it again."""
-    gathered = nnx.merge(*nnx.split(model))
-    by_vocabulary, _ = model.config.shd_config.emb_vd
-    embedding = gathered.embedder.input_embedding
-    embedding.value = tunix_gemma2.shard(embedding.value, (by_vocabulary, None))
-    return gathered
+def _with_whole_embedding(state: nnx.State, sharding: object) -> nnx.State:
+    """The same weights, the embedding gathered along the mesh's axis `fsdp`: or each part would gather it again."""
+    by_vocabulary, _ = sharding.emb_vd
+    embedding = state["embedder"]["input_embedding"]
+    whole = embedding.replace(tunix_gemma2.shard(embedding.value, (by_vocabulary, None)))
+    return nnx.merge_state(state, nnx.State({"embedder": {"input_embedding": whole}}))
 
 
 def _of_part(
