@@ -26,7 +26,7 @@ BASE = Workload(
     **{"prompts": 4, "generations": 4, "prompt_tokens": 64, "limit_tokens": 64, "shortest": 64, "longest": 64},
 )
 AXES = {
-    "G, completions of a prompt": [(value, {"generations": value}) for value in (2, 4, 8, 16)],
+    "G, completions of a prompt": [(value, {"generations": value}) for value in (4, 8, 16, 32)],
     "tokens of a completion": [
         (value, {"limit_tokens": value, "shortest": value, "longest": value}) for value in (32, 64, 128, 256)
     ],
