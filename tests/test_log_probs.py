@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from tunix.rl import common
 
-from gsm8k_grpo import log_probs, models
+from gsm8k_grpo import log_probs, models, padding
 
 PAD, TEMPERATURE, VOCABULARY = 0, 0.9, 67  # a size that nothing else has
 GENERATIONS, PROMPT, COMPLETION = 3, 12, 10
@@ -88,15 +88,18 @@ def plain(policy, tokens):
 
 
 @pytest.mark.parametrize(("places_at_a_time", "copies"), [(COMPLETION, 1), (3, GENERATIONS)])
+@pytest.mark.parametrize("packed", [False, True])
 def test_log_probs_entropies_and_gradients_are_those_of_tunix(
-    policy, tokens, plain, places_at_a_time, copies, monkeypatch
+    policy, tokens, plain, places_at_a_time, copies, packed, monkeypatch
 ):
     prompts, completions, weights = tokens
+    packed_places = padding.packed_places(completions != PAD) if packed else None
+    assert not packed or packed_places.size < completions.size
     monkeypatch.setattr(log_probs, "LOGITS_AT_A_TIME", places_at_a_time * completions.shape[0] * VOCABULARY)
     repeated = np.repeat(prompts, copies, axis=0)
     found = differentiated(
         policy,
-        lambda model: log_probs.of_completions(model, repeated, completions, PAD, TEMPERATURE),
+        lambda model: log_probs.of_completions(model, repeated, completions, packed_places, PAD, TEMPERATURE),
         weights,
     )
     for ours, theirs in zip(found[:2], plain[:2], strict=True):
@@ -112,7 +115,8 @@ def test_no_array_has_a_logit_for_every_token(policy, tokens, monkeypatch):
     graph, adapters, base = nnx.split(policy, nnx.LoRAParam, ...)
 
     def weighted(adapters):
-        logps, _ = log_probs.of_completions(nnx.merge(graph, adapters, base), prompts, completions, PAD, TEMPERATURE)
+        model = nnx.merge(graph, adapters, base)
+        logps, _ = log_probs.of_completions(model, prompts, completions, None, PAD, TEMPERATURE)
         return jnp.sum(logps * weights)
 
     text = jax.jit(jax.grad(weighted)).lower(adapters).compile().as_text()

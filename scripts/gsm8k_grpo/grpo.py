@@ -23,11 +23,13 @@ class TrainExample(common.TrainExample):
       prompt_ids, prompt_mask: [N, P], a prompt once for its B / N completions, which are beside each other.
       loss_weights: [B, T] weight of each token in the loss; see `loss_weights`.
       mean_weights: [B, T] weight of each token in the figures, which are means over all tokens of the mini-batch.
+      packed_places: [M] which of the completions' tokens are computed; see `log_probs.of_completions`.
       dropout_key: key data of LoRA's dropout, [K] of uint32, or None without dropout.
     """
 
     loss_weights: jax.Array | None = None
     mean_weights: jax.Array | None = None
+    packed_places: jax.Array | None = None
     dropout_key: jax.Array | None = None
 
 
@@ -150,7 +152,12 @@ def policy_loss(model: nnx.Module, train_example: TrainExample, algo_config, pad
         model = nnx.merge(*nnx.split(model))
         model.set_attributes(qwix_rngs=nnx.Rngs(dropout=jax.random.wrap_key_data(example.dropout_key)))
     logps, entropies = log_probs.of_completions(
-        model, example.prompt_ids, example.completion_ids, pad_id, algo_config.temperature
+        model,
+        example.prompt_ids,
+        example.completion_ids,
+        example.packed_places,
+        pad_id,
+        algo_config.temperature,
     )
     old_logps, ref_logps = example.old_per_token_logps, example.ref_per_token_logps
     # Padding weighs nothing, but 0 · ∞ would be NaN where exp overflows: there, all log-probs are 0.

@@ -16,7 +16,12 @@ LOGITS_AT_A_TIME = 2**26  # 256 MiB in float32; Gemma's vocabulary makes 256,000
 
 
 def of_completions(
-    model: nnx.Module, prompt_ids: jax.Array, completion_ids: jax.Array, pad_id: int, temperature: float
+    model: nnx.Module,
+    prompt_ids: jax.Array,
+    completion_ids: jax.Array,
+    packed_places: jax.Array | None,
+    pad_id: int,
+    temperature: float,
 ) -> tuple[jax.Array, jax.Array]:
     """What the model thinks of each token of some completions.
 
@@ -24,6 +29,8 @@ def of_completions(
       model: policy or reference; not changed.
       prompt_ids: [N, P] left-padded, each of B / N completions that are beside each other.
       completion_ids: [B, T] right-padded.
+      packed_places: [M] where the tokens that are no padding are, of `padding.packed_places`: nothing but attention is
+        computed of any other then. None computes it of all.
       pad_id: of padding.
       temperature: by which logits are divided.
 
@@ -39,10 +46,20 @@ def of_completions(
     before = jnp.broadcast_to(real[:, None], (rows, tokens, real.shape[1]))
     mask = jnp.concatenate([before, seen], axis=2)
     places = real.sum(axis=1, keepdims=True) + jnp.arange(tokens)
-    hidden, _ = forward.hidden_states(model, completion_ids, places, attention.spread(cache, repeats, tokens), mask)
-    # The prompt's last place knows of the completion's first token.
-    hidden = jnp.concatenate([jnp.repeat(first, repeats, axis=0), hidden[:, :-1]], axis=1)
-    return _of_hidden_states(model, hidden, completion_ids, temperature)
+    cache = attention.spread(cache, repeats, tokens)
+    if packed_places is None:
+        hidden, _ = forward.hidden_states(model, completion_ids, places, cache, mask)
+        return _of_hidden_states(model, _before(hidden, first, repeats), completion_ids, temperature)
+    packed = attention.Packed.of(packed_places, rows, tokens)
+    ids, places = packed.pack(completion_ids), packed.pack(places)
+    hidden, _ = forward.hidden_states(model, ids, places, attention.with_packed(cache, packed), mask)
+    hidden = packed.pack(_before(packed.unpack(hidden, rows), first, repeats))
+    return tuple(packed.unpack(each, rows) for each in _of_hidden_states(model, hidden, ids, temperature))
+
+
+def _before(hidden: jax.Array, first: jax.Array, repeats: int) -> jax.Array:
+    """Of completions' last layer, [B, T, D], what knows of each token; of the first it is the prompt's last place."""
+    return jnp.concatenate([jnp.repeat(first, repeats, axis=0), hidden[:, :-1]], axis=1)
 
 
 @jax.jit(static_argnames=("pad_id", "temperature"))
@@ -51,11 +68,12 @@ def compute(
     state: nnx.State,
     prompt_ids: jax.Array,
     completion_ids: jax.Array,
+    packed_places: jax.Array | None,
     pad_id: int,
     temperature: float,
 ) -> jax.Array:
     """The log-probs of `of_completions` as a program of their own."""
-    return of_completions(nnx.merge(graph, state), prompt_ids, completion_ids, pad_id, temperature)[0]
+    return of_completions(nnx.merge(graph, state), prompt_ids, completion_ids, packed_places, pad_id, temperature)[0]
 
 
 def _of_hidden_states(

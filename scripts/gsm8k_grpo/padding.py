@@ -1,6 +1,11 @@
 """To what lengths and numbers of rows batches are padded: a step costs what its text costs, few programs compile."""
 
+import numpy as np
+
 PROMPT_LENGTHS = 2  # each that comes up, of prompts and of completions, is a compilation
+
+PACKED_SIZES = 16  # the same of the number of tokens that are left of a batch without its padding
+LEAST_PADDING = 1 / 8  # of a batch: with less, packing is not worth a compilation
 
 
 def padded_length(longest_tokens: int, max_tokens: int, parts: int) -> int:
@@ -19,3 +24,21 @@ def prompt_copies(prompts: int, repeats: int, fsdp: int) -> int:
     """
     divisors = [copies for copies in range(1, repeats + 1) if repeats % copies == 0]
     return next((copies for copies in divisors if prompts * copies % fsdp == 0), 1)
+
+
+def packed_places(mask: np.ndarray) -> np.ndarray | None:
+    """Where tokens are that are no padding, row after row, filled up with `mask.size` to one of few sizes.
+
+    Args:
+      mask: [B, T] true where a token is no padding.
+
+    Returns:
+      [M] int32, or None where too little is padding.
+    """
+    size = padded_length(np.count_nonzero(mask), mask.size, PACKED_SIZES)
+    if size > (1 - LEAST_PADDING) * mask.size:
+        return None
+    places = np.full(size, mask.size, np.int32)
+    found = np.flatnonzero(mask)
+    places[: len(found)] = found
+    return places

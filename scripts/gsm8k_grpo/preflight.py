@@ -249,7 +249,7 @@ class Programs:
         """As `Learner` asks for them, of the reference and of the old policy."""
         example, temperature = self._example(), self._chosen["training"]["temperature"]
         return log_probs.compute.lower(
-            *nnx.split(model), example.prompt_ids, example.completion_ids, NoTokenizer().pad_id(), temperature
+            *nnx.split(model), example.prompt_ids, example.completion_ids, None, NoTokenizer().pad_id(), temperature
         )
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (lives as long as this object's process)

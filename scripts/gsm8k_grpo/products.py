@@ -63,9 +63,10 @@ class WeightsFirst:
         """Notes over which dimensions each weight is multiplied first; `weights` are they by name in here."""
         for equation in jaxpr.eqns:
             known = [weights.get(var) if isinstance(var, Var) else None for var in equation.invars]
-            if _is_product(equation) and known[1]:
-                (_, contracted), _ = equation.params["dimension_numbers"]
-                self._contracted.setdefault(known[1], tuple(contracted))
+            if _is_product(equation) and any(known):
+                for weight, contracted in zip(known, equation.params["dimension_numbers"][0], strict=True):
+                    if weight:
+                        self._contracted.setdefault(weight, tuple(contracted))
             elif inner := _inlined(equation):
                 inside = zip(inner.jaxpr.invars, known, strict=True)
                 self._find(inner.jaxpr, {var: weight for var, weight in inside if weight})
@@ -140,18 +141,25 @@ def _plain(value: object) -> object:
     return value.plain() if isinstance(value, _LaidOut) else value
 
 
+def _as_laid_out(value: object, over: tuple[int, ...]) -> tuple[jax.Array, tuple[int, ...]]:
+    """An operand contracted over `over`, as it lies where it was laid out for that; and its dimensions of `over`."""
+    if not isinstance(value, _LaidOut) or set(over) != set(value.contracted):
+        return _plain(value), over  # else a weight that is multiplied twice, over other dimensions
+    kept = value.moved.ndim - len(over)
+    return value.moved, tuple(kept + value.contracted.index(dim) for dim in over)
+
+
 def _product(left: object, right: object, parameters: dict, few_rows: bool) -> jax.Array:
     """A `dot_general` of these parameters, with its operands in the other order where that is faster."""
-    left, (over_left, over_right) = _plain(left), parameters["dimension_numbers"][0]
-    if isinstance(right, _LaidOut) and set(over_right) != set(right.contracted):
-        right = right.plain()  # a weight that is multiplied twice, over other dimensions
-    if isinstance(right, _LaidOut):
-        kept = right.moved.ndim - len(right.contracted)
-        over_right = tuple(kept + right.contracted.index(dim) for dim in over_right)
-        right, swapped = right.moved, True
+    over_left, over_right = parameters["dimension_numbers"][0]
+    weights_first, weights_last = isinstance(left, _LaidOut), isinstance(right, _LaidOut)
+    left, over_left = _as_laid_out(left, over_left)
+    right, over_right = _as_laid_out(right, over_right)
+    if few_rows:
+        swapped = not weights_first and (weights_last or right.size > left.size)
     else:
         trailing = set(over_left) == set(range(left.ndim - len(over_left), left.ndim))
-        swapped = right.size > left.size if few_rows else right.size < left.size and not trailing
+        swapped = right.size < left.size and not trailing
     how = {key: parameters[key] for key in ("precision", "preferred_element_type")}
     if not swapped:
         return jax.lax.dot_general(left, right, ((over_left, over_right), ((), ())), **how)

@@ -258,7 +258,7 @@ class Sampler(tunix_sampler.Sampler):
             keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.drawn)
             newest = sampling.draw(logits, keys, how.temperature, how.top_k, how.top_p)
         else:
-            newest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            newest = sampling.likeliest(logits)
         return state.replace(
             tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, newest[:, None], state.drawn, axis=1),
             drawn=state.drawn + 1,
@@ -469,10 +469,14 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
             logprobs=None,
         )
 
-    def get_per_token_logps(self, prompt_tokens: jax.Array, completion_tokens: jax.Array) -> jax.Array:
+    def get_per_token_logps(
+        self, prompt_tokens: jax.Array, completion_tokens: jax.Array, packed_places: jax.Array | None = None
+    ) -> jax.Array:
         """Log-probs of completions under the rollout policy at the rollout's temperature; see `log_probs.compute`."""
         graph, state = self._sampler.model_def_and_state()
-        return log_probs.compute(graph, state, prompt_tokens, completion_tokens, self.pad_id(), self._temperature)
+        return log_probs.compute(
+            graph, state, prompt_tokens, completion_tokens, packed_places, self.pad_id(), self._temperature
+        )
 
 
 def cache_tokens(max_prompt_tokens: int, max_completion_tokens: int) -> int:

@@ -499,10 +499,16 @@ class Learner(grpo_learner.GRPOLearner):
                     # Tunix takes the mean of the micro-batches' gradients; the sum is wanted.
                     loss_weights=self._on_mesh(weights[padded] * np.float32(len(starts))),
                     mean_weights=self._on_mesh(means[padded] * np.float32(len(starts))),
+                    packed_places=self._packed_places(mask[padded]),
                     dropout_key=dropout_key,
                 )
             )
         return examples
+
+    def _packed_places(self, mask: np.ndarray) -> jax.Array | None:
+        """Of a micro-batch; None where its rows are on several devices, each of which would need as many tokens."""
+        places = padding.packed_places(mask) if self._mesh.shape["fsdp"] == 1 else None
+        return None if places is None else self._on_mesh(places, None)
 
     def _trimmed(self, prompt_ids: np.ndarray, pad_id: int) -> np.ndarray:
         """Left-padded prompts no longer than they must be, each as often as `padding.prompt_copies` says."""
@@ -530,6 +536,7 @@ class Learner(grpo_learner.GRPOLearner):
                 *nnx.split(reference),
                 example.prompt_ids,
                 example.completion_ids,
+                example.packed_places,
                 self.rl_cluster.rollout.pad_id(),
                 self._settings["temperature"],
             )
@@ -537,7 +544,9 @@ class Learner(grpo_learner.GRPOLearner):
 
     def _with_old_policy(self, example: grpo.TrainExample) -> grpo.TrainExample:
         with self._mesh:
-            logps = self.rl_cluster.rollout.get_per_token_logps(example.prompt_ids, example.completion_ids)
+            logps = self.rl_cluster.rollout.get_per_token_logps(
+                example.prompt_ids, example.completion_ids, example.packed_places
+            )
         return example.replace(old_per_token_logps=logps)
 
 
