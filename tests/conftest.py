@@ -1,5 +1,9 @@
-"""What all tests share: reproducible Hypothesis runs, the project's folder, and the real data set where it lies."""
+"""What all tests share: reproducible Hypothesis runs, compiled programs, the project's folder, the real data set."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,6 +11,12 @@ from hypothesis import settings
 
 settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 settings.load_profile("reproducible")
+
+# Much of the suite's time is compilation, often of the same programs: pytest's processes and those of tests share them.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="programs-")
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

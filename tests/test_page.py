@@ -144,6 +144,12 @@ def chart(page, selector):
     return figure
 
 
+def unfold(row):
+    """Opens a row of the browser; what is in it is made when it opens, a moment after the click."""
+    row.locator("summary").click()
+    row.locator(".prompt").wait_for()
+
+
 def pixels(figure):
     """What a chart has drawn."""
     return figure.locator("canvas").evaluate("canvas => canvas.toDataURL()")
@@ -259,7 +265,7 @@ def test_a_row_shows_prompt_completions_readings_and_rewards(opened, results):
     page = opened()
     place = browser_of(page, "plain-seed-0")
     row = place.locator(".rows details").nth(3)
-    row.locator("summary").click()
+    unfold(row)
     prompt = read(results / "plain-seed-0/prompts/test.jsonl")[3]["prompt"]
     assert row.locator(".prompt").evaluate("place => place.textContent") == prompt
     scored = read(results / "plain-seed-0/rewards.jsonl")[3]
@@ -287,7 +293,7 @@ def test_the_best_checkpoint_stands_beside_the_base_where_it_is_not_the_last(ope
     place = browser_of(page, "plain-seed-0")
     place.get_by_label("Base against").select_option(label=f"step-{STEPS // 2}, best on dev")
     row = place.locator(".rows details").nth(3)
-    row.locator("summary").click()
+    unfold(row)
     graded = read(results / "plain-seed-0/evaluations/best/completions.jsonl")[3]
     assert row.locator("h5").all_inner_texts() == ["prompt", "base", f"step-{STEPS // 2}"]
     assert row.locator(".side .completion").nth(1).evaluate("place => place.textContent") == graded["completion"]
@@ -303,7 +309,7 @@ def test_hostile_completions_are_shown_as_text_and_break_nothing(opened, viewpor
     place = browser_of(page, "hostile")
     for index, text in enumerate(HOSTILE):
         row = place.locator(".rows details").nth(index)
-        row.locator("summary").click()
+        unfold(row)
         for side in row.locator(".completion").all():
             assert side.evaluate("place => place.textContent") == words.visible(text)
             assert side.evaluate(
@@ -485,7 +491,7 @@ def test_a_window_made_as_narrow_as_a_phone_loses_nothing(opened):
     panels = [box.bounding_box() for box in page.locator("#plain-seed-0 .panels figure").all()]
     assert len({panel["x"] for panel in panels}) == 1 and all(panel["width"] <= PHONE["width"] for panel in panels)
     place = browser_of(page, "plain-seed-0")
-    place.locator("summary").first.click()
+    unfold(place.locator(".rows details").first)
     base, final = (side.bounding_box() for side in place.locator(".side").all())
     assert final["y"] >= base["y"] + base["height"] and final["x"] == base["x"]
     for width in (PHONE["width"], 500, 720):
@@ -558,7 +564,7 @@ def test_axe_finds_no_serious_fault_of_accessibility(opened, viewport, scheme):
     page = opened(viewport=viewport, color_scheme=scheme, bypass_csp=True)
     chart(page, "#cost")
     chart(page, "figure[data-panel=rewards]")
-    browser_of(page, "plain-seed-0").locator("summary").first.click()
+    unfold(browser_of(page, "plain-seed-0").locator(".rows details").first)
     page.evaluate("document.querySelectorAll('#plain-seed-0 details').forEach(each => each.open = true)")
     page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")

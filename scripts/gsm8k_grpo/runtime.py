@@ -22,7 +22,8 @@ _STARTED = time.monotonic()
 def configure_jax() -> None:
     """Sets up JAX for this process; call it before the first computation.
 
-    - Compiled programs are kept under `results/cache/jax`, so that the evaluations of one run share them.
+    - Compiled programs are kept under `results/cache/jax`, so that the evaluations of one run share them, or where
+      JAX's own JAX_COMPILATION_CACHE_DIR says.
     - Tunix's modules are found without all that `import tunix` brings along: see `_spare_tunix_extras`.
     - Freed buffers stay in the process: XLA on the CPU allocates its temporaries anew at each step, and without this
       more than half of a small step went into the kernel's page faults.
@@ -40,7 +41,8 @@ def configure_jax() -> None:
     _spare_tunix_extras()
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", os.path.abspath("results/cache/jax"))
+    kept = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.abspath("results/cache/jax")
+    jax.config.update("jax_compilation_cache_dir", kept)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

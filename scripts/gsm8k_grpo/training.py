@@ -225,16 +225,18 @@ class TrainStep:
 
     def lower(self, example: grpo.TrainExample) -> jax.stages.Lowered:
         """The program for such a micro-batch."""
-        return self.jitted_fn.lower(*self._arguments(), example)
+        return self.jitted_fn.lower(*self._arguments, example)
 
     def __call__(self, example: grpo.TrainExample) -> tuple:
         """Updates the trainer's model and optimizer; returns what Tunix's own step does: (loss, figures, norm)."""
-        figures, trained, optimizer = self.jitted_fn(*self._arguments(), example)
+        figures, trained, optimizer = self.jitted_fn(*self._arguments, example)
         nnx.update(self._trainer.model, trained)
         nnx.update(self._trainer.optimizer, optimizer)
         return figures
 
+    @functools.cached_property
     def _arguments(self) -> tuple:
+        """Model and optimizer in parts, which share their variables: they are up to date at each call."""
         graph, trained, frozen = nnx.split(self._trainer.model, self._trainer.optimizer.wrt, ...)
         optimizer_graph, optimizer = nnx.split(self._trainer.optimizer)
         return graph, optimizer_graph, trained, frozen, optimizer
@@ -529,11 +531,14 @@ class Learner(grpo_learner.GRPOLearner):
         """The same array in every process, its first axis sharded over an axis of the mesh, or whole everywhere."""
         return jax.device_put(array, NamedSharding(self._mesh, PartitionSpec(axis)))
 
+    @functools.cached_property
+    def _reference(self) -> tuple[nnx.GraphDef, nnx.State]:
+        return nnx.split(self.rl_cluster.inference_worker.get_model("reference"))
+
     def _with_reference(self, example: grpo.TrainExample) -> grpo.TrainExample:
-        reference = self.rl_cluster.inference_worker.get_model("reference")
         with self._mesh:
             logps = log_probs.compute(
-                *nnx.split(reference),
+                *self._reference,
                 example.prompt_ids,
                 example.completion_ids,
                 example.packed_places,
