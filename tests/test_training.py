@@ -2,7 +2,7 @@
 
 import pytest
 
-from gsm8k_grpo import answers, families, models, runs, settings, tokenizers, training
+from gsm8k_grpo import answers, families, models, padding, runs, settings, tokenizers, training
 from gsm8k_grpo.errors import PipelineError
 
 ROWS = [{"id": index} for index in range(10)]
@@ -64,37 +64,58 @@ def test_replacements_are_other_rows_and_a_function_of_seed_step_and_draw():
     assert training.replacement_rows(ROWS, 4, 1, ROWS, count=3, seed=0) == []
 
 
-def test_rematerialisation_changes_no_figure_of_a_step(tmp_path):
-    """Rollouts, which a rematerialised model cannot make, included."""
+@pytest.fixture
+def made(tmp_path):
+    """What a step of a tiny model makes with these settings: (its micro-batches, its figures without seconds)."""
     sizes = {"family": "qwen2", "sliding_window_tokens": None, "vocabulary_size": 400}
     sizes |= {"num_layers": 1, "embed_dim": 32, "hidden_dim": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16}
     modules = list(families.of(sizes).modules)
     rows = [{"id": text, "prompt": text, "answer": "5", "prompt_tokens": 8} for text in ("2 + 3", "four and 1")]
     path = tmp_path / "tokenizer.model"
     path.write_bytes(tokenizers.train([row["prompt"] for row in rows] * 20, 380))
-    found = {}
-    for remat in (False, True):
+
+    def step(stop_ids=(107, 1), **more):
         chosen = settings.effective(
             "tiny",
             {
                 "model": {"architecture": sizes},
                 "training": {
                     **{"max_steps": 1, "checkpoint_interval_steps": 1, "prompts_per_step": 2, "micro_batch_prompts": 1},
-                    **{"num_generations": 4, "max_completion_tokens": 8, "remat": remat},
+                    **{"num_generations": 4, "max_completion_tokens": 8},
                     **{"rewards": ["tests/test_training.py:vowels"], "lora": {"target_modules": modules}},
+                    **more,
                 },
             },
         )
         how, mesh = chosen["training"], models.make_mesh(1, 1)
         base = models.initialise(models.config(chosen["model"]["architecture"]), 0)
         policy = models.policy(base, how["lora"], 0, mesh)
-        run = runs.Run(tmp_path / str(remat), how["num_iterations"])
-        cluster = training.make_cluster(policy, base, tokenizers.load(path), mesh, how, 32, (107, 1), 0, run)
-        learner = training.Learner(cluster, how, answers.Tags(**chosen["prompt"]["tags"]), rows, 0, (107, 1))
-        row = learner.update(learner.sample())
-        found[remat] = {name: value for name, value in row.items() if "seconds" not in name and value is not None}
-    assert found[False]["gradient_norm"] > 0
-    assert found[True] == pytest.approx(found[False], rel=1e-4, abs=1e-6)
+        run = runs.Run(tmp_path / f"run-{len(list(tmp_path.iterdir()))}", how["num_iterations"])
+        cluster = training.make_cluster(policy, base, tokenizers.load(path), mesh, how, 32, stop_ids, 0, run)
+        learner = training.Learner(cluster, how, answers.Tags(**chosen["prompt"]["tags"]), rows, 0, stop_ids)
+        batch = learner.sample()
+        row = learner.update(batch)
+        figures = {name: value for name, value in row.items() if "seconds" not in name and value is not None}
+        assert figures["gradient_norm"] > 0
+        return batch.micro_batches, figures
+
+    return step
+
+
+def test_rematerialisation_changes_no_figure_of_a_step(made):
+    """Rollouts, which a rematerialised model cannot make, included."""
+    assert made(remat=True)[1] == pytest.approx(made(remat=False)[1], rel=1e-4, abs=1e-6)
+
+
+def test_computing_no_padding_changes_no_figure_of_a_step(made, monkeypatch):
+    """Of the policy, the old policy and the reference; a quarter of the vocabulary ends a completion."""
+    how = {"stop_ids": tuple(range(4, 104)), "num_iterations": 2, "beta": 0.1}
+    whole, expected = made(**how)
+    monkeypatch.setattr(padding, "PACKED_FROM_PARAMETERS", 0)
+    packed, found = made(**how)
+    assert all(example.packed_places is None for example in whole)
+    assert any(example.packed_places is not None for example in packed)
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def vowels(prompts, completions, answers):

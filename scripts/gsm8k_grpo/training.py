@@ -329,6 +329,7 @@ class Learner(grpo_learner.GRPOLearner):
         """
         self._settings, self._tags, self._rows, self._seed, self._stop_ids = settings, tags, rows, seed, stop_ids
         self._mesh = cluster.r2m[cluster_lib.Role.ACTOR]
+        self._parameters = models.count_parameters(cluster.actor_trainer.model)
         super().__init__(
             rl_cluster=cluster,
             algo_config=grpo_config(settings),
@@ -508,8 +509,14 @@ class Learner(grpo_learner.GRPOLearner):
         return examples
 
     def _packed_places(self, mask: np.ndarray) -> jax.Array | None:
-        """Of a micro-batch; None where its rows are on several devices, each of which would need as many tokens."""
-        places = padding.packed_places(mask) if self._mesh.shape["fsdp"] == 1 else None
+        """Of a micro-batch's completions; None where all places are computed.
+
+        Those are rows on several devices, each of which would need as many tokens, and small models, of which a
+        compilation costs more than their padding.
+        """
+        if self._mesh.shape["fsdp"] > 1 or self._parameters < padding.PACKED_FROM_PARAMETERS:
+            return None
+        places = padding.packed_places(mask)
         return None if places is None else self._on_mesh(places, None)
 
     def _trimmed(self, prompt_ids: np.ndarray, pad_id: int) -> np.ndarray:
