@@ -354,7 +354,7 @@ def examples(case, micro_batch_prompts, aggregation, truncated_completions="keep
         "loss_aggregation": aggregation,
         "lora": {"dropout": 0},
     }
-    learner._seed, learner._mesh, learner._parameters = 0, MESH, 0
+    learner._seed, learner._mesh, learner._packs = 0, MESH, True
     learner.rl_cluster = SimpleNamespace(rollout=SimpleNamespace(pad_id=lambda: PAD))
     grouped = []
     for start in range(0, len(case.completions), GENERATIONS):

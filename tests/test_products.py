@@ -60,6 +60,22 @@ def test_the_weights_of_a_call_are_those_that_count():
     )
 
 
+def test_a_weight_that_a_model_has_first_is_laid_out_too():
+    """As Gemma's keys and values: einsum puts the weight of more dimensions on the left."""
+
+    def function(weights, rows):
+        return jnp.einsum("bd,kdh->kbh", rows, weights[0]), jax.lax.dot(weights[1], rows.T)
+
+    weights = [random(HEADS, WIDTH, SIZE), random(70, WIDTH)]
+    assert any(left[0] == weights[0].shape for left in dots(function, weights, X))
+    forward = products.WeightsFirst(function, weights, X)
+    laid_out = forward.laid_out(weights)
+    assert [weight.shape for weight in laid_out] == [(HEADS, SIZE, WIDTH), (70, WIDTH)]
+    assert dots(forward, laid_out, X) == [((HEADS, SIZE, WIDTH), (2,)), ((70, WIDTH), (1,))]
+    for ours, plain in zip(forward(laid_out, X), function(weights, X), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-4)
+
+
 def test_a_weight_that_is_multiplied_twice_may_be_contracted_over_other_dimensions():
     def function(weights, rows):
         return rows @ weights[0] + jnp.einsum("bi,ji->bj", rows, weights[0])

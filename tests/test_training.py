@@ -1,5 +1,6 @@
 """Which rows a step gets, the schedule, and what must not change a step."""
 
+import jax
 import pytest
 
 from gsm8k_grpo import answers, families, models, padding, runs, settings, tokenizers, training
@@ -66,7 +67,12 @@ def test_replacements_are_other_rows_and_a_function_of_seed_step_and_draw():
 
 @pytest.fixture
 def made(tmp_path):
-    """What a step of a tiny model makes with these settings: (its micro-batches, its figures without seconds)."""
+    """What a step of a tiny model makes with these settings: (its micro-batches, its figures without seconds).
+
+    Compiled without most optimizations: nearly all of the time is compilation.
+    """
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
     sizes = {"family": "qwen2", "sliding_window_tokens": None, "vocabulary_size": 400}
     sizes |= {"num_layers": 1, "embed_dim": 32, "hidden_dim": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16}
     modules = list(families.of(sizes).modules)
@@ -99,7 +105,8 @@ def made(tmp_path):
         assert figures["gradient_norm"] > 0
         return batch.micro_batches, figures
 
-    return step
+    yield step
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_rematerialisation_changes_no_figure_of_a_step(made):
@@ -108,11 +115,11 @@ def test_rematerialisation_changes_no_figure_of_a_step(made):
 
 
 def test_computing_no_padding_changes_no_figure_of_a_step(made, monkeypatch):
-    """Of the policy, the old policy and the reference; a quarter of the vocabulary ends a completion."""
+    """Of policy (rematerialised too), old policy and reference; a quarter of all tokens ends a completion."""
     how = {"stop_ids": tuple(range(4, 104)), "num_iterations": 2, "beta": 0.1}
     whole, expected = made(**how)
     monkeypatch.setattr(padding, "PACKED_FROM_PARAMETERS", 0)
-    packed, found = made(**how)
+    packed, found = made(**how, remat=True)
     assert all(example.packed_places is None for example in whole)
     assert any(example.packed_places is not None for example in packed)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)

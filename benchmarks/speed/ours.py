@@ -68,7 +68,6 @@ def generation(workload: Workload, turns: Turns) -> None:
 
 def _configure_jax(folder: str) -> None:
     """As the stages do, but that compiled programs are looked for in an empty folder: compilation is measured."""
-    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
     before = os.getcwd()
     os.chdir(folder)
     runtime.configure_jax()

@@ -4,7 +4,7 @@ import numpy as np
 
 PROMPT_LENGTHS = 2  # each that comes up, of prompts and of completions, is a compilation
 PACKED_SIZES = 8  # the same of the number of tokens that are left of a batch without its padding
-# Of a model. The recipe `tiny` (0.7 million) lost two minutes to compilations by it, and won nothing.
+# Of a model on a CPU. The recipe `tiny` (0.7 million) lost two minutes to compilations by it, and won nothing.
 PACKED_FROM_PARAMETERS = 10_000_000
 
 

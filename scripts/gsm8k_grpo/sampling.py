@@ -37,11 +37,12 @@ def draw(logits: jax.Array, keys: jax.Array, temperature: float, top_k: int | No
 
 
 def likeliest(logits: jax.Array) -> jax.Array:
-    """[B] the index of the greatest of [B, V], the first of several: `argmax`, which a CPU takes ten times as long for.
+    """[B] the index of the greatest of [B, V], the first of several; the last of all where there is a NaN.
 
-    Of NaN alone it is the last.
+    `argmax` of noise that XLA's compiler for the CPU puts into the same loop took ten times as long.
     """
     size = logits.shape[-1]
+    logits = jax.lax.optimization_barrier(logits)  # computed twice, rounded otherwise, nothing might equal the greatest
     greatest = jnp.max(logits, axis=-1, keepdims=True)
     places = jnp.where(logits == greatest, jnp.arange(size, dtype=jnp.int32), size - 1)
     return jnp.min(places, axis=-1)

@@ -214,7 +214,8 @@ class TrainStep:
     def __init__(self, trainer: rl_trainer.Trainer, remat: bool, for_cpu: bool):
         """
         Args:
-          trainer: its loss, model and optimizer are looked up at each call.
+          trainer: its model and optimizer are taken apart at the first call and must stay the same objects; what is
+            in them may change. Its loss is looked up when a program is traced.
           remat: whether the backward pass computes activations again. Of the model in this program alone: nnx cannot
             rematerialise in the loop that decodes.
           for_cpu: whether products are in the order that a CPU is fast at.
@@ -329,13 +330,15 @@ class Learner(grpo_learner.GRPOLearner):
         """
         self._settings, self._tags, self._rows, self._seed, self._stop_ids = settings, tags, rows, seed, stop_ids
         self._mesh = cluster.r2m[cluster_lib.Role.ACTOR]
-        self._parameters = models.count_parameters(cluster.actor_trainer.model)
         super().__init__(
             rl_cluster=cluster,
             algo_config=grpo_config(settings),
             reward_fns=rewards.score,  # wanted by Tunix; `_draw` calls it, for each reward by its name
         )
         pad_id, for_cpu = cluster.rollout.pad_id(), products.on_cpu(self._mesh)
+        # Elsewhere a program of a large model compiles for minutes, and each number of places is one more.
+        self._packs = for_cpu and self._mesh.shape["fsdp"] == 1
+        self._packs &= models.count_parameters(cluster.actor_trainer.model) >= padding.PACKED_FROM_PARAMETERS
         set_loss(cluster.actor_trainer, self.algo_config, pad_id, settings["remat"], for_cpu)
         # Its counters lie on one device at first and on the mesh after a step: the step would be compiled twice.
         optimizer = cluster.actor_trainer.optimizer
@@ -509,14 +512,8 @@ class Learner(grpo_learner.GRPOLearner):
         return examples
 
     def _packed_places(self, mask: np.ndarray) -> jax.Array | None:
-        """Of a micro-batch's completions; None where all places are computed.
-
-        Those are rows on several devices, each of which would need as many tokens, and small models, of which a
-        compilation costs more than their padding.
-        """
-        if self._mesh.shape["fsdp"] > 1 or self._parameters < padding.PACKED_FROM_PARAMETERS:
-            return None
-        places = padding.packed_places(mask)
+        """Of a micro-batch's completions; None where all places are computed."""
+        places = padding.packed_places(mask) if self._packs else None
         return None if places is None else self._on_mesh(places, None)
 
     def _trimmed(self, prompt_ids: np.ndarray, pad_id: int) -> np.ndarray:
