@@ -1,0 +1,90 @@
+"""Where one workload's time goes, operation by operation: ours alone, by JAX's profiler.
+
+  python benchmarks/speed/traced.py "W2 generation" > benchmarks/speed/w2-generation.txt
+
+Traces the last of a few steps and prints, of each compiled program, the seconds of all threads together, and of its
+operations those that take most, with the shape of what they make. Programs of one name (decoding with fewer rows) count
+together, and shapes are then of any of them.
+"""
+
+import argparse
+import collections
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from workloads import WORKLOADS
+
+COMPILED = re.compile(r"module_\d+\.(.*)\.cpu_after_optimizations\.txt")
+OPERATION = re.compile(r'%(\S+) = (\S+) \w+\([^)]*\)(?:.*?op_name="([^"]*)")?')
+
+
+class Traced:
+    """The turns of run.py, of which the last is traced."""
+
+    def __init__(self, steps: int, folder: str):
+        self.steps, self._folder = steps, folder
+
+    def __iter__(self) -> object:
+        import jax
+
+        for step in range(self.steps):
+            if step == self.steps - 1:
+                jax.profiler.start_trace(self._folder)
+            self._started, self._processor = time.perf_counter(), time.process_time()
+            yield None
+        jax.profiler.stop_trace()
+
+    def phase(self, name: str, seconds: float) -> None:
+        print(f"  {name} {seconds:.2f} s")
+
+    def done(self, tokens: list[int]) -> None:
+        seconds, processor = time.perf_counter() - self._started, time.process_time() - self._processor
+        print(f"{sum(tokens)} tokens: {seconds:.2f} s, {processor:.2f} processor seconds", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workload", choices=[each.name for each in WORKLOADS])
+    parser.add_argument("--steps", type=int, default=4, help="the last of which is traced")
+    parser.add_argument("--operations", type=int, default=12, help="how many of each program")
+    arguments = parser.parse_args()
+    (workload,) = (each for each in WORKLOADS if each.name == arguments.workload)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_hlo_as_text {os.environ.get('XLA_FLAGS', '')}"
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        import ours
+
+        getattr(ours, workload.kind)(workload, Traced(arguments.steps, folder))
+        report(Path(folder), arguments.operations)
+
+
+def report(folder: Path, count: int) -> None:
+    """Prints what the trace and the compiled programs in a folder say."""
+    import jax
+
+    made = collections.defaultdict(dict)
+    for path in folder.glob("*.cpu_after_optimizations.txt"):
+        for name, shape, source in OPERATION.findall(path.read_text()):
+            made[COMPILED.fullmatch(path.name)[1]].setdefault(name, (shape, source.rpartition("/")[2]))
+    seconds, calls = collections.defaultdict(collections.Counter), collections.Counter()
+    (trace,) = folder.glob("**/*.xplane.pb")
+    for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                program = dict(event.stats).get("hlo_module")
+                if program and not event.name.startswith(("end: ", "while")):  # a loop is what is in it
+                    kind = (re.sub(r"[.\d]+$", "", event.name), *made[program].get(event.name, ("", "")))
+                    seconds[program][kind] += event.duration_ns / 1e9
+                    calls[program, kind] += 1
+    for program, kinds in sorted(seconds.items(), key=lambda item: -item[1].total())[:5]:
+        print(f"\n{program}: {kinds.total():.2f} s of all threads")
+        for kind, each in kinds.most_common(count):
+            print(f"{each:8.3f} s {calls[program, kind]:6} × {' '.join(kind)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
