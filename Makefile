@@ -15,7 +15,7 @@ report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
 
 test: setup ## the tests
-	$(RUN) pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(RUN) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 parity: setup ## what the tests against Hugging Face's implementation need; without it they are skipped
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement envs/parity.txt

@@ -18,6 +18,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
 
+# Files that take minutes for few tests. With a file on each core they are begun first, so that none is left over alone.
+LONG = ("test_pipeline", "test_clusters", "test_preflight")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; within them, and after them, the order stays."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:

@@ -105,6 +105,7 @@ def python(program, *arguments, devices=8):
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is compiled is recorded
             "PYTHONPATH": "scripts",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         },
