@@ -67,7 +67,7 @@ def seconds(recipe: Path, models_folder: Path) -> dict[str, float]:
     from gsm8k_grpo import base, models, training
 
     found = {"imports": since()}
-    chosen = settings.stage_settings(recipe / "settings.yaml", "seed", "mesh", "prompt", "training", "model")
+    chosen = settings.stage_settings(str(recipe / "settings.yaml"), "seed", "mesh", "prompt", "training", "model")
     how, prompt = chosen["training"], chosen["prompt"]
     mesh = models.make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
     loaded = base.load(models_folder / chosen["model"]["name"], mesh)

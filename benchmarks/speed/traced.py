@@ -80,7 +80,10 @@ def report(folder: Path, count: int) -> None:
                     kind = (re.sub(r"[.\d]+$", "", event.name), *made[program].get(event.name, ("", "")))
                     seconds[program][kind] += event.duration_ns / 1e9
                     calls[program, kind] += 1
-    for program, kinds in sorted(seconds.items(), key=lambda item: -item[1].total())[:5]:
+    total = sum(kinds.total() for kinds in seconds.values())
+    for program, kinds in sorted(seconds.items(), key=lambda item: -item[1].total()):
+        if kinds.total() < total / 100:
+            break
         print(f"\n{program}: {kinds.total():.2f} s of all threads")
         for kind, each in kinds.most_common(count):
             print(f"{each:8.3f} s {calls[program, kind]:6} × {' '.join(kind)}")
