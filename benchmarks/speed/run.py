@@ -7,8 +7,8 @@
 Each contestant of each workload (workloads.py) is a process of its own, so that its peak memory is its own. They take
 turns, one step at a time, and only one computes: what else the machine does hits all alike. The first steps compile and
 warm up; what they take beyond a later step is reported as compilation. Medians are over the steps after them (one that
-meets lengths of another size compiles once more, and stands out among `step_seconds`). Every
-completion's length is forced, to the same on all sides (forced.py), and the lengths that came out are compared.
+meets lengths of another size compiles once more, and stands out among `step_seconds`). Every completion's length is
+forced, to the same on all sides (forced.py), and the lengths that came out are compared.
 
 Measure on a quiet machine. On a busy one PyTorch's threads wait for each other by spinning, and TRL takes 100 times as
 long: OMP_WAIT_POLICY=passive has them sleep. Processor seconds (of both cores together) suffer least.
@@ -47,6 +47,7 @@ class Worker:
         description = json.dumps({"workload": dataclasses.asdict(workload), "steps": steps})
         started = time.perf_counter()
         self._log = log
+        # Compilation is measured: nobody finds compiled programs.
         environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
         self._process = subprocess.Popen(
             [python, FOLDER / "worker.py", contestant, description],
