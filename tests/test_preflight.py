@@ -337,6 +337,17 @@ def test_what_is_estimated_is_not_made_for_a_cpu():
         assert estimated.lower(name).as_text() != own.lower(name).as_text()
 
 
+def test_room_is_found_for_the_cache_that_decoding_begins_with():
+    """Of completions of 131 tokens it has places for 66 at first; a longer one is made while it is there."""
+    change = {"training": {"max_completion_tokens": 131}, "prompt": {"max_tokens": 40}}
+    programs = preflight.Programs(settings.effective("tiny", {**ONE_CHIP, **change}), preflight.make_mesh(CARD, 1, 1))
+    rows = programs.rows("rollout_decode")
+    for found, places in ((programs.kv_cache_bytes, 176), (programs.shorter_cache_bytes, 112)):
+        # Keys and values of 2 heads of 16, one layer, float32; and an index for each row.
+        assert found("rollout_decode") == pytest.approx(rows * (2 * 2 * 16 * 4 * places + 4), rel=1e-3)
+    assert programs.shorter_cache_bytes("evaluation_decode") == 0  # 32 tokens: not worth another program
+
+
 def test_what_cannot_be_sharded_is_said_before_anything_is_compiled(tmp_path):
     answer = preflighted(tmp_path, mesh={"fsdp": 2, "tp": 8}, preflight={"accelerator": "v5e-8"})
     assert answer["verdict"] == "cannot be sharded" and "programs" not in answer

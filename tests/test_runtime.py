@@ -1,8 +1,11 @@
 """What a process sets before it computes."""
 
 import json
+import os
 import subprocess
 import sys
+
+import pytest
 
 IMPORTED = """
 import json, sys
@@ -22,3 +25,24 @@ def test_a_stage_imports_nothing_heavy_that_it_does_not_use(root):
     found = set(json.loads(done.stdout.splitlines()[-1]))
     assert {"jax", "tunix", "qwix", "tunix.rl.rl_cluster"} <= found
     assert not found & {"pandas", "pyarrow", "tensorflow", "transformers", "wandb", "matplotlib", "kaggle"}
+
+
+COMPILED = """
+from gsm8k_grpo import runtime
+runtime.configure_jax()
+import jax
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()
+"""
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_compiled_programs_are_kept_beside_the_results_or_where_jaxs_own_variable_says(root, tmp_path, named):
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"PYTHONPATH": str(root / "scripts"), "JAX_PLATFORMS": "cpu"}
+    if named:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "elsewhere")
+    subprocess.run([sys.executable, "-c", COMPILED], cwd=tmp_path, env=environment, check=True)
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == ("elsewhere" if named else "results")
+    assert any(path.is_file() for path in (folder if named else folder / "cache" / "jax").iterdir())

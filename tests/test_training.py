@@ -1,9 +1,12 @@
 """Which rows a step gets, the schedule, and what must not change a step."""
 
+from unittest import mock
+
 import jax
 import pytest
+from flax import nnx
 
-from gsm8k_grpo import answers, families, models, padding, runs, settings, tokenizers, training
+from gsm8k_grpo import answers, families, log_probs, models, padding, preflight, runs, settings, tokenizers, training
 from gsm8k_grpo.errors import PipelineError
 
 ROWS = [{"id": index} for index in range(10)]
@@ -123,6 +126,44 @@ def test_computing_no_padding_changes_no_figure_of_a_step(made, monkeypatch):
     assert all(example.packed_places is None for example in whole)
     assert any(example.packed_places is not None for example in packed)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("beta", "num_iterations", "policies"), [(0, 1, []), (0.1, 1, ["reference"]), (0, 2, ["old"])])
+def test_log_probs_are_computed_for_those_that_need_them(made, monkeypatch, beta, num_iterations, policies):
+    """The reference's with a penalty alone, the old policy's with several updates alone; of two micro-batches."""
+    compute = mock.Mock(wraps=log_probs.compute)
+    monkeypatch.setattr(log_probs, "compute", compute)
+    batch, _ = made(beta=beta, num_iterations=num_iterations)
+    assert len(batch) == 2 and compute.call_count == 2 * len(policies)
+    weights = {"reference": 14, "old": 14 + 2 * 7}  # arrays of a layer of Qwen, and two more for each adapted one
+    found = {len(jax.tree.leaves(call.args[1])) for call in compute.call_args_list}
+    assert found == {weights[each] for each in policies}
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_no_gradient_of_a_frozen_weight_is_formed(lora):
+    """No product of the training step has a frozen weight's shape; where all weights are trained, there is each's."""
+    sizes = {"vocabulary_size": 400, "num_layers": 1, "embed_dim": 40, "hidden_dim": 56}
+    change = {} if lora else {"training": {"lora": None}}
+    chosen, mesh = settings.effective("tiny", {"model": {"architecture": sizes}, **change}), models.make_mesh(1, 1)
+    programs = preflight.Programs(chosen, mesh)
+    step = programs._step.func
+    with preflight.running_on(mesh):
+        traced = step.jitted_fn.trace(*step._arguments, programs._example())
+    made = {tuple(sorted(shape)) for shape in products_of(traced.jaxpr.jaxpr)}
+    base = models.abstract(models.config(chosen["model"]["architecture"]), mesh, "float32")
+    weights = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(base)) if leaf.ndim > 1}
+    assert len(weights) == 4  # embedding, queries (and what attention gives out), keys and values, feed-forward
+    assert not weights & made if lora else weights <= made
+
+
+def products_of(jaxpr):
+    """The shapes of all products' results, in functions that are called too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.outvars[0].aval.shape
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from products_of(inner)
 
 
 def vowels(prompts, completions, answers):

@@ -16,7 +16,7 @@ from tunix.rl.rollout import base_rollout, vanilla_rollout
 from gsm8k_grpo import attention, forward, log_probs, padding, products, sampling
 from gsm8k_grpo.errors import PipelineError
 
-# Finished rows make room where a smaller batch, a program of its own, has at least so many tokens before it.
+# Finished rows make room, and the cache begins half as long, where that program of its own may save so many tokens.
 WORTH_A_PROGRAM_TOKENS = 64
 HALVINGS = 3
 
@@ -61,7 +61,7 @@ class State:
       done: [B] which rows have drawn a stop token.
       keys: [B] of their noise.
       padding: [B] places of padding before the prompts.
-      cache: of `attention.empty_cache`, with all tokens but the newest.
+      cache: of `attention.empty_cache`, with all tokens but the newest; as long as `rooms` says.
     """
 
     tokens: jax.Array
@@ -82,7 +82,8 @@ class Sampler(tunix_sampler.Sampler):
     - The padding token is never drawn: everything downstream tells tokens from padding by it.
     - The stop token that a row drew stays at the end of its tokens (not of its text). Stock cuts it off, so that a
       model is never trained to stop.
-    - The KV cache is born in its shards, not on the first device, and is as long as prompts and limit need.
+    - The KV cache is born in its shards, not on the first device, and is as long as prompts and half of the limit need;
+      as prompts and limit need only when a row comes so far. Every token attends to all of it.
     - Weights that are sharded over `fsdp` are gathered once a program, not again for every token.
     """
 
@@ -112,9 +113,9 @@ class Sampler(tunix_sampler.Sampler):
             tunix_sampler.CacheConfig(cache_tokens, config.num_layers, config.num_kv_heads, config.head_dim),
         )
         self._mesh, self._for_cpu = mesh, products.on_cpu(mesh) if for_cpu is None else for_cpu
-        self.prefill = jax.jit(self._prefill, static_argnames=("copies", "how"))
+        self.prefill = jax.jit(self._prefill, static_argnames=("copies", "room", "how"))
         self.decode = jax.jit(self._decode, static_argnames="how", donate_argnames="state")
-        self._take = jax.jit(self._taken)
+        self._take = jax.jit(self._taken, static_argnames="more")
 
     def __call__(
         self,
@@ -178,23 +179,33 @@ class Sampler(tunix_sampler.Sampler):
     def _complete(self, prompt_ids: np.ndarray, keys: jax.Array, how: Drawing) -> np.ndarray:
         """[B, max_completion_tokens] tokens for [B / repeats, P] prompts and [B] keys."""
         weights, limit = self._flattened_transformer_state, how.max_completion_tokens
+        *longer, room = reversed(rooms(limit))
         copies = padding.prompt_copies(len(prompt_ids), len(keys) // len(prompt_ids), self._mesh.shape["fsdp"])
         state = self.prefill(
-            weights, np.repeat(prompt_ids, copies, axis=0), keys, copies=len(keys) // len(prompt_ids) // copies, how=how
+            weights,
+            np.repeat(prompt_ids, copies, axis=0),
+            keys,
+            copies=len(keys) // len(prompt_ids) // copies,
+            room=room,
+            how=how,
         )
         found, rows, drawn = np.zeros((len(keys), limit), np.int32), np.arange(len(keys)), 1
         sizes = self._batch_sizes(len(keys))
         while True:
             smaller = max((size for size in sizes if size < len(rows)), default=0)
             left = smaller if limit - drawn >= WORTH_A_PROGRAM_TOKENS else 0
-            state = self.decode(weights, state, np.int32(left), how=how)
+            state = self.decode(weights, state, np.int32(left), np.int32(room), how=how)
             drawn, done = int(state.drawn), np.asarray(state.done)
             found[rows] = np.asarray(state.tokens)
             if drawn == limit or done.all():
                 return found
             size = min(size for size in sizes if size >= np.count_nonzero(~done))
             kept = np.argsort(done, kind="stable")[:size]  # those that go on; then some that are done fill the batch up
-            state, rows = self._take(state, kept), rows[kept]
+            places = cache_tokens(prompt_ids.shape[1], room)
+            if drawn == room:
+                room = longer.pop()
+            more = cache_tokens(prompt_ids.shape[1], room) - places
+            state, rows = self._take(state, kept, more=more), rows[kept]
 
     def _batch_sizes(self, rows: int) -> list[int]:
         """With how many rows decoding may go on: all, a half, and so on, sharded over `fsdp` as all of them are."""
@@ -204,10 +215,12 @@ class Sampler(tunix_sampler.Sampler):
             sizes.append(sizes[-1] // 2)
         return sizes
 
-    def _prefill(self, weights: object, prompt_ids: jax.Array, keys: jax.Array, *, copies: int, how: Drawing) -> State:
-        """Computes left-padded prompts, [B / copies, P], and draws each row's first token."""
+    def _prefill(
+        self, weights: object, prompt_ids: jax.Array, keys: jax.Array, *, copies: int, room: int, how: Drawing
+    ) -> State:
+        """Computes left-padded prompts, [B / copies, P], and draws the first token of each row's at most `room`."""
         model = nnx.merge(self._transformer_graphdef, weights)
-        tokens = cache_tokens(prompt_ids.shape[1], how.max_completion_tokens) - prompt_ids.shape[1]
+        tokens = cache_tokens(prompt_ids.shape[1], room) - prompt_ids.shape[1]
         hidden, real, cache = forward.prompt(model, prompt_ids, self.tokenizer.pad_id())
         state = State(
             tokens=jnp.zeros((len(keys), how.max_completion_tokens), jnp.int32),
@@ -220,8 +233,8 @@ class Sampler(tunix_sampler.Sampler):
         logits = jnp.repeat(forward.logits(model, hidden)[:, 0], copies, axis=0)
         return self._in_place(self._with_next(state, logits, state.cache, how))
 
-    def _decode(self, weights: object, state: State, rows_left: jax.Array, *, how: Drawing) -> State:
-        """Draws a token of each row a round until the limit, or until no more than `rows_left` rows are not done."""
+    def _decode(self, weights: object, state: State, rows_left: jax.Array, room: jax.Array, *, how: Drawing) -> State:
+        """Draws a token of each row a round until there are `room`, or no more than `rows_left` rows are not done."""
         if self._gathered:
             weights = jax.tree.map(self._without_fsdp, weights, self._flattened_transformer_state)
         leaves, structure = jax.tree.flatten(weights)
@@ -243,7 +256,7 @@ class Sampler(tunix_sampler.Sampler):
             leaves = next_logits.laid_out(leaves)
 
         def goes_on(state: State) -> jax.Array:
-            return (state.drawn < how.max_completion_tokens) & (jnp.sum(~state.done) > rows_left)
+            return (state.drawn < room) & (jnp.sum(~state.done) > rows_left)
 
         def step(state: State) -> State:
             logits, cache = next_logits(leaves, *inputs(state))
@@ -275,9 +288,10 @@ class Sampler(tunix_sampler.Sampler):
         del keys, position
         return logits.at[:, self.tokenizer.pad_id()].set(-jnp.inf)
 
-    def _taken(self, state: State, rows: jax.Array) -> State:
-        """The state of some rows, which may be in any order."""
-        return self._in_place(jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state))
+    def _taken(self, state: State, rows: jax.Array, *, more: int) -> State:
+        """The state of some rows, which may be in any order, with room for `more` tokens in the cache."""
+        state = jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state)
+        return self._in_place(state.replace(cache=attention.spread(state.cache, 1, more)))
 
     def _in_place(self, state: State) -> State:
         """The state where it belongs: caches in their shards; tokens whole in every process of a multi-host run."""
@@ -314,19 +328,21 @@ class Sampler(tunix_sampler.Sampler):
         )
 
     def lower_prefill(self, rows: int, repeats: int, max_prompt_tokens: int, how: Drawing) -> jax.stages.Lowered:
-        """The program of prompts as long as they may be, without values: to compile it where no device is."""
+        """The program of prompts as long as they may be, with the longest cache; without values, for another device."""
         copies = padding.prompt_copies(rows // repeats, repeats, self._mesh.shape["fsdp"])
         return self.prefill.lower(
             self._flattened_transformer_state,
             jax.ShapeDtypeStruct((rows // repeats * copies, max_prompt_tokens), jnp.int32),
             jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)),
             copies=repeats // copies,
+            room=how.max_completion_tokens,
             how=how,
         )
 
     def lower_decode(self, state: State, how: Drawing) -> jax.stages.Lowered:
         """The program that goes on after that one; `state` has its output's shapes and shardings."""
-        return self.decode.lower(self._flattened_transformer_state, state, jax.ShapeDtypeStruct((), jnp.int32), how=how)
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        return self.decode.lower(self._flattened_transformer_state, state, number, number, how=how)
 
     def abstract_state(self, prefill: jax.stages.Lowered) -> State:
         """What a lowered prefill returns, without values, its cache sharded as it will be."""
@@ -477,6 +493,14 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         return log_probs.compute(
             graph, state, prompt_tokens, completion_tokens, packed_places, self.pad_id(), self._temperature
         )
+
+
+def rooms(max_completion_tokens: int) -> tuple[int, ...]:
+    """For how many completion tokens the cache has room, one after the other: half of the limit, then all of it."""
+    half = -(-max_completion_tokens // 2)
+    if max_completion_tokens - half < WORTH_A_PROGRAM_TOKENS:
+        return (max_completion_tokens,)
+    return half, max_completion_tokens
 
 
 def cache_tokens(max_prompt_tokens: int, max_completion_tokens: int) -> int:
