@@ -63,7 +63,7 @@ def main() -> None:
     loaded = base.load(arguments.model, mesh)
     model = loaded.model
     if checkpoint["name"] != "base":
-        model = base.load_checkpoint(loaded, arguments.checkpoints, checkpoint["name"], mesh)
+        model = base.load_to_evaluate(loaded, arguments.checkpoints, checkpoint["name"], mesh)
     batch_size = min(how["batch_size"], len(rows))
     memory.require_evaluation(loaded.config, batch_size, prompt["max_tokens"], how["max_completion_tokens"], mesh)
     cache = rollout.cache_tokens(prompt["max_tokens"], how["max_completion_tokens"])

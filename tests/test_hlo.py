@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from gsm8k_grpo import hlo, settings
 
 # As XLA writes it: a loop with an asynchronous gather and a fusion with an all-reduce, and two before the loop.
@@ -75,3 +77,10 @@ def test_a_program_compiled_here():
         text=True,
     )
     assert done.stdout == "{'in_loops': {}, 'outside': {'all-gather': {'count': 1, 'bytes': 1024}}}\n", done.stderr
+
+
+def test_a_loops_collectives_are_made_as_often_as_it_runs():
+    known = TEXT.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"24"},"other":"1"}')
+    assert hlo.collective_bytes(known) == 24 * (128 + 64) + 128 + 64
+    with pytest.raises(ValueError, match=r"(all-gather|all-reduce) in a loop of which"):
+        hlo.collective_bytes(TEXT)

@@ -12,7 +12,7 @@ from tunix.models.gemma import model as gemma2_lib
 from tunix.models.gemma3 import model as gemma3_lib
 from tunix.models.qwen2 import model as qwen2_lib
 
-from gsm8k_grpo import families, models, preflight
+from gsm8k_grpo import families, hf_format, models, preflight, rollout
 from gsm8k_grpo.errors import PipelineError
 
 ARCHITECTURE = {
@@ -159,6 +159,43 @@ def test_rematerialisation_changes_memory_and_no_gradient(member, mesh):
     for first, second in zip(*map(jax.tree.leaves, (kept[1], again[1])), strict=True):
         assert float(jnp.abs(first).max()) > 0
         np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4 * float(jnp.abs(first).max()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_merged_adapters_compute_the_same_with_the_bases_own_programs(family, mesh):
+    """So base and checkpoints are evaluated by one compilation."""
+    architecture = {**FAMILIES[family], "embed_dim": 40, "hidden_dim": 128, "head_dim": 16}
+    model = models.initialise(models.config(architecture), seed=0)
+    graph, state = nnx.split(model)
+    model = nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
+    lora = {**LORA, "target_modules": list(families.of(architecture).modules), "alpha": 6}
+    adapted = models.with_lora(model, lora, seed=3, mesh=mesh)
+    for path, leaf in adapters(adapted):
+        leaf[...] = 0.1 * jax.random.normal(jax.random.key(len(str(path))), leaf.shape)
+    before, expected, programs = logits(model), logits(adapted), lowered(model, mesh)
+    axes = {entry.path: entry.input_axis for entry in hf_format.table(architecture)}
+    merged = models.merge(model, adapted, lora, axes)
+    np.testing.assert_allclose(logits(merged), expected, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(expected - before).max() > 0.1 * np.abs(expected).max()
+    assert lowered(merged, mesh) == programs != lowered(adapted, mesh)
+
+
+def lowered(model, mesh):
+    """The texts of a sampler's programs."""
+    how = rollout.Drawing(8, (1,), 0.0, None, 1.0)
+    with mesh:
+        sampler = rollout.Sampler(model, preflight.NoTokenizer(), 16, mesh)
+        prefill = sampler.lower_prefill(2, 1, 8, how)
+        return prefill.as_text(), sampler.lower_decode(sampler.abstract_state(prefill), how).as_text()
+
+
+@pytest.mark.parametrize(
+    ("lora", "dtype", "merges"),
+    [(LORA, "float32", True), (LORA, "bfloat16", False), (None, "float32", False)]
+    + [({**LORA, "base_weights": kind}, "float32", False) for kind in ("int8", "nf4")],
+)
+def test_adapters_are_merged_where_nothing_is_lost(lora, dtype, merges):
+    assert models.merges(lora, jnp.dtype(dtype)) is merges
 
 
 def base_bytes(model):

@@ -10,6 +10,7 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _OPERATION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z0-9\-]*)\(")
 _CALLED = re.compile(r"(?:calls|to_apply|condition|body|async_execution_thread_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
 
 
@@ -25,11 +26,27 @@ def collectives(text: str) -> dict[str, dict[str, dict[str, int]]]:
     bodies = _computations(text)
     entry = next(name for name in bodies if name.startswith("ENTRY "))
     found: dict[str, dict[str, dict[str, int]]] = {"in_loops": {}, "outside": {}}
-    for kind, size, looped in _within(bodies, entry, looped=False):
-        counted = found["in_loops" if looped else "outside"].setdefault(kind, {"count": 0, "bytes": 0})
+    for kind, size, loops in _within(bodies, entry, ()):
+        counted = found["in_loops" if loops else "outside"].setdefault(kind, {"count": 0, "bytes": 0})
         counted["count"] += 1
         counted["bytes"] += size
     return found
+
+
+def collective_bytes(text: str) -> int:
+    """What all collectives of a program make on one device while it runs once.
+
+    Raises:
+      ValueError: one is in a loop of which the text does not say how often it runs.
+    """
+    bodies = _computations(text)
+    entry = next(name for name in bodies if name.startswith("ENTRY "))
+    total = 0
+    for kind, size, loops in _within(bodies, entry, ()):
+        if None in loops:
+            raise ValueError(f"{kind} in a loop of which the program's text does not say how often it runs")
+        total += size * math.prod(loops)
+    return total
 
 
 def _computations(text: str) -> dict[str, list[str]]:
@@ -47,8 +64,13 @@ def _computations(text: str) -> dict[str, list[str]]:
     return bodies
 
 
-def _within(bodies: dict[str, list[str]], name: str, looped: bool) -> Iterator[tuple[str, int, bool]]:
-    """Yields (kind, bytes, whether a loop runs it) of one computation's collectives and of those that it calls."""
+def _within(
+    bodies: dict[str, list[str]], name: str, loops: tuple[int | None, ...]
+) -> Iterator[tuple[str, int, tuple[int | None, ...]]]:
+    """Yields (kind, bytes, loops around it) of one computation's collectives and of those that it calls.
+
+    A loop is how often it runs, None where that is not known.
+    """
     for line in bodies.get(name, ()):
         operation = _OPERATION.match(line)
         if not operation:
@@ -56,13 +78,18 @@ def _within(bodies: dict[str, list[str]], name: str, looped: bool) -> Iterator[t
         shape, opcode = operation.groups()
         kind = opcode.removesuffix("-start")
         if kind in COLLECTIVES:
-            yield kind, _result_bytes(shape, opcode), looped
+            yield kind, _result_bytes(shape, opcode), loops
             continue  # what it applies is one scalar's addition
         called = _CALLED.findall(line)
         for branches in _BRANCHES.findall(line):
             called += [branch.strip().lstrip("%") for branch in branches.split(",")]
+        if opcode == "while":
+            rounds = _ROUNDS.search(line)
+            inner = (*loops, int(rounds[1]) if rounds else None)
+        else:
+            inner = loops
         for each in called:
-            yield from _within(bodies, each, looped or opcode == "while")
+            yield from _within(bodies, each, inner)
 
 
 def _result_bytes(shape: str, opcode: str) -> int:

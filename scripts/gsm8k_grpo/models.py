@@ -349,6 +349,49 @@ def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Mo
     return nnx.merge(graph, adapters, base_state if quantised is None else quantised)
 
 
+def merges(lora: Mapping | None, dtype: jnp.dtype) -> bool:
+    """Whether `merge` changes nothing but the rounding of float32; in bfloat16 it would round the update away."""
+    return bool(lora) and not lora["base_weights"] and dtype == jnp.float32
+
+
+def merge(model: nnx.Module, adapted: nnx.Module, lora: Mapping, input_axes: Mapping[tuple, int]) -> nnx.Module:
+    """A model of the base's own structure with W + alpha / rank · A·B for each adapted W (arXiv 2106.09685, eq. 3).
+
+    So every program that was compiled for the base is its program too.
+
+    Args:
+      model: the base; its adapted weights are given up, it must not be used any more.
+      adapted: of `with_lora`.
+      lora: as `with_lora` got it.
+      input_axes: of each weight that may have adapters, by its path in the state, the first axis that a product with
+        it sums over (`hf_format.Entry`).
+    """
+    graph, state = nnx.split(model)
+    weights = traverse_util.flatten_dict(nnx.to_pure_dict(state))
+    adapters = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(adapted, nnx.LoRAParam)))
+    factors = {path: [(*path[:-1], f"{path[-1]}_lora_{which}") for which in "ab"] for path in input_axes}
+    paths = [path for path, (a, _) in factors.items() if a in adapters]
+    scale = lora["alpha"] / lora["rank"]
+
+    def added(weight: jax.Array, a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
+        inputs = range(
+            a.ndim - 1
+        )  # Qwix's A is these axes of the weight, then the rank; its B the rank, then the others
+        return weight + scale * jnp.moveaxis(jnp.tensordot(a, b, 1), inputs, range(axis, axis + len(inputs)))
+
+    def add(weights: list, pairs: list) -> list:
+        return [
+            added(weight, *pair, input_axes[path]) for path, weight, pair in zip(paths, weights, pairs, strict=True)
+        ]
+
+    before = [weights[path] for path in paths]
+    pairs = [[adapters[name] for name in factors[path]] for path in paths]
+    merged = jax.jit(add, donate_argnums=0, out_shardings=[weight.sharding for weight in before])(before, pairs)
+    weights.update(zip(paths, merged, strict=True))
+    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(weights))
+    return nnx.merge(graph, state)
+
+
 def trained(lora: Mapping | None) -> type:
     """The kind of variables that training changes: adapters, or all weights where there are none."""
     return nnx.LoRAParam if lora else nnx.Param

@@ -1,0 +1,88 @@
+r"""What the training step of Gemma 2 2B takes on a TPU v5e-8, ours and stock Google Tunix's, by the TPU's compiler.
+
+  make setup PLATFORM=tpu VENV=.venv-tpu
+  .venv-tpu/bin/python benchmarks/tpu_step.py [--prompts 4] [--level screen] [--programs ours remat stock]
+
+No TPU is needed. Compiles the recipe gemma2-2b-it (float32, LoRA 64, G 4, 256 + 768 tokens) on fsdp 2 × tp 4 at the
+longest completions: ours, ours with `training.remat`, and stock's `Trainer` with its own loss, on the same abstract
+model, adapters and optimizer. Prints temporaries, peak, FLOPs and the bytes that all collectives make in one step on
+each chip. A program takes minutes and some GB of memory.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "TPU_ACCELERATOR_TYPE": "v5litepod-8"}
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from tunix.rl import (
+    common,
+    function_registry,
+)
+from tunix.rl.grpo import grpo_learner
+
+from gsm8k_grpo import hlo, preflight, settings
+from gsm8k_grpo.accelerators import ACCELERATORS
+
+MESH = {"fsdp": 2, "tp": 4}
+
+
+def lowered(program: str, prompts: int) -> jax.stages.Lowered:
+    """One of `ours`, `remat` and `stock`, for micro-batches of so many prompts."""
+    how = {"prompts_per_step": prompts, "micro_batch_prompts": prompts, "remat": program == "remat"}
+    chosen = settings.effective("gemma2-2b-it", {"mesh": MESH, "training": how})
+    programs = preflight.Programs(chosen, preflight.make_mesh(ACCELERATORS["v5e-8"], **MESH))
+    if program != "stock":
+        return programs.lower("train_step")
+    trainer, example = programs._trainer, programs._example()
+    algorithm = grpo_learner.GRPOConfig(num_generations=chosen["training"]["num_generations"])
+    policy_loss = function_registry.get_policy_loss_fn(algorithm.policy_loss_fn)
+
+    def loss(model: nnx.Module, train_example: common.TrainExample) -> tuple:
+        return policy_loss(model, train_example, algo_config=algorithm, pad_id=0, eos_id=1)
+
+    trainer.with_loss_fn(loss, has_aux=True)
+    prompt = (programs.rows("train_step"), chosen["prompt"]["max_tokens"])  # each for each of its completions
+    stocks = grpo_learner.TrainExample(
+        prompt_ids=programs._array(prompt, jnp.int32),
+        prompt_mask=programs._array(prompt, jnp.bool_),
+        completion_ids=example.completion_ids,
+        completion_mask=example.completion_mask,
+        advantages=example.advantages,
+        ref_per_token_logps=example.ref_per_token_logps,
+        old_per_token_logps=None,
+    )
+    with preflight.running_on(programs._mesh):
+        step = nnx.jit(trainer._train_step, donate_argnames="optimizer")
+        return step.lower(trainer.model, trainer.optimizer, stocks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=4, help="of a micro-batch")
+    parser.add_argument("--level", choices=tuple(preflight.OPTIMIZATION_LEVELS), default="screen")
+    parser.add_argument("--programs", nargs="+", choices=("ours", "remat", "stock"), default=["ours", "remat", "stock"])
+    arguments = parser.parse_args()
+    jax.config.update("jax_optimization_level", preflight.OPTIMIZATION_LEVELS[arguments.level])
+    print("| program | temporaries, GiB | peak, GiB | TFLOP | collectives, GB |\n| --- | --- | --- | --- | --- |")
+    for program in arguments.programs:
+        started = time.monotonic()
+        compiled = lowered(program, arguments.prompts).compile()
+        memory = compiled.memory_analysis()
+        print(
+            f"| {program} | {memory.temp_size_in_bytes / 2**30:.2f} | {memory.peak_memory_in_bytes / 2**30:.2f} | "
+            f"{compiled.cost_analysis()['flops'] / 1e12:.1f} | {hlo.collective_bytes(compiled.as_text()) / 1e9:.2f} |",
+            flush=True,
+        )
+        print(f"{program}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
