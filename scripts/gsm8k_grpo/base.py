@@ -93,7 +93,7 @@ def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh)
 
 
 def load_to_evaluate(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh) -> nnx.Module:
-    """The same model; where `models.merges`, merged, so that it shares the base's programs. Ends the use of `base.model`.
+    """The same model; where `models.merges`, merged: it shares the base's programs. Ends the use of `base.model`.
 
     Raises as `checkpoint_folder`.
     """
