@@ -1,11 +1,11 @@
 r"""What the training step of Gemma 2 2B takes on a TPU v5e-8, ours and stock Google Tunix's, by the TPU's compiler.
 
   make setup PLATFORM=tpu VENV=.venv-tpu
-  .venv-tpu/bin/python benchmarks/tpu_step.py [--prompts 4] [--level screen] [--programs ours remat stock]
+  .venv-tpu/bin/python benchmarks/tpu_step.py [--prompts 4] [--level screen] [--programs ours stock ...]
 
 No TPU is needed. Compiles the recipe gemma2-2b-it (float32, LoRA 64, G 4, 256 + 768 tokens) on fsdp 2 × tp 4 at the
-longest completions: ours, ours with `training.remat`, and stock's `Trainer` with its own loss, on the same abstract
-model, adapters and optimizer. Prints temporaries, peak, FLOPs and the bytes that all collectives make in one step on
+longest completions: ours, and stock's `Trainer` with its own loss, on the same abstract model, adapters and optimizer;
+both also with rematerialisation (`training.remat`, Tunix's own `RematConfig.DECODER`). Prints temporaries, peak, FLOPs and the bytes that all collectives make in one step on
 each chip. A program takes minutes and some GB of memory.
 """
 
@@ -28,21 +28,26 @@ from tunix.rl import (
 )
 from tunix.rl.grpo import grpo_learner
 
-from gsm8k_grpo import hlo, preflight, settings
+from gsm8k_grpo import hlo, models, preflight, settings
 from gsm8k_grpo.accelerators import ACCELERATORS
 
 MESH = {"fsdp": 2, "tp": 4}
+PROGRAMS = ("ours", "stock", "ours-remat", "stock-remat")
 
 
 def lowered(program: str, prompts: int) -> jax.stages.Lowered:
-    """One of `ours`, `remat` and `stock`, for micro-batches of so many prompts."""
-    how = {"prompts_per_step": prompts, "micro_batch_prompts": prompts, "remat": program == "remat"}
+    """One of `PROGRAMS`, for micro-batches of so many prompts."""
+    whose, _, remat = program.partition("-")
+    how = {"prompts_per_step": prompts, "micro_batch_prompts": prompts, "remat": bool(remat)}
     chosen = settings.effective("gemma2-2b-it", {"mesh": MESH, "training": how})
     programs = preflight.Programs(chosen, preflight.make_mesh(ACCELERATORS["v5e-8"], **MESH))
-    if program != "stock":
+    if whose == "ours":
         return programs.lower("train_step")
     trainer, example = programs._trainer, programs._example()
+    if remat:
+        models.rematerialise(trainer.model)
     algorithm = grpo_learner.GRPOConfig(num_generations=chosen["training"]["num_generations"])
+    algorithm.temperature = chosen["training"]["temperature"]  # as Tunix's learner sets it
     policy_loss = function_registry.get_policy_loss_fn(algorithm.policy_loss_fn)
 
     def loss(model: nnx.Module, train_example: common.TrainExample) -> tuple:
@@ -68,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=4, help="of a micro-batch")
     parser.add_argument("--level", choices=tuple(preflight.OPTIMIZATION_LEVELS), default="screen")
-    parser.add_argument("--programs", nargs="+", choices=("ours", "remat", "stock"), default=["ours", "remat", "stock"])
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     arguments = parser.parse_args()
     jax.config.update("jax_optimization_level", preflight.OPTIMIZATION_LEVELS[arguments.level])
     print("| program | temporaries, GiB | peak, GiB | TFLOP | collectives, GB |\n| --- | --- | --- | --- | --- |")

@@ -80,7 +80,9 @@ def test_a_program_compiled_here():
 
 
 def test_a_loops_collectives_are_made_as_often_as_it_runs():
-    known = TEXT.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"24"},"other":"1"}')
-    assert hlo.collective_bytes(known) == 24 * (128 + 64) + 128 + 64
+    noted = TEXT.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"24"},"other":"1"}')
+    limited = TEXT.replace("  ROOT %less", "  %limit = s32[]{:T(128)} constant(24)\n  ROOT %less")  # as on a TPU
+    for text in (noted, limited):
+        assert hlo.collective_bytes(text) == 24 * (128 + 64) + 128 + 64
     with pytest.raises(ValueError, match=r"(all-gather|all-reduce) in a loop of which"):
         hlo.collective_bytes(TEXT)

@@ -107,8 +107,8 @@ def test_fresh_adapters_have_a_rank_in_each_matrix_and_share_the_base(model, mes
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def member(request):
-    """A small model of each family: (its modules, the model, its logits)."""
-    architecture = {**FAMILIES[request.param], "embed_dim": 64, "hidden_dim": 128, "head_dim": 16}
+    """A small model of each family, of two layers: (its modules, the model, its logits)."""
+    architecture = {**FAMILIES[request.param], "num_layers": 2, "embed_dim": 64, "hidden_dim": 128, "head_dim": 16}
     made = models.initialise(models.config(architecture), seed=0)
     return list(families.of(architecture).modules), made, logits(made)
 
@@ -164,7 +164,7 @@ def test_rematerialisation_changes_memory_and_no_gradient(member, mesh):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_merged_adapters_compute_the_same_with_the_bases_own_programs(family, mesh):
     """So base and checkpoints are evaluated by one compilation."""
-    architecture = {**FAMILIES[family], "embed_dim": 40, "hidden_dim": 128, "head_dim": 16}
+    architecture = {**FAMILIES[family], "num_layers": 2, "embed_dim": 40, "hidden_dim": 128, "head_dim": 16}
     model = models.initialise(models.config(architecture), seed=0)
     graph, state = nnx.split(model)
     model = nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))

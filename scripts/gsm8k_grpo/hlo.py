@@ -11,6 +11,8 @@ _OPERATION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z0-9\-]*)\("
 _CALLED = re.compile(r"(?:calls|to_apply|condition|body|async_execution_thread_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
 
 
@@ -83,13 +85,18 @@ def _within(
         called = _CALLED.findall(line)
         for branches in _BRANCHES.findall(line):
             called += [branch.strip().lstrip("%") for branch in branches.split(",")]
-        if opcode == "while":
-            rounds = _ROUNDS.search(line)
-            inner = (*loops, int(rounds[1]) if rounds else None)
-        else:
-            inner = loops
+        inside = (*loops, _rounds(line, bodies)) if opcode == "while" else loops
         for each in called:
-            yield from _within(bodies, each, inner)
+            yield from _within(bodies, each, inside)
+
+
+def _rounds(loop: str, bodies: dict[str, list[str]]) -> int | None:
+    """How often a loop runs: what is noted on it, or what its counter, which JAX begins with 0, must be below."""
+    if noted := _ROUNDS.search(loop):
+        return int(noted[1])
+    condition = "\n".join(bodies.get(_CONDITION.search(loop)[1], ()))
+    limits = _LIMIT.findall(condition)
+    return int(limits[0]) if len(limits) == 1 and "direction=LT" in condition else None
 
 
 def _result_bytes(shape: str, opcode: str) -> int:
