@@ -5,8 +5,8 @@ r"""What the training step of Gemma 2 2B takes on a TPU v5e-8, ours and stock Go
 
 No TPU is needed. Compiles the recipe gemma2-2b-it (float32, LoRA 64, G 4, 256 + 768 tokens) on fsdp 2 × tp 4 at the
 longest completions: ours, and stock's `Trainer` with its own loss, on the same abstract model, adapters and optimizer;
-both also with rematerialisation (`training.remat`, Tunix's own `RematConfig.DECODER`). Prints temporaries, peak, FLOPs and the bytes that all collectives make in one step on
-each chip. A program takes minutes and some GB of memory.
+both also with rematerialisation (`training.remat`, Tunix's own `RematConfig.DECODER`). Prints temporaries, peak, FLOPs
+and the bytes that all collectives make in one step, on each chip. A program takes minutes and some GB of memory.
 """
 
 import argparse

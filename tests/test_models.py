@@ -12,7 +12,7 @@ from tunix.models.gemma import model as gemma2_lib
 from tunix.models.gemma3 import model as gemma3_lib
 from tunix.models.qwen2 import model as qwen2_lib
 
-from gsm8k_grpo import families, hf_format, models, preflight, rollout
+from gsm8k_grpo import families, models, preflight, rollout
 from gsm8k_grpo.errors import PipelineError
 
 ARCHITECTURE = {
@@ -173,8 +173,7 @@ def test_merged_adapters_compute_the_same_with_the_bases_own_programs(family, me
     for path, leaf in adapters(adapted):
         leaf[...] = 0.1 * jax.random.normal(jax.random.key(len(str(path))), leaf.shape)
     before, expected, programs = logits(model), logits(adapted), lowered(model, mesh)
-    axes = {entry.path: entry.input_axis for entry in hf_format.table(architecture)}
-    merged = models.merge(model, adapted, lora, axes)
+    merged = models.Merged(adapted, lora).model()
     np.testing.assert_allclose(logits(merged), expected, atol=1e-4 * np.abs(expected).max())
     assert np.abs(expected - before).max() > 0.1 * np.abs(expected).max()
     assert lowered(merged, mesh) == programs != lowered(adapted, mesh)

@@ -247,6 +247,35 @@ def test_a_group_that_is_no_group_is_computed_row_by_row(model, tokenizer, engin
     assert [row.tolist() for row in rolled.generate(asked, config).tokens] == drawn(engine, step=0)[0]
 
 
+def test_from_merged_weights_the_policys_own_tokens_are_drawn(model, tokenizer, engine):
+    """At each draw those of the policy as it is then; and its log-probs are those of its adapters."""
+    lora = {
+        "rank": 4,
+        "alpha": 8,
+        "dropout": 0,
+        "base_weights": None,
+        "target_modules": list(families.of(ARCHITECTURE).modules),
+    }
+    policy, config = models.with_lora(model, lora, 0, models.make_mesh(1, 1)), engine[1]
+    adapted = tokenizer_adapter.TokenizerAdapter(tokenizer)
+    both = [
+        (rollout.SeededRollout(policy, adapted, models.make_mesh(1, 1), config, seed=7, lora=each), config)
+        for each in (None, lora)
+    ]
+    assert len(jax.tree.leaves(both[1][0]._sampler.transformer_state)) < len(jax.tree.leaves(nnx.state(policy)))
+    asked = [prompts.build("", question) for question in QUESTIONS]
+    found = []
+    for step in range(3):
+        for path, leaf in nnx.to_flat_state(nnx.state(policy, nnx.LoRAParam)):
+            leaf[...] = 0.1 * jax.random.normal(jax.random.key(step + len(str(path))), leaf.shape)
+        apart, merged = (drawn(each, step=0)[0] for each in both)
+        assert merged == apart and merged not in found
+        found.append(merged)
+    ids, completion = np.array([adapted.encode(asked[0])]), np.array([found[-1][0]])
+    apart, merged = (np.asarray(each.get_per_token_logps(ids, completion)) for each, _ in both)
+    np.testing.assert_array_equal(merged, apart)
+
+
 SHARDED = """
 import json, sys
 

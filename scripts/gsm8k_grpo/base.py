@@ -8,16 +8,15 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
 
-from gsm8k_grpo import families, files, hf_format, models, tokenizers
+from gsm8k_grpo import families, files, models, tokenizers
 from gsm8k_grpo.errors import PipelineError
 
 
 @dataclasses.dataclass(frozen=True)
 class BaseModel:
-    """Weights on a mesh, their architecture and configuration, the tokenizer, ids that completions stop at, hashes."""
+    """Weights on a mesh, their configuration, the tokenizer, the ids that completions stop at, and its hashes."""
 
     model: nnx.Module
-    architecture: dict | str
     config: object
     tokenizer: object
     stop_ids: tuple[int, ...]
@@ -37,8 +36,7 @@ def load(folder: Path, mesh: Mesh) -> BaseModel:
             "belongs to another model"
         )
     model = models.load(folder / "weights", config, mesh, jnp.dtype(manifest["dtype"]))
-    stop_ids = tokenizers.stop_ids(tokenizer, template)
-    return BaseModel(model, manifest["architecture"], config, tokenizer, stop_ids, manifest["sha256"])
+    return BaseModel(model, config, tokenizer, tokenizers.stop_ids(tokenizer, template), manifest["sha256"])
 
 
 def checkpoint_folder(sha256: dict, manifest_file: Path, name: str) -> Path:
@@ -100,5 +98,4 @@ def load_to_evaluate(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh
     policy, lora = load_checkpoint(base, manifest_file, name, mesh), files.read_json(manifest_file)["lora"]
     if not models.merges(lora, base.model.embedder.input_embedding.dtype):
         return policy
-    input_axes = {entry.path: entry.input_axis for entry in hf_format.table(base.architecture)}
-    return models.merge(base.model, policy, lora, input_axes)
+    return models.Merged(policy, lora, give_up_base=True).model()

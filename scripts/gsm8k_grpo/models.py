@@ -350,46 +350,68 @@ def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Mo
 
 
 def merges(lora: Mapping | None, dtype: jnp.dtype) -> bool:
-    """Whether `merge` changes nothing but the rounding of float32; in bfloat16 it would round the update away."""
+    """Whether `Merged` changes nothing but the rounding of float32; in bfloat16 it would round updates away."""
     return bool(lora) and not lora["base_weights"] and dtype == jnp.float32
 
 
-def merge(model: nnx.Module, adapted: nnx.Module, lora: Mapping, input_axes: Mapping[tuple, int]) -> nnx.Module:
-    """A model of the base's own structure with W + alpha / rank · A·B for each adapted W (arXiv 2106.09685, eq. 3).
+class Merged:
+    """A model with W + alpha / rank · A·B (arXiv 2106.09685, eq. 3) in the place of each adapted W, whenever asked for.
 
-    So every program that was compiled for the base is its program too.
-
-    Args:
-      model: the base; its adapted weights are given up, it must not be used any more.
-      adapted: of `with_lora`.
-      lora: as `with_lora` got it.
-      input_axes: of each weight that may have adapters, by its path in the state, the first axis that a product with
-        it sums over (`hf_format.Entry`).
+    Its structure is the base's: what was compiled for the base computes it too, and no adapter costs anything.
     """
-    graph, state = nnx.split(model)
-    weights = traverse_util.flatten_dict(nnx.to_pure_dict(state))
-    adapters = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(adapted, nnx.LoRAParam)))
-    factors = {path: [(*path[:-1], f"{path[-1]}_lora_{which}") for which in "ab"] for path in input_axes}
-    paths = [path for path, (a, _) in factors.items() if a in adapters]
-    scale = lora["alpha"] / lora["rank"]
 
-    def added(weight: jax.Array, a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
-        inputs = range(
-            a.ndim - 1
-        )  # Qwix's A is these axes of the weight, then the rank; its B the rank, then the others
-        return weight + scale * jnp.moveaxis(jnp.tensordot(a, b, 1), inputs, range(axis, axis + len(inputs)))
+    def __init__(self, adapted: nnx.Module, lora: Mapping, give_up_base: bool = False):
+        """
+        Args:
+          adapted: of `with_lora`; its adapters may change between calls.
+          lora: as `with_lora` got it, where `merges`.
+          give_up_base: whether its adapted weights are given up for the merged ones: then there is but one call.
+        """
+        self._adapted, self._scale = adapted, lora["alpha"] / lora["rank"]
+        self._plain = structure(adapted.config, adapted.embedder.input_embedding.dtype)
+        self._input_axes = {
+            (*path, name): _input_axis(module)
+            for path, module in nnx.iter_modules(adapted)
+            for name in ("w", "kernel")
+            if hasattr(module, f"{name}_lora_a")
+        }
+        weights, _ = self._arrays()
+        self._program = jax.jit(
+            self._add,
+            donate_argnums=0 if give_up_base else (),
+            out_shardings=[weights[path].sharding for path in self._input_axes],
+        )
 
-    def add(weights: list, pairs: list) -> list:
-        return [
-            added(weight, *pair, input_axes[path]) for path, weight, pair in zip(paths, weights, pairs, strict=True)
-        ]
+    def model(self) -> nnx.Module:
+        """With the adapters as they are now."""
+        weights, adapters = self._arrays()
+        pairs = [[adapters[(*path[:-1], f"{path[-1]}_lora_{which}")] for which in "ab"] for path in self._input_axes]
+        merged = self._program([weights[path] for path in self._input_axes], pairs)
+        weights.update(zip(self._input_axes, merged, strict=True))
+        graph, state = nnx.split(self._plain)
+        nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(weights))
+        return nnx.merge(graph, state)
 
-    before = [weights[path] for path in paths]
-    pairs = [[adapters[name] for name in factors[path]] for path in paths]
-    merged = jax.jit(add, donate_argnums=0, out_shardings=[weight.sharding for weight in before])(before, pairs)
-    weights.update(zip(paths, merged, strict=True))
-    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(weights))
-    return nnx.merge(graph, state)
+    def _arrays(self) -> tuple[dict, dict]:
+        """Weights and adapters by their paths."""
+        states = nnx.state(self._adapted, nnx.filterlib.Not(nnx.LoRAParam), nnx.LoRAParam)
+        return tuple(traverse_util.flatten_dict(nnx.to_pure_dict(state)) for state in states)
+
+    def _add(self, weights: list[jax.Array], pairs: list[list[jax.Array]]) -> list[jax.Array]:
+        merged = []
+        for weight, (a, b), axis in zip(weights, pairs, self._input_axes.values(), strict=True):
+            inputs = range(a.ndim - 1)  # Qwix's A has the weight's inputs, then the rank; its B the rank, then the rest
+            update = jnp.moveaxis(jnp.tensordot(a, b, 1), inputs, range(axis, axis + len(inputs)))
+            merged.append(weight + self._scale * update)
+        return merged
+
+
+def _input_axis(module: nnx.Module) -> int:
+    """The first axis that a product with the module's weight sums over."""
+    if not hasattr(module, "einsum_str"):
+        return 0  # of nnx.Linear
+    weight, result = module.einsum_str.split(",")[1].split("->")
+    return next(axis for axis, letter in enumerate(weight) if letter not in result)
 
 
 def trained(lora: Mapping | None) -> type:

@@ -270,8 +270,8 @@ class Programs:
         rows = self.rows(f"{stage}_prefill")
         repeats = math.gcd(how["samples"], rows) if stage == "evaluation" else how["num_generations"]
         drawing = rollout.Drawing(limits[1], STOP_IDS, how["temperature"], how["top_k"], how["top_p"])
-        lora, dtype = self._chosen["training"]["lora"], jnp.dtype(self._chosen["model"]["dtype"])
-        merged = stage == "evaluation" and models.merges(lora, dtype)
+        lora = self._chosen["training"]["lora"]
+        merged = rollout.merges(lora, self._base, for_cpu=stage == "evaluation" or self._for_cpu)
         model = self._base if merged else self._policy
         with running_on(self._mesh):
             sampler = rollout.Sampler(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import flax
 import jax
@@ -13,7 +14,7 @@ from tunix.generate import base_sampler
 from tunix.generate import sampler as tunix_sampler
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
-from gsm8k_grpo import attention, forward, log_probs, padding, products, sampling
+from gsm8k_grpo import attention, forward, log_probs, models, padding, products, sampling
 from gsm8k_grpo.errors import PipelineError
 
 # Finished rows make room, and the cache begins half as long, where that program of its own may save so many tokens.
@@ -436,23 +437,38 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         seed: int,
         generations: int = 1,
         gather_weights: bool = True,
+        lora: Mapping | None = None,
     ):
         """
         Args:
           seed: of the run.
           generations: G; prompts come in groups of so many equal ones, each of which is computed once.
           gather_weights: as `Sampler` has it.
+          lora: as `models.with_lora` got it: `merges` looks at it. None leaves the adapters where they are.
         """
-        self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights)
+        self._policy, self._merged = rollout_actor, None
+        if merges(lora, rollout_actor, products.on_cpu(mesh)):
+            self._merged = models.Merged(rollout_actor, lora)
+        sampled = self._merged.model() if self._merged else rollout_actor
+        self._sampler = Sampler(sampled, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights)
         self.mesh = mesh
         self._temperature = rollout_config.temperature
         self._seed, self._generations = seed, generations
         self.start_draw(0)
 
     def start_draw(self, step: int, draw: int = 0) -> None:
-        """Says which step (0-based) and which draw within it (0, then replacements) the next rows belong to."""
+        """Says which step (0-based) and which draw within it (0, then replacements) the next rows belong to.
+
+        They are drawn from the policy as it is now.
+        """
         self._key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), draw)
         self._rows = 0
+        if self._merged:
+            self._sampler.transformer_state = nnx.variables(self._merged.model())
+
+    def model(self) -> nnx.Module:
+        """The policy, with its adapters."""
+        return self._policy
 
     def generate(
         self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **kwargs
@@ -489,10 +505,18 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         self, prompt_tokens: jax.Array, completion_tokens: jax.Array, packed_places: jax.Array | None = None
     ) -> jax.Array:
         """Log-probs of completions under the rollout policy at the rollout's temperature; see `log_probs.compute`."""
-        graph, state = self._sampler.model_def_and_state()
+        graph, state = nnx.split(self._policy) if self._merged else self._sampler.model_def_and_state()
         return log_probs.compute(
             graph, state, prompt_tokens, completion_tokens, packed_places, self.pad_id(), self._temperature
         )
+
+
+def merges(lora: Mapping | None, policy: nnx.Module, for_cpu: bool) -> bool:
+    """Whether rollouts are drawn from merged weights: on a CPU, where an adapter's products take as long as a weight's.
+
+    Elsewhere a second copy of the weights would cost more memory than it saves time.
+    """
+    return for_cpu and models.merges(lora, policy.embedder.input_embedding.dtype)
 
 
 def rooms(max_completion_tokens: int) -> tuple[int, ...]:

@@ -106,6 +106,7 @@ def cluster_config(
             seed=seed,
             generations=settings["num_generations"],
             gather_weights=gather_weights,
+            lora=settings["lora"],
         ),
         training_config=cluster_lib.RLTrainingConfig(
             actor_optimizer=make_optimizer(settings),
