@@ -173,7 +173,7 @@ def test_merged_adapters_compute_the_same_with_the_bases_own_programs(family, me
     for path, leaf in adapters(adapted):
         leaf[...] = 0.1 * jax.random.normal(jax.random.key(len(str(path))), leaf.shape)
     before, expected, programs = logits(model), logits(adapted), lowered(model, mesh)
-    merged = models.Merged(adapted, lora).model()
+    merged = nnx.jit(lambda adapted: models.merged(adapted, lora))(adapted)
     np.testing.assert_allclose(logits(merged), expected, atol=1e-4 * np.abs(expected).max())
     assert np.abs(expected - before).max() > 0.1 * np.abs(expected).max()
     assert lowered(merged, mesh) == programs != lowered(adapted, mesh)

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import nnx
@@ -98,4 +99,11 @@ def load_to_evaluate(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh
     policy, lora = load_checkpoint(base, manifest_file, name, mesh), files.read_json(manifest_file)["lora"]
     if not models.merges(lora, base.model.embedder.input_embedding.dtype):
         return policy
-    return models.Merged(policy, lora, give_up_base=True).model()
+    graph, adapters, weights = nnx.split(policy, nnx.LoRAParam, ...)
+    plain, places = nnx.split(base.model)
+
+    def merge(weights: nnx.State, adapters: nnx.State) -> nnx.State:
+        return nnx.state(models.merged(nnx.merge(graph, adapters, weights), lora))
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, places)
+    return nnx.merge(plain, jax.jit(merge, donate_argnums=0, out_shardings=shardings)(weights, adapters))

@@ -350,60 +350,32 @@ def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Mo
 
 
 def merges(lora: Mapping | None, dtype: jnp.dtype) -> bool:
-    """Whether `Merged` changes nothing but the rounding of float32; in bfloat16 it would round updates away."""
+    """Whether `merged` changes nothing but the rounding of float32; in bfloat16 it would round updates away."""
     return bool(lora) and not lora["base_weights"] and dtype == jnp.float32
 
 
-class Merged:
-    """A model with W + alpha / rank · A·B (arXiv 2106.09685, eq. 3) in the place of each adapted W, whenever asked for.
+def merged(adapted: nnx.Module, lora: Mapping) -> nnx.Module:
+    """A model of the base's own structure with W + alpha / rank · A·B (arXiv 2106.09685, eq. 3) for each adapted W.
 
-    Its structure is the base's: what was compiled for the base computes it too, and no adapter costs anything.
+    Args:
+      adapted: of `with_lora`, concrete or traced.
+      lora: as `with_lora` got it, where `merges`.
     """
-
-    def __init__(self, adapted: nnx.Module, lora: Mapping, give_up_base: bool = False):
-        """
-        Args:
-          adapted: of `with_lora`; its adapters may change between calls.
-          lora: as `with_lora` got it, where `merges`.
-          give_up_base: whether its adapted weights are given up for the merged ones: then there is but one call.
-        """
-        self._adapted, self._scale = adapted, lora["alpha"] / lora["rank"]
-        self._plain = structure(adapted.config, adapted.embedder.input_embedding.dtype)
-        self._input_axes = {
-            (*path, name): _input_axis(module)
-            for path, module in nnx.iter_modules(adapted)
-            for name in ("w", "kernel")
-            if hasattr(module, f"{name}_lora_a")
-        }
-        weights, _ = self._arrays()
-        self._program = jax.jit(
-            self._add,
-            donate_argnums=0 if give_up_base else (),
-            out_shardings=[weights[path].sharding for path in self._input_axes],
-        )
-
-    def model(self) -> nnx.Module:
-        """With the adapters as they are now."""
-        weights, adapters = self._arrays()
-        pairs = [[adapters[(*path[:-1], f"{path[-1]}_lora_{which}")] for which in "ab"] for path in self._input_axes]
-        merged = self._program([weights[path] for path in self._input_axes], pairs)
-        weights.update(zip(self._input_axes, merged, strict=True))
-        graph, state = nnx.split(self._plain)
-        nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(weights))
-        return nnx.merge(graph, state)
-
-    def _arrays(self) -> tuple[dict, dict]:
-        """Weights and adapters by their paths."""
-        states = nnx.state(self._adapted, nnx.filterlib.Not(nnx.LoRAParam), nnx.LoRAParam)
-        return tuple(traverse_util.flatten_dict(nnx.to_pure_dict(state)) for state in states)
-
-    def _add(self, weights: list[jax.Array], pairs: list[list[jax.Array]]) -> list[jax.Array]:
-        merged = []
-        for weight, (a, b), axis in zip(weights, pairs, self._input_axes.values(), strict=True):
-            inputs = range(a.ndim - 1)  # Qwix's A has the weight's inputs, then the rank; its B the rank, then the rest
-            update = jnp.moveaxis(jnp.tensordot(a, b, 1), inputs, range(axis, axis + len(inputs)))
-            merged.append(weight + self._scale * update)
-        return merged
+    graph, state = nnx.split(structure(adapted.config, adapted.embedder.input_embedding.dtype))
+    weights, adapters = (
+        traverse_util.flatten_dict(nnx.to_pure_dict(each))
+        for each in nnx.state(adapted, nnx.filterlib.Not(nnx.LoRAParam), nnx.LoRAParam)
+    )
+    for path, module in nnx.iter_modules(adapted):
+        for name in ("w", "kernel"):
+            if (*path, f"{name}_lora_a") in adapters:
+                a, b = (adapters[(*path, f"{name}_lora_{which}")] for which in "ab")
+                # Qwix's A has the weight's axes of inputs, then the rank; its B has the rank, then the others.
+                inputs, axis = range(a.ndim - 1), _input_axis(module)
+                update = jnp.moveaxis(jnp.tensordot(a, b, 1), inputs, range(axis, axis + len(inputs)))
+                weights[*path, name] += lora["alpha"] / lora["rank"] * update
+    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(weights))
+    return nnx.merge(graph, state)
 
 
 def _input_axis(module: nnx.Module) -> int:

@@ -270,12 +270,12 @@ class Programs:
         rows = self.rows(f"{stage}_prefill")
         repeats = math.gcd(how["samples"], rows) if stage == "evaluation" else how["num_generations"]
         drawing = rollout.Drawing(limits[1], STOP_IDS, how["temperature"], how["top_k"], how["top_p"])
-        lora = self._chosen["training"]["lora"]
-        merged = rollout.merges(lora, self._base, for_cpu=stage == "evaluation" or self._for_cpu)
+        lora, dtype = self._chosen["training"]["lora"], jnp.dtype(self._chosen["model"]["dtype"])
+        merged = stage == "evaluation" and models.merges(lora, dtype)
         model = self._base if merged else self._policy
         with running_on(self._mesh):
             sampler = rollout.Sampler(
-                model, NoTokenizer(), rollout.cache_tokens(*limits), self._mesh, gather, self._for_cpu
+                model, NoTokenizer(), rollout.cache_tokens(*limits), self._mesh, gather, lora, self._for_cpu
             )
             prefill = sampler.lower_prefill(rows, repeats, limits[0], drawing)
         return Sampling(sampler, drawing, prefill, sampler.abstract_state(prefill))

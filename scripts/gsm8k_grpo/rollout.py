@@ -95,6 +95,7 @@ class Sampler(tunix_sampler.Sampler):
         cache_tokens: int,
         mesh: Mesh,
         gather_weights: bool = True,
+        lora: Mapping | None = None,
         for_cpu: bool | None = None,
     ):
         """Keep what this makes: each new sampler compiles anew.
@@ -103,6 +104,8 @@ class Sampler(tunix_sampler.Sampler):
           cache_tokens: the most that a prompt and its completion take.
           gather_weights: whether the decoding loop has whole copies of the weights along `fsdp` (sharded over `tp`
             still), for as long as it lasts. Where there is no memory for them, each token gathers them layer by layer.
+          lora: as `models.with_lora` got it. On a CPU, where an adapter's products take as long as a weight's, programs
+            begin with merging adapters where `models.merges`; None leaves them where they are.
           for_cpu: whether programs are made as a CPU's compiler is fast at them (products.py); None: where the mesh is
             of CPUs.
         """
@@ -114,6 +117,8 @@ class Sampler(tunix_sampler.Sampler):
             tunix_sampler.CacheConfig(cache_tokens, config.num_layers, config.num_kv_heads, config.head_dim),
         )
         self._mesh, self._for_cpu = mesh, products.on_cpu(mesh) if for_cpu is None else for_cpu
+        merges = self._for_cpu and models.merges(lora, model.embedder.input_embedding.dtype)
+        self._merged_lora = lora if merges else None
         self.prefill = jax.jit(self._prefill, static_argnames=("copies", "room", "how"))
         self.decode = jax.jit(self._decode, static_argnames="how", donate_argnames="state")
         self._take = jax.jit(self._taken, static_argnames="more")
@@ -220,7 +225,7 @@ class Sampler(tunix_sampler.Sampler):
         self, weights: object, prompt_ids: jax.Array, keys: jax.Array, *, copies: int, room: int, how: Drawing
     ) -> State:
         """Computes left-padded prompts, [B / copies, P], and draws the first token of each row's at most `room`."""
-        model = nnx.merge(self._transformer_graphdef, weights)
+        model = self._model(weights)
         tokens = cache_tokens(prompt_ids.shape[1], room) - prompt_ids.shape[1]
         hidden, real, cache = forward.prompt(model, prompt_ids, self.tokenizer.pad_id())
         state = State(
@@ -238,11 +243,12 @@ class Sampler(tunix_sampler.Sampler):
         """Draws a token of each row a round until there are `room`, or no more than `rows_left` rows are not done."""
         if self._gathered:
             weights = jax.tree.map(self._without_fsdp, weights, self._flattened_transformer_state)
+        graph, weights = nnx.split(self._model(weights))
         leaves, structure = jax.tree.flatten(weights)
 
         def next_logits(leaves: list, newest: jax.Array, places: jax.Array, cache: dict, seen: jax.Array) -> tuple:
-            # Merged in the loop: Qwix notes things on the model.
-            model = nnx.merge(self._transformer_graphdef, jax.tree.unflatten(structure, leaves))
+            # Put together in the loop: Qwix notes things on the model.
+            model = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
             return model(newest, places, cache, seen)
 
         def inputs(state: State) -> tuple:
@@ -264,6 +270,11 @@ class Sampler(tunix_sampler.Sampler):
             return self._with_next(state, logits[:, 0], cache, how)
 
         return self._in_place(jax.lax.while_loop(goes_on, step, state))
+
+    def _model(self, weights: object) -> nnx.Module:
+        """What computes, within a program."""
+        model = nnx.merge(self._transformer_graphdef, weights)
+        return models.merged(model, self._merged_lora) if self._merged_lora else model
 
     def _with_next(self, state: State, logits: jax.Array, cache: dict, how: Drawing) -> State:
         """The state after a token more in each row, drawn from logits [B, V]."""
@@ -444,31 +455,18 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
           seed: of the run.
           generations: G; prompts come in groups of so many equal ones, each of which is computed once.
           gather_weights: as `Sampler` has it.
-          lora: as `models.with_lora` got it: `merges` looks at it. None leaves the adapters where they are.
+          lora: as `Sampler` has it.
         """
-        self._policy, self._merged = rollout_actor, None
-        if merges(lora, rollout_actor, products.on_cpu(mesh)):
-            self._merged = models.Merged(rollout_actor, lora)
-        sampled = self._merged.model() if self._merged else rollout_actor
-        self._sampler = Sampler(sampled, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights)
+        self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights, lora)
         self.mesh = mesh
         self._temperature = rollout_config.temperature
         self._seed, self._generations = seed, generations
         self.start_draw(0)
 
     def start_draw(self, step: int, draw: int = 0) -> None:
-        """Says which step (0-based) and which draw within it (0, then replacements) the next rows belong to.
-
-        They are drawn from the policy as it is now.
-        """
+        """Says which step (0-based) and which draw within it (0, then replacements) the next rows belong to."""
         self._key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), draw)
         self._rows = 0
-        if self._merged:
-            self._sampler.transformer_state = nnx.variables(self._merged.model())
-
-    def model(self) -> nnx.Module:
-        """The policy, with its adapters."""
-        return self._policy
 
     def generate(
         self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **kwargs
@@ -505,18 +503,10 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         self, prompt_tokens: jax.Array, completion_tokens: jax.Array, packed_places: jax.Array | None = None
     ) -> jax.Array:
         """Log-probs of completions under the rollout policy at the rollout's temperature; see `log_probs.compute`."""
-        graph, state = nnx.split(self._policy) if self._merged else self._sampler.model_def_and_state()
+        graph, state = self._sampler.model_def_and_state()
         return log_probs.compute(
             graph, state, prompt_tokens, completion_tokens, packed_places, self.pad_id(), self._temperature
         )
-
-
-def merges(lora: Mapping | None, policy: nnx.Module, for_cpu: bool) -> bool:
-    """Whether rollouts are drawn from merged weights: on a CPU, where an adapter's products take as long as a weight's.
-
-    Elsewhere a second copy of the weights would cost more memory than it saves time.
-    """
-    return for_cpu and models.merges(lora, policy.embedder.input_embedding.dtype)
 
 
 def rooms(max_completion_tokens: int) -> tuple[int, ...]:
