@@ -142,7 +142,7 @@ def test_log_probs_are_computed_for_those_that_need_them(made, monkeypatch, beta
 
 @pytest.mark.parametrize("lora", [True, False])
 def test_no_gradient_of_a_frozen_weight_is_formed(lora):
-    """No product of the training step has a frozen weight's shape; where all weights are trained, there is each's."""
+    """No product or sum of a training step has a frozen weight's shape; where all weights are trained, each is there."""
     sizes = {"vocabulary_size": 400, "num_layers": 1, "embed_dim": 40, "hidden_dim": 56}
     change = {} if lora else {"training": {"lora": None}}
     chosen, mesh = settings.effective("tiny", {"model": {"architecture": sizes}, **change}), models.make_mesh(1, 1)
@@ -158,9 +158,9 @@ def test_no_gradient_of_a_frozen_weight_is_formed(lora):
 
 
 def products_of(jaxpr):
-    """The shapes of all products' results, in functions that are called too."""
+    """The shapes of all results of products and of sums by index (an embedding's), in functions that are called too."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
+        if equation.primitive.name in ("dot_general", "scatter-add"):
             yield equation.outvars[0].aval.shape
         for inner in jax.core.jaxprs_in_params(equation.params):
             yield from products_of(inner)

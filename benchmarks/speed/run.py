@@ -148,7 +148,8 @@ def summary(warm_up: list[dict], steps: list[dict]) -> dict:
 def conditions(pythons: dict) -> dict:
     """Machine, versions, commit and date."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]  # -dirty: with changes that are not committed
+    commit = subprocess.run(describe, capture_output=True, text=True, cwd=ROOT)
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit.stdout.strip() or None,
@@ -199,9 +200,10 @@ def main() -> None:
     logs = arguments.output.with_suffix(".logs")
     logs.mkdir(parents=True, exist_ok=True)
     measured = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    where = conditions(pythons)
     for workload in workloads:
         found = measure(workload, contestants, pythons, arguments.warm_up, arguments.steps, logs)
-        measured[workload.name] = {"conditions": conditions(pythons), "contestants": found}
+        measured[workload.name] = {"conditions": where, "contestants": found}
         arguments.output.write_text(json.dumps(measured, indent=1) + "\n")
     print(table.markdown(measured))
 
