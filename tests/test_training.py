@@ -142,7 +142,7 @@ def test_log_probs_are_computed_for_those_that_need_them(made, monkeypatch, beta
 
 @pytest.mark.parametrize("lora", [True, False])
 def test_no_gradient_of_a_frozen_weight_is_formed(lora):
-    """No product or sum of a training step has a frozen weight's shape; where all weights are trained, each is there."""
+    """No product or sum of a training step has a frozen weight's shape; where all are trained, each is there."""
     sizes = {"vocabulary_size": 400, "num_layers": 1, "embed_dim": 40, "hidden_dim": 56}
     change = {} if lora else {"training": {"lora": None}}
     chosen, mesh = settings.effective("tiny", {"model": {"architecture": sizes}, **change}), models.make_mesh(1, 1)
