@@ -189,12 +189,13 @@ def lowered(model, mesh):
 
 
 @pytest.mark.parametrize(
-    ("lora", "dtype", "merges"),
-    [(LORA, "float32", True), (LORA, "bfloat16", False), (None, "float32", False)]
-    + [({**LORA, "base_weights": kind}, "float32", False) for kind in ("int8", "nf4")],
+    ("lora", "dtype", "on_cpu", "merges"),
+    [(LORA, "float32", True, True), (LORA, "bfloat16", True, False), (None, "float32", True, False)]
+    + [({**LORA, "base_weights": kind}, "float32", True, False) for kind in ("int8", "nf4")]
+    + [(LORA, "float32", False, False)],  # a TPU multiplies in bfloat16
 )
-def test_adapters_are_merged_where_nothing_is_lost(lora, dtype, merges):
-    assert models.merges(lora, jnp.dtype(dtype)) is merges
+def test_adapters_are_merged_where_nothing_is_lost(lora, dtype, on_cpu, merges):
+    assert models.merges(lora, jnp.dtype(dtype), on_cpu) is merges
 
 
 def base_bytes(model):

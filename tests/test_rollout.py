@@ -213,16 +213,16 @@ def test_completions_are_those_of_the_plain_path(family, monkeypatch):
     for name, how in DRAWN.items():
         shapes.clear()
         with mesh:
-            output = sampler(asked, limit, 40, eos_tokens=ENDS, seed=keys, repeats=repeats, **how)
+            output = sampler(asked, limit, 34, eos_tokens=ENDS, seed=keys, repeats=repeats, **how)
         temperature = how.get("temperature")
         expected = [plainly(model, prompt, key, limit, temperature) for prompt, key in zip(asked, keys, strict=True)]
         assert [row.tolist() for row in output.tokens] == expected, name
         stopped = [row[:-1] if row[-1] in ENDS else row for row in expected]
         assert output.text == [" ".join(map(str, row)) for row in stopped]
-        assert output.padded_prompt_tokens.shape == (12, 40)
+        assert output.padded_prompt_tokens.shape == (12, 34)
         # Each prompt once, at half the limit; then all rows, a half, a quarter, as rows end. The cache has room for
-        # half of a completion's tokens, then for all.
-        assert shapes[:2] == [(3, 20), (12, 32)] and shapes[-1][1] == 40
+        # half of a completion's tokens, not one more, then for all.
+        assert shapes[:2] == [(3, 17), (12, 17 + 7)] and shapes[-1][1] == 32
         if name == "all":
             assert len(set(map(len, expected))) > 3 and shapes[-1][0] in (6, 3)
 

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
 
-from gsm8k_grpo import families, files, models, tokenizers
+from gsm8k_grpo import families, files, models, products, tokenizers
 from gsm8k_grpo.errors import PipelineError
 
 
@@ -97,7 +97,7 @@ def load_to_evaluate(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh
     Raises as `checkpoint_folder`.
     """
     policy, lora = load_checkpoint(base, manifest_file, name, mesh), files.read_json(manifest_file)["lora"]
-    if not models.merges(lora, base.model.embedder.input_embedding.dtype):
+    if not models.merges(lora, base.model.embedder.input_embedding.dtype, products.on_cpu(mesh)):
         return policy
     graph, adapters, weights = nnx.split(policy, nnx.LoRAParam, ...)
     plain, places = nnx.split(base.model)

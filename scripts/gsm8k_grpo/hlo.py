@@ -12,7 +12,7 @@ _CALLED = re.compile(r"(?:calls|to_apply|condition|body|async_execution_thread_c
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
-_LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"ROOT \S+ = pred\[\]\S* compare\([^,]+, %?([\w.\-]+)\), direction=LT")
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
 
 
@@ -95,8 +95,9 @@ def _rounds(loop: str, bodies: dict[str, list[str]]) -> int | None:
     if noted := _ROUNDS.search(loop):
         return int(noted[1])
     condition = "\n".join(bodies.get(_CONDITION.search(loop)[1], ()))
-    limits = _LIMIT.findall(condition)
-    return int(limits[0]) if len(limits) == 1 and "direction=LT" in condition else None
+    below = _BELOW.search(condition)
+    limit = below and re.search(rf"%?{re.escape(below[1])} = s32\[\]\S* constant\((\d+)\)", condition)
+    return int(limit[1]) if limit else None
 
 
 def _result_bytes(shape: str, opcode: str) -> int:

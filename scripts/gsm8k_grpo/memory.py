@@ -11,7 +11,7 @@ import jax
 import psutil
 from jax.sharding import Mesh
 
-from gsm8k_grpo import log_probs, models
+from gsm8k_grpo import log_probs, models, rollout
 from gsm8k_grpo.errors import PipelineError
 
 BYTES_PER_LOGIT = 4  # log-probs are taken in float32 whatever the weights' precision
@@ -69,7 +69,7 @@ def require_training(config: object, training: dict, max_prompt_tokens: int, mes
 def require_evaluation(config: object, rows: int, max_prompt_tokens: int, completion_tokens: int, mesh: Mesh) -> None:
     """Refuses an evaluation batch whose KV cache and next logits alone do not fit."""
     logits = rows * models.vocabulary_size(config) * BYTES_PER_LOGIT
-    cache = kv_cache_bytes(config, rows, max_prompt_tokens + completion_tokens)
+    cache = kv_cache_bytes(config, rows, max_prompt_tokens + rollout.rooms(completion_tokens)[0])
     require(
         logits + cache,
         mesh,

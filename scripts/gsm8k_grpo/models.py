@@ -349,9 +349,13 @@ def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Mo
     return nnx.merge(graph, adapters, base_state if quantised is None else quantised)
 
 
-def merges(lora: Mapping | None, dtype: jnp.dtype) -> bool:
-    """Whether `merged` changes nothing but the rounding of float32; in bfloat16 it would round updates away."""
-    return bool(lora) and not lora["base_weights"] and dtype == jnp.float32
+def merges(lora: Mapping | None, dtype: jnp.dtype, on_cpu: bool) -> bool:
+    """Whether `merged` changes nothing but the rounding of float32, where that is what a product computes in: on a CPU.
+
+    A TPU multiplies float32 in bfloat16 unless told otherwise, a GPU in TF32: there the sum of a weight and a small
+    update is rounded to the weight alone, while apart, both count.
+    """
+    return bool(lora) and not lora["base_weights"] and dtype == jnp.float32 and on_cpu
 
 
 def merged(adapted: nnx.Module, lora: Mapping) -> nnx.Module:
@@ -369,11 +373,13 @@ def merged(adapted: nnx.Module, lora: Mapping) -> nnx.Module:
     for path, module in nnx.iter_modules(adapted):
         for name in ("w", "kernel"):
             if (*path, f"{name}_lora_a") in adapters:
-                a, b = (adapters[(*path, f"{name}_lora_{which}")] for which in "ab")
+                a, b = (adapters.pop((*path, f"{name}_lora_{which}")) for which in "ab")
                 # Qwix's A has the weight's axes of inputs, then the rank; its B has the rank, then the others.
                 inputs, axis = range(a.ndim - 1), _input_axis(module)
                 update = jnp.moveaxis(jnp.tensordot(a, b, 1), inputs, range(axis, axis + len(inputs)))
                 weights[*path, name] += lora["alpha"] / lora["rank"] * update
+    if adapters:
+        raise ValueError(f"adapters of no weight that is known: {sorted(map(str, adapters))}")
     nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(weights))
     return nnx.merge(graph, state)
 

@@ -192,11 +192,12 @@ class Programs:
         return self._chosen["training"]["micro_batch_prompts"] * self._chosen["training"]["num_generations"]
 
     def read_bytes(self, name: str) -> int:
-        """Weights and KV cache on each chip, as a decoding loop has them: what each token reads at least."""
+        """Weights and KV cache on each chip, as a decoding loop has them: what a token reads at least, on the mean."""
         if not name.endswith("decode"):
             return 0
-        of_stage = self._sampler(name.partition("_")[0])
-        return of_stage.sampler.decoded_weight_bytes() + bytes_per_chip(of_stage.state.cache)
+        whole = self.kv_cache_bytes(name)  # which the second half of the tokens attends to
+        weights = self._sampler(name.partition("_")[0]).sampler.decoded_weight_bytes()
+        return weights + (whole + (self.shorter_cache_bytes(name) or whole)) // 2
 
     def resident_bytes(self, name: str) -> int:
         """What lies on each chip beside a program's own arguments while it runs."""
@@ -271,7 +272,7 @@ class Programs:
         repeats = math.gcd(how["samples"], rows) if stage == "evaluation" else how["num_generations"]
         drawing = rollout.Drawing(limits[1], STOP_IDS, how["temperature"], how["top_k"], how["top_p"])
         lora, dtype = self._chosen["training"]["lora"], jnp.dtype(self._chosen["model"]["dtype"])
-        merged = stage == "evaluation" and models.merges(lora, dtype)
+        merged = stage == "evaluation" and models.merges(lora, dtype, self._for_cpu)
         model = self._base if merged else self._policy
         with running_on(self._mesh):
             sampler = rollout.Sampler(

@@ -83,8 +83,8 @@ class Sampler(tunix_sampler.Sampler):
     - The padding token is never drawn: everything downstream tells tokens from padding by it.
     - The stop token that a row drew stays at the end of its tokens (not of its text). Stock cuts it off, so that a
       model is never trained to stop.
-    - The KV cache is born in its shards, not on the first device, and is as long as prompts and half of the limit need;
-      as prompts and limit need only when a row comes so far. Every token attends to all of it.
+    - The KV cache is born in its shards, not on the first device. Of long completions it has room for half of the limit
+      until a row comes so far: every token attends to all of it.
     - Weights that are sharded over `fsdp` are gathered once a program, not again for every token.
     """
 
@@ -104,8 +104,8 @@ class Sampler(tunix_sampler.Sampler):
           cache_tokens: the most that a prompt and its completion take.
           gather_weights: whether the decoding loop has whole copies of the weights along `fsdp` (sharded over `tp`
             still), for as long as it lasts. Where there is no memory for them, each token gathers them layer by layer.
-          lora: as `models.with_lora` got it. On a CPU, where an adapter's products take as long as a weight's, programs
-            begin with merging adapters where `models.merges`; None leaves them where they are.
+          lora: as `models.with_lora` got it. Where `models.merges`, programs begin with merging adapters: a product of
+            one takes as long there as of a weight. None leaves them where they are.
           for_cpu: whether programs are made as a CPU's compiler is fast at them (products.py); None: where the mesh is
             of CPUs.
         """
@@ -117,7 +117,7 @@ class Sampler(tunix_sampler.Sampler):
             tunix_sampler.CacheConfig(cache_tokens, config.num_layers, config.num_kv_heads, config.head_dim),
         )
         self._mesh, self._for_cpu = mesh, products.on_cpu(mesh) if for_cpu is None else for_cpu
-        merges = self._for_cpu and models.merges(lora, model.embedder.input_embedding.dtype)
+        merges = models.merges(lora, model.embedder.input_embedding.dtype, self._for_cpu)
         self._merged_lora = lora if merges else None
         self.prefill = jax.jit(self._prefill, static_argnames=("copies", "room", "how"))
         self.decode = jax.jit(self._decode, static_argnames="how", donate_argnames="state")
@@ -211,7 +211,8 @@ class Sampler(tunix_sampler.Sampler):
             if drawn == room:
                 room = longer.pop()
             more = cache_tokens(prompt_ids.shape[1], room) - places
-            state, rows = self._take(state, kept, more=more), rows[kept]
+            state = self._take(state, None if size == len(rows) else kept, more=more)
+            rows = rows[kept] if size < len(rows) else rows
 
     def _batch_sizes(self, rows: int) -> list[int]:
         """With how many rows decoding may go on: all, a half, and so on, sharded over `fsdp` as all of them are."""
@@ -300,9 +301,10 @@ class Sampler(tunix_sampler.Sampler):
         del keys, position
         return logits.at[:, self.tokenizer.pad_id()].set(-jnp.inf)
 
-    def _taken(self, state: State, rows: jax.Array, *, more: int) -> State:
-        """The state of some rows, which may be in any order, with room for `more` tokens in the cache."""
-        state = jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state)
+    def _taken(self, state: State, rows: jax.Array | None, *, more: int) -> State:
+        """The state of some rows, which may be in any order, or of all, with room for `more` tokens in the cache."""
+        if rows is not None:
+            state = jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state)
         return self._in_place(state.replace(cache=attention.spread(state.cache, 1, more)))
 
     def _in_place(self, state: State) -> State:
