@@ -121,7 +121,8 @@ class Sampler(tunix_sampler.Sampler):
         self._merged_lora = lora if merges else None
         self.prefill = jax.jit(self._prefill, static_argnames=("copies", "room", "how"))
         self.decode = jax.jit(self._decode, static_argnames="how", donate_argnames="state")
-        self._take = jax.jit(self._taken, static_argnames="more")
+        self._take = jax.jit(self._taken)
+        self._grow = jax.jit(self._grown, static_argnames="more")
 
     def __call__(
         self,
@@ -206,13 +207,13 @@ class Sampler(tunix_sampler.Sampler):
             if drawn == limit or done.all():
                 return found
             size = min(size for size in sizes if size >= np.count_nonzero(~done))
-            kept = np.argsort(done, kind="stable")[:size]  # those that go on; then some that are done fill the batch up
-            places = cache_tokens(prompt_ids.shape[1], room)
+            if size < len(rows):
+                kept = np.argsort(done, kind="stable")[:size]  # those that go on; then some that are done fill it up
+                state, rows = self._take(state, kept), rows[kept]
             if drawn == room:
+                places = cache_tokens(prompt_ids.shape[1], room)
                 room = longer.pop()
-            more = cache_tokens(prompt_ids.shape[1], room) - places
-            state = self._take(state, None if size == len(rows) else kept, more=more)
-            rows = rows[kept] if size < len(rows) else rows
+                state = self._grow(state, more=cache_tokens(prompt_ids.shape[1], room) - places)
 
     def _batch_sizes(self, rows: int) -> list[int]:
         """With how many rows decoding may go on: all, a half, and so on, sharded over `fsdp` as all of them are."""
@@ -301,10 +302,12 @@ class Sampler(tunix_sampler.Sampler):
         del keys, position
         return logits.at[:, self.tokenizer.pad_id()].set(-jnp.inf)
 
-    def _taken(self, state: State, rows: jax.Array | None, *, more: int) -> State:
-        """The state of some rows, which may be in any order, or of all, with room for `more` tokens in the cache."""
-        if rows is not None:
-            state = jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state)
+    def _taken(self, state: State, rows: jax.Array) -> State:
+        """The state of some rows, which may be in any order."""
+        return self._in_place(jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state))
+
+    def _grown(self, state: State, *, more: int) -> State:
+        """The same state with room for `more` tokens in the cache."""
         return self._in_place(state.replace(cache=attention.spread(state.cache, 1, more)))
 
     def _in_place(self, state: State) -> State:

@@ -46,7 +46,10 @@ class Trackers:
         """Writes what is left."""
         self._board.close()
         if self._wandb:
+            import wandb
+
             self._wandb.finish()
+            wandb.teardown()  # a process of its own still writes after `finish`: this waits for it
 
 
 def _wandb_run(folder: Path, project: str, name: str, settings: Mapping) -> object:
