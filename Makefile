@@ -35,7 +35,8 @@ lint: setup ## style of Python and of the workflow
 
 setup: $(READY) ## the environment alone
 
-# uv installs in seconds what takes pip minutes; where it can't be had, pip installs the same pinned files.
+# uv installs in seconds what takes pip minutes; where it can't be had, pip installs the same pinned files. As pip does, it
+# trusts whom the system trusts: behind a proxy with a certificate of its own, too.
 $(READY): envs/$(PLATFORM).txt envs/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -43,7 +44,7 @@ $(READY): envs/$(PLATFORM).txt envs/uv.txt
 	  { echo "Python's venv module is incomplete; on Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	( $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/uv.txt && \
-	  $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r envs/$(PLATFORM).txt ) || \
+	  $(VENV)/bin/uv pip install --system-certs --quiet --python $(VENV)/bin/python --require-hashes -r envs/$(PLATFORM).txt ) || \
 	  $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/$(PLATFORM).txt
 	touch $@
 
@@ -51,7 +52,7 @@ setup-tfds: .venv-tfds/.ready ## TensorFlow, for dataset.source tfds (1.7 GB)
 
 .venv-tfds/.ready: envs/tfds.txt $(READY)
 	$(VENV)/bin/python -m venv --clear .venv-tfds
-	$(VENV)/bin/uv pip install --quiet --python .venv-tfds/bin/python --require-hashes -r envs/tfds.txt || \
+	$(VENV)/bin/uv pip install --system-certs --quiet --python .venv-tfds/bin/python --require-hashes -r envs/tfds.txt || \
 	  .venv-tfds/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/tfds.txt
 	touch $@
 
