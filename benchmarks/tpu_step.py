@@ -23,10 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from tunix.rl import (
-    common,
-    function_registry,
-)
+from tunix.rl import common, function_registry
 from tunix.rl.grpo import grpo_learner
 
 from gsm8k_grpo import hlo, models, preflight, settings

@@ -25,10 +25,8 @@ def collectives(text: str) -> dict[str, dict[str, dict[str, int]]]:
     Returns:
       {"in_loops", "outside": {kind: {"count", "bytes"}}}; `in_loops` has what any loop's body runs, once a round.
     """
-    bodies = _computations(text)
-    entry = next(name for name in bodies if name.startswith("ENTRY "))
     found: dict[str, dict[str, dict[str, int]]] = {"in_loops": {}, "outside": {}}
-    for kind, size, loops in _within(bodies, entry, ()):
+    for kind, size, loops in _all(text):
         counted = found["in_loops" if loops else "outside"].setdefault(kind, {"count": 0, "bytes": 0})
         counted["count"] += 1
         counted["bytes"] += size
@@ -41,14 +39,18 @@ def collective_bytes(text: str) -> int:
     Raises:
       ValueError: one is in a loop of which the text does not say how often it runs.
     """
-    bodies = _computations(text)
-    entry = next(name for name in bodies if name.startswith("ENTRY "))
     total = 0
-    for kind, size, loops in _within(bodies, entry, ()):
+    for kind, size, loops in _all(text):
         if None in loops:
             raise ValueError(f"{kind} in a loop of which the program's text does not say how often it runs")
         total += size * math.prod(loops)
     return total
+
+
+def _all(text: str) -> Iterator[tuple[str, int, tuple[int | None, ...]]]:
+    """A program's collectives, as `_within` yields them."""
+    bodies = _computations(text)
+    return _within(bodies, next(name for name in bodies if name.startswith("ENTRY ")), ())
 
 
 def _computations(text: str) -> dict[str, list[str]]:

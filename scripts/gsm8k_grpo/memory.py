@@ -59,7 +59,10 @@ def require_training(config: object, training: dict, max_prompt_tokens: int, mes
     logits = min(sequences * limit * models.vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
     layers = sequences * limit * config.embed_dim * config.num_layers * BYTES_PER_ACTIVATION  # kept for the gradient
     require(
-        max(2 * logits * BYTES_PER_LOGIT + layers, kv_cache_bytes(config, sequences, tokens)),
+        max(
+            2 * logits * BYTES_PER_LOGIT + layers,
+            kv_cache_bytes(config, sequences, max_prompt_tokens + rollout.rooms(limit)[0]),
+        ),
         mesh,
         f"a training micro-batch of {sequences} sequences of {tokens} tokens",
         "training.micro_batch_prompts, training.num_generations or training.max_completion_tokens",

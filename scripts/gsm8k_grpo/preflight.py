@@ -271,12 +271,10 @@ class Programs:
         rows = self.rows(f"{stage}_prefill")
         repeats = math.gcd(how["samples"], rows) if stage == "evaluation" else how["num_generations"]
         drawing = rollout.Drawing(limits[1], STOP_IDS, how["temperature"], how["top_k"], how["top_p"])
-        lora, dtype = self._chosen["training"]["lora"], jnp.dtype(self._chosen["model"]["dtype"])
-        merged = stage == "evaluation" and models.merges(lora, dtype, self._for_cpu)
-        model = self._base if merged else self._policy
+        lora, cache_tokens = self._chosen["training"]["lora"], rollout.cache_tokens(*limits)
         with running_on(self._mesh):
             sampler = rollout.Sampler(
-                model, NoTokenizer(), rollout.cache_tokens(*limits), self._mesh, gather, lora, self._for_cpu
+                self._policy, NoTokenizer(), cache_tokens, self._mesh, gather, lora, self._for_cpu
             )
             prefill = sampler.lower_prefill(rows, repeats, limits[0], drawing)
         return Sampling(sampler, drawing, prefill, sampler.abstract_state(prefill))

@@ -515,7 +515,7 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
 
 
 def rooms(max_completion_tokens: int) -> tuple[int, ...]:
-    """For how many completion tokens the cache has room, one after the other: half of the limit, then all of it."""
+    """For how many completion tokens the cache has room, one after the other: half of the limit where worth it, all."""
     half = -(-max_completion_tokens // 2)
     if max_completion_tokens - half < WORTH_A_PROGRAM_TOKENS:
         return (max_completion_tokens,)
