@@ -23,8 +23,9 @@ from pathlib import Path
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-from gsm8k_grpo import grading  # noqa: E402
-from gsm8k_grpo.answers import Tags  # noqa: E402
+
+from gsm8k_grpo.evaluation import external  # noqa: E402
+from gsm8k_grpo.rewards.answers import Tags  # noqa: E402
 
 SENTENCES = (
     "Each of the {a} boxes holds {b} eggs, so there are {a} * {b} = {c} eggs in all.",
@@ -73,9 +74,9 @@ def main() -> None:
             with contextlib.redirect_stdout(io.StringIO()):
                 grade()
             whole.append(arguments.rows / (time.process_time() - started))
-            completions, golds = grading.read_completions(paths[0]), grading.read_golds(paths[1])
+            completions, golds = external.read_completions(paths[0]), external.read_golds(paths[1])
             started = time.process_time()
-            grading.grade(completions, golds, tags)
+            external.grade_all(completions, golds, tags)
             alone.append(arguments.rows / (time.process_time() - started))
     print(f"{arguments.rows:,} completions of {min(lengths)} to {max(lengths)} characters, {arguments.repeats} repeats")
     for what, rates in (("grade.py, files included", whole), ("all readings alone", alone)):

@@ -20,7 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from gsm8k_grpo import families, hf_format  # noqa: E402
+from gsm8k_grpo.huggingface import config_json, tensor_names  # noqa: E402
+from gsm8k_grpo.models import families  # noqa: E402
+from gsm8k_grpo.models.families import family_of  # noqa: E402
 
 SHARD_BYTES = 2**30
 STEPS = ("convert", "load", "adapt-none", "adapt-int8", "adapt-nf4")
@@ -31,18 +33,21 @@ def write_random(architecture: str, folder: Path) -> int:
     import ml_dtypes
     import numpy as np
 
-    from gsm8k_grpo import pretrained, problems, prompts, tokenizers
+    from gsm8k_grpo.data import word_problems
+    from gsm8k_grpo.data.prompts import build_prompt
+    from gsm8k_grpo.huggingface import weight_reading
+    from gsm8k_grpo.models.tokenizer_training import train_tokenizer
 
     folder.mkdir(parents=True)
-    hf_format.config(architecture).save_pretrained(folder)
-    rows, _ = problems.generate(seed=0, train_rows=200, test_rows=0)
-    template = families.of(architecture).template
-    texts = [prompts.build("", row["question"], template) for row in rows]
-    name = pretrained.TOKENIZERS[template.name][0]
-    (folder / name).write_bytes(tokenizers.train(texts, 500, families.of(architecture).name))
-    rng, shapes = np.random.default_rng(0), pretrained.shapes(architecture)
+    config_json.transformers_config(architecture).save_pretrained(folder)
+    rows, _ = word_problems.generate_problems(seed=0, train_rows=200, test_rows=0)
+    template = family_of(architecture).template
+    texts = [build_prompt("", row["question"], template) for row in rows]
+    name = weight_reading.TOKENIZERS[template.name][0]
+    (folder / name).write_bytes(train_tokenizer(texts, 500, family_of(architecture).name))
+    rng, shapes = np.random.default_rng(0), weight_reading.expected_shapes(architecture)
     shards, shard, total = [], {}, 0
-    for entry in hf_format.table(architecture):
+    for entry in tensor_names.tensor_table(architecture):
         array = (0.02 * rng.standard_normal(shapes[entry.path], np.float32)).astype(ml_dtypes.bfloat16)
         shard |= dict(zip(entry.names, map(np.ascontiguousarray, entry.to_hf(array)), strict=True))
         if sum(tensor.nbytes for tensor in shard.values()) > SHARD_BYTES:
@@ -50,7 +55,7 @@ def write_random(architecture: str, folder: Path) -> int:
         total += array.nbytes
     shards.append(_save(shard, folder / f"model-{len(shards):05}.safetensors"))
     weight_map = {tensor: file for file, names in shards for tensor in names}
-    (folder / pretrained.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / weight_reading.INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return total
 
 
@@ -64,9 +69,9 @@ def _save(tensors: dict, path: Path) -> tuple[str, list[str]]:
 def convert(architecture: str, folder: Path) -> None:
     """As the stage does it."""
     import base_model
-    from gsm8k_grpo import runtime
+    from gsm8k_grpo.common import jax_setup
 
-    runtime.configure_jax()
+    jax_setup.configure_jax()
     chosen = {"name": "memory", "architecture": architecture, "dtype": "bfloat16"}
     base_model.write(
         folder / "model",
@@ -77,10 +82,12 @@ def convert(architecture: str, folder: Path) -> None:
 
 def load(architecture: str, folder: Path) -> None:
     """As training and evaluation do it, onto one device: the CPU."""
-    from gsm8k_grpo import base, models, runtime
+    from gsm8k_grpo.common import jax_setup
+    from gsm8k_grpo.models.base_model import load_base_model
+    from gsm8k_grpo.models.mesh import make_mesh
 
-    runtime.configure_jax()
-    base.load(folder / "model", models.make_mesh(1, 1))
+    jax_setup.configure_jax()
+    load_base_model(folder / "model", make_mesh(1, 1))
 
 
 def adapt(kind: str, architecture: str, folder: Path) -> None:
@@ -89,12 +96,17 @@ def adapt(kind: str, architecture: str, folder: Path) -> None:
     import ml_dtypes
     from flax import nnx
 
-    from gsm8k_grpo import base, models
+    from gsm8k_grpo.models.base_model import load_base_model
+    from gsm8k_grpo.models.lora import with_lora
+    from gsm8k_grpo.models.mesh import make_mesh
 
-    family, mesh = families.of(architecture), models.make_mesh(1, 1)
+    family, mesh = family_of(architecture), make_mesh(1, 1)
     lora = {"rank": 4, "alpha": 4, "dropout": 0, "target_modules": family.modules}
-    policy = models.with_lora(
-        base.load(folder / "model", mesh).model, {**lora, "base_weights": None if kind == "none" else kind}, 0, mesh
+    policy = with_lora(
+        load_base_model(folder / "model", mesh).model,
+        {**lora, "base_weights": None if kind == "none" else kind},
+        0,
+        mesh,
     )
     gc.collect()
 

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "helpers")]
 import synthetic  # noqa: E402
 
-from gsm8k_grpo import report  # noqa: E402
+from gsm8k_grpo.report.page import render_page  # noqa: E402
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         wall, processor, pages = [], [], set()
         for _ in range(arguments.repeats):
             started, used = time.perf_counter(), time.process_time()
-            pages.add(report.render(results, recipes, []))
+            pages.add(render_page(results, recipes, []))
             wall.append(time.perf_counter() - started)
             processor.append(time.process_time() - used)
     (page,) = pages  # the same bytes each time

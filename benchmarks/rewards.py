@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from gsm8k_grpo import rewards
-from gsm8k_grpo.answers import Tags
+from gsm8k_grpo.rewards import scoring  # noqa: E402
+from gsm8k_grpo.rewards.answers import Tags  # noqa: E402
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 RUN_COMPLETIONS = 3738 * 2 * 4
@@ -53,11 +53,11 @@ def main() -> None:
     texts, rows = zip(*(made_up(rng) for _ in range(arguments.completions)), strict=True)
     print(f"{len(texts)} completions of {min(map(len, texts))} to {max(map(len, texts))} characters")
     demo = ["format_exact", "format_approximate", "answer", "number"]  # what the run of 3,738 steps sums
-    for label, names in (*((name, [name]) for name in rewards.PUBLISHED), ("demo", demo), ("all", rewards.PUBLISHED)):
+    for label, names in (*((name, [name]) for name in scoring.REWARDS), ("demo", demo), ("all", scoring.REWARDS)):
         seconds = []
         for _ in range(arguments.repeats):
             started = time.perf_counter()
-            rewards.score(list(names), list(rows), list(texts), TAGS)
+            scoring.score(list(names), list(rows), list(texts), TAGS)
             seconds.append(time.perf_counter() - started)
         rate = len(texts) / statistics.median(seconds)
         print(

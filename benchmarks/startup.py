@@ -60,25 +60,31 @@ def seconds(recipe: Path, models_folder: Path) -> dict[str, float]:
         marks.append(time.perf_counter())
         return marks[-1] - marks[-2]
 
-    from gsm8k_grpo import files, runs, runtime, settings
-    from gsm8k_grpo.answers import Tags
+    from gsm8k_grpo.common import files, jax_setup
+    from gsm8k_grpo.config.stage_settings import stage_settings
+    from gsm8k_grpo.grpo.run_folder import Run
+    from gsm8k_grpo.rewards.answers import Tags
 
-    runtime.configure_jax()
-    from gsm8k_grpo import base, models, training
+    jax_setup.configure_jax()
+    from gsm8k_grpo.grpo import tunix_setup
+    from gsm8k_grpo.grpo.learner import Learner
+    from gsm8k_grpo.models.base_model import load_base_model
+    from gsm8k_grpo.models.lora import make_policy
+    from gsm8k_grpo.models.mesh import make_mesh
 
     found = {"imports": since()}
-    chosen = settings.stage_settings(str(recipe / "settings.yaml"), "seed", "mesh", "prompt", "training", "model")
+    chosen = stage_settings(str(recipe / "settings.yaml"), "seed", "mesh", "prompt", "training", "model")
     how, prompt = chosen["training"], chosen["prompt"]
-    mesh = models.make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
-    loaded = base.load(models_folder / chosen["model"]["name"], mesh)
+    mesh = make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
+    loaded = load_base_model(models_folder / chosen["model"]["name"], mesh)
     found["weights"] = since()
-    policy = models.policy(loaded.model, how["lora"], chosen["seed"], mesh)
+    policy = make_policy(loaded.model, how["lora"], chosen["seed"], mesh)
     with tempfile.TemporaryDirectory() as folder:
-        run = runs.Run(Path(folder), how["num_iterations"])
+        run = Run(Path(folder), how["num_iterations"])
         limits = (prompt["max_tokens"], loaded.stop_ids, chosen["seed"], run)
-        cluster = training.make_cluster(policy, loaded.model, loaded.tokenizer, mesh, how, *limits)
+        cluster = tunix_setup.make_rl_cluster(policy, loaded.model, loaded.tokenizer, mesh, how, *limits)
         rows = files.read_jsonl(recipe / "prompts" / "train.jsonl", keys=("id", "prompt", "answer", "prompt_tokens"))
-        learner = training.Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_ids)
+        learner = Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_ids)
         found["adapters"] = since()
         for name in ("first step", "second step"):
             learner.update(learner.sample())

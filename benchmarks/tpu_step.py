@@ -26,8 +26,13 @@ from flax import nnx
 from tunix.rl import common, function_registry
 from tunix.rl.grpo import grpo_learner
 
-from gsm8k_grpo import hlo, models, preflight, settings
-from gsm8k_grpo.accelerators import ACCELERATORS
+from gsm8k_grpo.config.accelerators import ACCELERATORS
+from gsm8k_grpo.config.recipes import effective_settings
+from gsm8k_grpo.internals import jax_internals
+from gsm8k_grpo.models import building
+from gsm8k_grpo.preflight import compilation
+from gsm8k_grpo.preflight.collectives import collective_bytes
+from gsm8k_grpo.preflight.programs import Programs
 
 MESH = {"fsdp": 2, "tp": 4}
 PROGRAMS = ("ours", "stock", "ours-remat", "stock-remat")
@@ -37,13 +42,13 @@ def lowered(program: str, prompts: int) -> jax.stages.Lowered:
     """One of `PROGRAMS`, for micro-batches of so many prompts."""
     whose, _, remat = program.partition("-")
     how = {"prompts_per_step": prompts, "micro_batch_prompts": prompts, "remat": bool(remat)}
-    chosen = settings.effective("gemma2-2b-it", {"mesh": MESH, "training": how})
-    programs = preflight.Programs(chosen, preflight.make_mesh(ACCELERATORS["v5e-8"], **MESH))
+    chosen = effective_settings("gemma2-2b-it", {"mesh": MESH, "training": how})
+    programs = Programs(chosen, compilation.make_mesh(ACCELERATORS["v5e-8"], **MESH))
     if whose == "ours":
         return programs.lower("train_step")
     trainer, example = programs._trainer, programs._example()
     if remat:
-        models.rematerialise(trainer.model)
+        building.rematerialise_layers(trainer.model)
     algorithm = grpo_learner.GRPOConfig(num_generations=chosen["training"]["num_generations"])
     algorithm.temperature = chosen["training"]["temperature"]  # as Tunix's learner sets it
     policy_loss = function_registry.get_policy_loss_fn(algorithm.policy_loss_fn)
@@ -62,7 +67,7 @@ def lowered(program: str, prompts: int) -> jax.stages.Lowered:
         ref_per_token_logps=example.ref_per_token_logps,
         old_per_token_logps=None,
     )
-    with preflight.running_on(programs._mesh):
+    with jax_internals.devices_seen_as(programs._mesh):
         step = nnx.jit(trainer._train_step, donate_argnames="optimizer")
         return step.lower(trainer.model, trainer.optimizer, stocks)
 
@@ -70,10 +75,10 @@ def lowered(program: str, prompts: int) -> jax.stages.Lowered:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=4, help="of a micro-batch")
-    parser.add_argument("--level", choices=tuple(preflight.OPTIMIZATION_LEVELS), default="screen")
+    parser.add_argument("--level", choices=tuple(compilation.OPTIMIZATION_LEVELS), default="screen")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     arguments = parser.parse_args()
-    jax.config.update("jax_optimization_level", preflight.OPTIMIZATION_LEVELS[arguments.level])
+    jax.config.update("jax_optimization_level", compilation.OPTIMIZATION_LEVELS[arguments.level])
     print("| program | temporaries, GiB | peak, GiB | collectives, GB |\n| --- | --- | --- | --- |")
     for program in arguments.programs:
         started = time.monotonic()
@@ -81,7 +86,7 @@ def main() -> None:
         memory = compiled.memory_analysis()
         print(
             f"| {program} | {memory.temp_size_in_bytes / 2**30:.2f} | {memory.peak_memory_in_bytes / 2**30:.2f} | "
-            f"{hlo.collective_bytes(compiled.as_text()) / 1e9:.2f} |",
+            f"{collective_bytes(compiled.as_text()) / 1e9:.2f} |",
             flush=True,
         )
         print(f"{program}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)

@@ -1,11 +1,11 @@
 # Loading and validation of settings, and what the rules have in common. No rules here.
 #
-# All outputs are in `update`: when a job fails, Snakemake puts the former files back. It also takes them for finished
-# under the new settings; so a failed job leaves a mark (LOG.failed), which is a parameter of its rule: another mark than
-# the one of the last run means that the job is tried again.
+# Each rule has inputs, outputs and `stage(NAME, OPTIONS)`, which runs scripts/NAME.py through scripts/stage.py. It runs
+# again when an input or a parameter changes; the parameters are settings and `rerun_on(NAME)`.
 #
-# Logs are written by a `tee` that ignores signals: one to the whole process group (Ctrl-C, a preempted machine) must not
-# take the log from a stage that still saves.
+# All outputs are in `update`: when a job fails, Snakemake puts the former files back, and then takes them for finished
+# under the new settings. So a failed job leaves a mark, which is a parameter too: another mark than the one of the last
+# run means that the job is tried again.
 import os
 import sys
 from pathlib import Path
@@ -14,19 +14,25 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 
-from gsm8k_grpo import cluster, code, files, hubs, own_rewards, settings
-from gsm8k_grpo.checkpoints import checkpoint_names
-from gsm8k_grpo.errors import PipelineError
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.source_hash import source_hash
+from gsm8k_grpo.config import job_resources
+from gsm8k_grpo.config.merging import merge, parse_scalars, read_yaml
+from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
+from gsm8k_grpo.data import model_files
+from gsm8k_grpo.grpo.checkpoint_names import checkpoint_names
+from gsm8k_grpo.rewards import custom
 
 
 def load_settings():
     """Each selected recipe's effective settings, by name; a fault in them ends Snakemake with one sentence."""
     try:
-        overrides = settings.merge(
+        overrides = merge(
             workflow.config_settings.overwrite_config,
-            settings.retyped(workflow.config_settings.config),
+            parse_scalars(workflow.config_settings.config),
         )
-        return settings.load_selected(config["recipes"], overrides)
+        return load_selected(config["recipes"], overrides)
     except PipelineError as error:
         raise WorkflowError(str(error))
 
@@ -38,7 +44,7 @@ if Path("results").exists() and not os.access("results", os.W_OK | os.X_OK):
 DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
 # The runs of each recipe that has several seeds.
-SEEDED = settings.seeded(config["recipes"], SETTINGS)
+SEEDED = runs_by_recipe(config["recipes"], SETTINGS)
 # The marks of failed jobs, as this run found them (`last_failure`).
 MARKS = {}
 ENVIRONMENT = f"../envs/{config['platform']}.yaml"
@@ -67,8 +73,8 @@ def recipe_blocks(*names):
     return lambda wildcards: blocks(SETTINGS[wildcards.recipe], *names)
 
 
-def of_cluster(resource):
-    """What a stage that runs a model asks a cluster for; on one machine, `accelerator` alone counts."""
+def job_resource(resource):
+    """What a stage that runs a model asks a cluster's scheduler for."""
 
     def amount(wildcards):
         if "recipe" in wildcards.keys():
@@ -79,30 +85,60 @@ def of_cluster(resource):
             if resource != "mem_mb" and chosen["model"]["source"] != "pretrained":
                 return ""
         try:
-            return cluster.RESOURCES[resource](chosen)
+            return job_resources.RESOURCES[resource](chosen)
         except PipelineError as error:
             raise WorkflowError(f"{where}: {error}")
 
     return amount
 
 
-def last_failure(log):
-    """The mark that a rule's last failed job left beside its log; a new mark makes the rule run again."""
+# The `resources` of stages that run a model. On one machine `accelerator` alone counts: one such job at a time.
+RUNS_A_MODEL = {"accelerator": 1} | {name: job_resource(name) for name in job_resources.RESOURCES}
 
-    def mark(wildcards):
-        path = Path(f"{log.format(**dict(wildcards.items()))}.failed")
-        return MARKS.setdefault(path, path.read_text() if path.is_file() else "")
 
-    return mark
+def stage(name, options, path=None):
+    """The shell command of a rule: `scripts/NAME.py OPTIONS`, its log kept and its failure noted.
+
+    With `path`, a folder that goes before the others on PATH.
+    """
+    before = f"PATH={path}:$PATH " if path else ""
+    return (
+        f"{before}python3 scripts/stage.py --log {{log:q}} --mark {{params.mark:q}} --outputs {{output:q}} -- "
+        f"python3 scripts/{name}.py {options}"
+    )
+
+
+def rerun_on(name):
+    """Parameters that start a stage again: its code changed its meaning, or its last job failed."""
+    return {
+        "code": f"scripts/{name}.py and its modules {source_hash(name)}",
+        "mark": mark_path,
+        "failure": last_failure,
+    }
+
+
+def mark_path(wildcards, output):
+    """The mark that a failed job leaves, named after its first output."""
+    return f"results/logs/failures/{'-'.join(Path(output[0]).parts[1:])}"
+
+
+def last_failure(wildcards, output):
+    """What the mark of a rule's last failed job says; another text than the last time starts it again."""
+    path = Path(mark_path(wildcards, output))
+    if path not in MARKS:
+        # A full disk leaves the mark empty: then its time tells it from others.
+        found = path.is_file() and (path.read_text() or str(path.stat().st_mtime_ns))
+        MARKS[path] = f"failed at {found.strip()}" if found else "none"
+    return MARKS[path]
 
 
 def forget_retried_failures():
     """Puts the marks back to what this run's jobs are recorded with: one that failed was sent again, and succeeded."""
-    for path, text in MARKS.items():
-        if text:
-            path.write_text(text)
-        else:
+    for path, found in MARKS.items():
+        if found == "none":
             path.unlink(missing_ok=True)
+        elif path.is_file():
+            path.write_text(found.removeprefix("failed at "))
 
 
 def data_file(name):
@@ -121,7 +157,7 @@ def model_file(name):
 
 def reward_files(wildcards):
     """The files of a recipe's rewards that are the user's own."""
-    return own_rewards.paths(SETTINGS[wildcards.recipe]["training"]["rewards"])
+    return custom.reward_files(SETTINGS[wildcards.recipe]["training"]["rewards"])
 
 
 def split_of(wildcards):
@@ -193,7 +229,7 @@ def local_model_hashes(wildcards):
         origin, since = files.read_json(manifest)["origin"], manifest.stat().st_mtime
         known = origin["files"] if origin.get("path") == chosen["path"] else {}
     folder = Path(chosen["path"])
-    found = hubs.local_hashes(folder, known, since) if folder.is_dir() else known
+    found = model_files.local_hashes(folder, known, since) if folder.is_dir() else known
     return {name: facts["sha256"] for name, facts in found.items()}
 
 

@@ -4,8 +4,6 @@
 # TensorFlow Datasets needs TensorFlow: an environment of its own, here .venv-tfds (`make setup-tfds`) or envs/tfds.yaml.
 # Where there is neither, the script says so.
 rule tfds_rows:
-    input:
-        code=code.files("tfds_rows"),
     output:
         train=update("results/data/{dataset}/tfds/train.jsonl"),
         test=update("results/data/{dataset}/tfds/test.jsonl"),
@@ -15,16 +13,15 @@ rule tfds_rows:
     conda:
         "../envs/tfds.yaml"
     params:
-        retry=last_failure("results/logs/data/{dataset}/tfds_rows.log"),
+        **rerun_on("tfds_rows"),
+    message:
+        "Get {wildcards.dataset} from TensorFlow Datasets"
     shell:
-        "PATH=$PWD/.venv-tfds/bin:$PATH python3 {input.code[0]} "
-        "--output $(dirname {output.origin:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage("tfds_rows", "--output $(dirname {output.origin:q})", path="$PWD/.venv-tfds/bin")
 
 
 rule download:
     input:
-        code=code.files("download"),
         tfds_rows=tfds_files,
     output:
         train=update("results/data/{dataset}/train.jsonl"),
@@ -35,21 +32,24 @@ rule download:
     conda:
         ENVIRONMENT
     params:
-        retry=last_failure("results/logs/data/{dataset}/download.log"),
+        **rerun_on("download"),
         settings=lambda wildcards: blocks(DATASETS[wildcards.dataset], "dataset"),
         source_hashes=source_hashes,
         tfds_rows=lambda wildcards, input: (
             f"--tfds-rows results/data/{wildcards.dataset}/tfds" if input.tfds_rows else ""
         ),
+    message:
+        "Get the data set {wildcards.dataset}"
     shell:
-        "python3 {input.code[0]} --settings {params.settings:q} {params.tfds_rows} "
-        "--output $(dirname {output.manifest:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "download",
+            "--settings {params.settings:q} {params.tfds_rows} "
+            "--output $(dirname {output.manifest:q})",
+        )
 
 
 rule prompts:
     input:
-        code=code.files("prompts"),
         train=data_file("train.jsonl"),
         test=data_file("test.jsonl"),
         model=model_file("model.json"),
@@ -64,10 +64,13 @@ rule prompts:
     conda:
         ENVIRONMENT
     params:
-        retry=last_failure("results/logs/{recipe}/prompts.log"),
+        **rerun_on("prompts"),
         settings=recipe_blocks("prompt"),
+    message:
+        "Write the prompts of {wildcards.recipe}"
     shell:
-        "python3 {input.code[0]} --settings {params.settings:q} --train {input.train:q} "
-        "--test {input.test:q} --model $(dirname {input.model:q}) "
-        "--output $(dirname {output.summary:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "prompts",
+            "--settings {params.settings:q} --train {input.train:q} --test {input.test:q} "
+            "--model $(dirname {input.model:q}) --output $(dirname {output.summary:q})",
+        )

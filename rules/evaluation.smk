@@ -3,7 +3,6 @@
 
 rule evaluate:
     input:
-        code=code.files("evaluate"),
         rows=lambda wildcards: f"results/{wildcards.recipe}/prompts/{split_of(wildcards)}.jsonl",
         model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
@@ -26,12 +25,9 @@ rule evaluate:
     conda:
         ENVIRONMENT
     resources:
-        accelerator=1,
-        mem_mb=of_cluster("mem_mb"),
-        gres=of_cluster("gres"),
-        tpu_slice=of_cluster("tpu_slice"),
+        **RUNS_A_MODEL,
     params:
-        retry=last_failure("results/logs/{recipe}/{evaluations}-{checkpoint}.log"),
+        **rerun_on("evaluate"),
         settings=recipe_blocks("mesh", "prompt", "evaluation"),
         split=split_of,
         files=lambda wildcards, input: " ".join(
@@ -40,16 +36,19 @@ rule evaluate:
             for path in [input.get(option)]
             if path
         ),
+    message:
+        "Evaluate {wildcards.checkpoint} of {wildcards.recipe} (to {wildcards.evaluations})"
     shell:
-        "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
-        "--split {params.split} --model $(dirname {input.model:q}) --checkpoint {wildcards.checkpoint} "
-        "{params.files} --output $(dirname {output.metrics:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "evaluate",
+            "--settings {params.settings:q} --rows {input.rows:q} --split {params.split} "
+            "--model $(dirname {input.model:q}) --checkpoint {wildcards.checkpoint} "
+            "{params.files} --output $(dirname {output.metrics:q})",
+        )
 
 
 rule best:
     input:
-        code=code.files("best"),
         metrics=lambda wildcards: selection(wildcards.recipe),
     output:
         update("results/{recipe}/best.json"),
@@ -58,16 +57,15 @@ rule best:
     conda:
         ENVIRONMENT
     params:
-        retry=last_failure("results/logs/{recipe}/best.log"),
+        **rerun_on("best"),
+    message:
+        "Choose the best checkpoint of {wildcards.recipe} on dev"
     shell:
-        "python3 {input.code[0]} --metrics {input.metrics:q} "
-        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage("best", "--metrics {input.metrics:q} --output {output:q}")
 
 
 rule compare:
     input:
-        code=code.files("compare"),
         base="results/{recipe}/evaluations/base/completions.jsonl",
         final="results/{recipe}/evaluations/final/completions.jsonl",
         best="results/{recipe}/evaluations/best/completions.jsonl",
@@ -78,18 +76,20 @@ rule compare:
     conda:
         ENVIRONMENT
     params:
-        retry=last_failure("results/logs/{recipe}/compare.log"),
+        **rerun_on("compare"),
         settings=recipe_blocks("evaluation"),
+    message:
+        "Compare {wildcards.recipe} before and after training"
     shell:
-        "python3 {input.code[0]} --settings {params.settings:q} --base {input.base:q} "
-        "--final {input.final:q} --best {input.best:q} --output {output:q} 2>&1 | "
-        "(trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "compare",
+            "--settings {params.settings:q} --base {input.base:q} --final {input.final:q} "
+            "--best {input.best:q} --output {output:q}",
+        )
 
 
 rule score:
     input:
-        code=code.files("score"),
         rewards=reward_files,
         rows=lambda wildcards: (
             f"results/{wildcards.recipe}/prompts/"
@@ -105,18 +105,20 @@ rule score:
     conda:
         ENVIRONMENT
     params:
-        retry=last_failure("results/logs/{recipe}/score.log"),
+        **rerun_on("score"),
         settings=recipe_blocks("prompt", "training"),
+    message:
+        "Give the rewards of {wildcards.recipe} to the evaluated completions"
     shell:
-        "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
-        "--base {input.base:q} --final {input.final:q} --best {input.best:q} "
-        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "score",
+            "--settings {params.settings:q} --rows {input.rows:q} --base {input.base:q} "
+            "--final {input.final:q} --best {input.best:q} --output {output:q}",
+        )
 
 
 rule compare_recipes:
     input:
-        code=code.files("compare_recipes"),
         settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
         data=expand(
             "results/data/{dataset}/{split}.jsonl", dataset=DATASETS, split=("train", "test")
@@ -140,18 +142,20 @@ rule compare_recipes:
     conda:
         ENVIRONMENT
     params:
-        retry=last_failure("results/logs/compare_recipes.log"),
+        **rerun_on("compare_recipes"),
         recipes=list(SETTINGS),
+    message:
+        "Compare the runs with each other"
     shell:
-        "python3 {input.code[0]} --results results --recipes {params.recipes:q} "
-        "--output {output.compared:q} --plot {output.plot:q} 2>&1 | "
-        "(trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "compare_recipes",
+            "--results results --recipes {params.recipes:q} --output {output.compared:q} "
+            "--plot {output.plot:q}",
+        )
 
 
 rule over_seeds:
     input:
-        code=code.files("over_seeds"),
         metrics=lambda wildcards: expand(
             "results/{run}/evaluations/{checkpoint}/metrics.json",
             run=SEEDED[wildcards.seeded],
@@ -164,9 +168,9 @@ rule over_seeds:
     conda:
         ENVIRONMENT
     params:
-        retry=last_failure("results/logs/{seeded}/over_seeds.log"),
+        **rerun_on("over_seeds"),
         runs=lambda wildcards: SEEDED[wildcards.seeded],
+    message:
+        "Summarise {wildcards.seeded} over its seeds"
     shell:
-        "python3 {input.code[0]} --results results --runs {params.runs:q} --output {output:q} 2>&1 | "
-        "(trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage("over_seeds", "--results results --runs {params.runs:q} --output {output:q}")

@@ -4,11 +4,6 @@
 
 rule export:
     input:
-        code=code.files("export"),
-        templates=expand(
-            "scripts/gsm8k_grpo/templates/{template}",
-            template=("model_card.md.j2", "chat_gemma.jinja", "chat_qwen.jinja"),
-        ),
         settings="results/{recipe}/settings.yaml",
         dataset=data_file("dataset.json"),
         model=model_file("model.json"),
@@ -32,13 +27,13 @@ rule export:
     conda:
         ENVIRONMENT
     resources:
-        accelerator=1,
-        mem_mb=of_cluster("mem_mb"),
-        gres=of_cluster("gres"),
-        tpu_slice=of_cluster("tpu_slice"),
+        **RUNS_A_MODEL,
     params:
-        retry=last_failure("results/logs/{recipe}/export.log"),
+        **rerun_on("export"),
+    message:
+        "Export {wildcards.recipe} for Hugging Face"
     shell:
-        "python3 {input.code[0]} --results results --recipe {wildcards.recipe} "
-        "--output $(dirname {output.card:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "export",
+            "--results results --recipe {wildcards.recipe} " "--output $(dirname {output.card:q})",
+        )

@@ -2,8 +2,6 @@
 
 
 rule preflight:
-    input:
-        code=code.files("preflight"),
     output:
         update("results/{recipe}/preflight.json"),
     log:
@@ -12,11 +10,11 @@ rule preflight:
     conda:
         "../envs/tpu.yaml"
     params:
-        retry=last_failure("results/logs/{recipe}/preflight.log"),
+        **rerun_on("preflight"),
         settings=recipe_blocks(
             "seed", "mesh", "model", "prompt", "training", "evaluation", "preflight"
         ),
+    message:
+        "Compile {wildcards.recipe} for its accelerator (preflight)"
     shell:
-        "python3 {input.code[0]} --settings {params.settings:q} "
-        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage("preflight", "--settings {params.settings:q} --output {output:q}")

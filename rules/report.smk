@@ -2,8 +2,6 @@
 
 
 rule settings:
-    input:
-        code=code.files("settings"),
     output:
         update("results/{recipe}/settings.yaml"),
     log:
@@ -11,17 +9,16 @@ rule settings:
     conda:
         ENVIRONMENT
     params:
-        retry=last_failure("results/logs/{recipe}/settings.log"),
+        **rerun_on("settings"),
         settings=lambda wildcards: files.canonical_json(SETTINGS[wildcards.recipe]),
+    message:
+        "Write the settings of {wildcards.recipe}"
     shell:
-        "python3 {input.code[0]} --settings {params.settings:q} "
-        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage("settings", "--settings {params.settings:q} --output {output:q}")
 
 
 rule plots:
     input:
-        code=code.files("plots"),
         metrics="results/{recipe}/training/metrics.csv",
         selection=lambda wildcards: selection(wildcards.recipe),
         best="results/{recipe}/best.json",
@@ -37,23 +34,20 @@ rule plots:
     conda:
         ENVIRONMENT
     params:
-        retry=last_failure("results/logs/{recipe}/plots.log"),
+        **rerun_on("plots"),
+    message:
+        "Draw the plots of {wildcards.recipe}"
     shell:
-        "python3 {input.code[0]} --metrics {input.metrics:q} --selection {input.selection:q} "
-        "--best {input.best:q} --evaluations {input.evaluations:q} "
-        "--output $(dirname {output.accuracy:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "plots",
+            "--metrics {input.metrics:q} --selection {input.selection:q} "
+            "--best {input.best:q} --evaluations {input.evaluations:q} "
+            "--output $(dirname {output.accuracy:q})",
+        )
 
 
 rule report:
     input:
-        code=code.files("report"),
-        templates=sorted(
-            path.as_posix()
-            for path in Path("scripts/gsm8k_grpo/templates").rglob("*")
-            if path.suffix in (".j2", ".css", ".js", ".txt")
-        ),
-        schema="schemas/artifacts.schema.yaml",
         settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
         datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),
         models=expand("results/models/{model}/model.json", model=MODELS),
@@ -84,7 +78,7 @@ rule report:
     conda:
         ENVIRONMENT
     params:
-        retry=last_failure("results/logs/report.log"),
+        **rerun_on("report"),
         recipes=list(SETTINGS),
         seeded=lambda wildcards: f"--seeded {' '.join(SEEDED)}" if SEEDED else "",
         # Read where they are there, never made for the page; another content makes another page.
@@ -93,8 +87,12 @@ rule report:
             for recipe in SETTINGS
             if (path := Path("results", recipe, "preflight.json")).is_file()
         },
-        defaults=files.canonical_json(settings.read_yaml(Path(workflow.basedir, "config.yaml"))),
+        defaults=files.canonical_json(read_yaml(Path(workflow.basedir, "config.yaml"))),
+    message:
+        "Write the report"
     shell:
-        "python3 {input.code[0]} --recipes {params.recipes:q} {params.seeded} --results results "
-        "--output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "report",
+            "--recipes {params.recipes:q} {params.seeded} --results results "
+            "--output {output:q}",
+        )

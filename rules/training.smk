@@ -5,7 +5,6 @@
 
 rule format_check:
     input:
-        code=code.files("format_check"),
         rows="results/{recipe}/prompts/dev.jsonl",
         model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
@@ -18,22 +17,22 @@ rule format_check:
     conda:
         ENVIRONMENT
     resources:
-        accelerator=1,
-        mem_mb=of_cluster("mem_mb"),
-        gres=of_cluster("gres"),
-        tpu_slice=of_cluster("tpu_slice"),
+        **RUNS_A_MODEL,
     params:
-        retry=last_failure("results/logs/{recipe}/format_check.log"),
+        **rerun_on("format_check"),
         settings=recipe_blocks("seed", "mesh", "prompt", "training"),
+    message:
+        "Check whether the base model of {wildcards.recipe} writes the format"
     shell:
-        "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
-        "--model $(dirname {input.model:q}) --output {output:q} 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "format_check",
+            "--settings {params.settings:q} --rows {input.rows:q} "
+            "--model $(dirname {input.model:q}) --output {output:q}",
+        )
 
 
 rule train:
     input:
-        code=code.files("train"),
         rewards=reward_files,
         rows="results/{recipe}/prompts/train.jsonl",
         model=model_file("model.json"),
@@ -48,15 +47,15 @@ rule train:
     conda:
         ENVIRONMENT
     resources:
-        accelerator=1,
-        mem_mb=of_cluster("mem_mb"),
-        gres=of_cluster("gres"),
-        tpu_slice=of_cluster("tpu_slice"),
+        **RUNS_A_MODEL,
     params:
-        retry=last_failure("results/logs/{recipe}/train.log"),
+        **rerun_on("train"),
         settings=recipe_blocks("seed", "mesh", "prompt", "training"),
+    message:
+        "Train {wildcards.recipe}"
     shell:
-        "python3 {input.code[0]} --settings {params.settings:q} --rows {input.rows:q} "
-        "--model $(dirname {input.model:q}) "
-        "--output $(dirname {output.checkpoints:q}) 2>&1 | (trap '' INT TERM; exec tee {log:q}) || "
-        "{{ date +%s%N > {log:q}.failed; exit 1; }}"
+        stage(
+            "train",
+            "--settings {params.settings:q} --rows {input.rows:q} "
+            "--model $(dirname {input.model:q}) --output $(dirname {output.checkpoints:q})",
+        )

@@ -14,48 +14,56 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gsm8k_grpo import families, files, habits, hubs, prompts, runtime, settings, tokenizers
-from gsm8k_grpo.answers import Tags
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.common import files, jax_setup
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.provenance import collect_provenance
+from gsm8k_grpo.config.merging import to_plain
+from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.data import demonstrations, hubs
+from gsm8k_grpo.data.prompts import build_prompt
+from gsm8k_grpo.models import tokenizers
+from gsm8k_grpo.models.families import family_of
+from gsm8k_grpo.models.tokenizer_training import train_tokenizer
+from gsm8k_grpo.rewards.answers import Tags
 
 
 def pretrain(model_settings: Mapping, rows: list[dict], tokenizer_file: Path) -> tuple[dict, dict]:
     """The weights of a miniature trained from scratch on demonstrations of the rows; its tokenizer is written too."""
-    from gsm8k_grpo import models, pretraining
+    from gsm8k_grpo.models import building, pretraining, storage
 
     recipe, architecture = model_settings["pretraining"], model_settings["architecture"]
-    template = families.of(architecture).template
-    shown = [prompts.build(recipe["system"], row["question"], template) for row in rows]
-    imitated = habits.demonstrations(rows, recipe, Tags(**recipe["tags"]), recipe["seed"])
+    template = family_of(architecture).template
+    shown = [build_prompt(recipe["system"], row["question"], template) for row in rows]
+    imitated = demonstrations.make_demonstrations(rows, recipe, Tags(**recipe["tags"]), recipe["seed"])
     texts = [prompt + completion for prompt, completion in zip(shown, imitated, strict=True)]
-    tokenizer_file.write_bytes(tokenizers.train(texts, architecture["vocabulary_size"], architecture["family"]))
-    tokenizer = tokenizers.load(tokenizer_file, template)
+    tokenizer_file.write_bytes(train_tokenizer(texts, architecture["vocabulary_size"], architecture["family"]))
+    tokenizer = tokenizers.load_tokenizer(tokenizer_file, template)
     end_of_turn = tokenizers.stop_ids(tokenizer, template)[0]
-    data = pretraining.pack(
+    data = pretraining.pack_rows(
         [tokenizers.with_bos(tokenizer, ids) for ids in tokenizer.encode(shown)],
         [[*ids, end_of_turn] for ids in tokenizer.encode(imitated)],
         tokenizer.pad_id(),
         recipe["max_tokens"],
     )
-    model = models.initialise(models.config(architecture), recipe["seed"])
+    model = building.initialise(building.tunix_config(architecture), recipe["seed"])
     print(
-        f"pretraining {models.count_parameters(model):,} parameters for {recipe['steps']} steps of "
+        f"pretraining {building.count_parameters(model):,} parameters for {recipe['steps']} steps of "
         f"{recipe['batch_size']} of {len(data.tokens):,} rows, {data.tokens.shape[1]} tokens each "
         f"({len(rows) - len(data.tokens):,} longer rows left out)",
         flush=True,
     )
-    pretraining.train(model, data, recipe, recipe["seed"], tokenizer.pad_id())
-    return models.weights(model), {"source": "pretrained", "seed": recipe["seed"], "rows": len(data.tokens)}
+    pretraining.pretrain_model(model, data, recipe, recipe["seed"], tokenizer.pad_id())
+    return storage.weights_of(model), {"source": "pretrained", "seed": recipe["seed"], "rows": len(data.tokens)}
 
 
 def convert(folder: Path, architecture: Mapping | str, making: Path) -> dict:
     """The weights of a fetched model; its tokenizer, and what else the folder says of it, are copied into `making`."""
-    from gsm8k_grpo import pretrained
+    from gsm8k_grpo.huggingface import weight_reading
 
     print(f"reading {folder}", flush=True)
-    pretrained.copy_published(folder, making / "published")
-    weights, tokenizer_file = pretrained.read(folder, architecture)
-    tokenizers.load(tokenizer_file, families.of(architecture).template)
+    weight_reading.copy_published(folder, making / "published")
+    weights, tokenizer_file = weight_reading.read_model(folder, architecture)
+    tokenizers.load_tokenizer(tokenizer_file, family_of(architecture).template)
     shutil.copyfile(tokenizer_file, making / "tokenizer.model")
     return weights
 
@@ -64,12 +72,12 @@ def take_over(same: Path, making: Path) -> tuple[dict, dict]:
     """The weights and the origin of a miniature that was pretrained in just the same way; its tokenizer is copied."""
     from flax import traverse_util
 
-    from gsm8k_grpo import models
+    from gsm8k_grpo.models import storage
 
     print(f"pretrained in the same way as {same}: its weights are taken over", flush=True)
-    manifest, stored = files.read_json(same / "model.json"), models.Stored(same / "weights")
+    manifest, stored = files.read_json(same / "model.json"), storage.Stored(same / "weights")
     weights = traverse_util.unflatten_dict({path: stored[path] for path in stored})
-    if models.weights_hash(weights) != manifest["sha256"]["weights"]:
+    if storage.weights_hash(weights) != manifest["sha256"]["weights"]:
         raise PipelineError(f"{same / 'weights'}: not the weights that model.json names; --forcerun base_model")
     shutil.copyfile(same / "tokenizer.model", making / "tokenizer.model")
     return weights, manifest["origin"]
@@ -83,7 +91,7 @@ def write(output: Path, chosen: Mapping, make: Callable[[Path], tuple[dict, dict
       chosen: the block `model`.
       make: writes tokenizer.model (and published/) into the folder that it is given; returns (weights, origin).
     """
-    from gsm8k_grpo import models
+    from gsm8k_grpo.models import storage
 
     output.mkdir(parents=True, exist_ok=True)
     for left_over in output.glob(".making.*"):  # of a run that was killed
@@ -91,15 +99,15 @@ def write(output: Path, chosen: Mapping, make: Callable[[Path], tuple[dict, dict
     with tempfile.TemporaryDirectory(dir=output, prefix=".making.") as temporary:
         making = Path(temporary)
         weights, origin = make(making)
-        models.save(weights, making / "weights")
+        storage.save(weights, making / "weights")
         manifest = {
             "name": chosen["name"],
             "origin": origin,
             "architecture": chosen["architecture"],
             "dtype": chosen["dtype"],
-            "parameters": sum(array.size for array in models.leaves(weights).values()),
+            "parameters": sum(array.size for array in storage.leaves(weights).values()),
             "sha256": {
-                "weights": models.weights_hash(weights),
+                "weights": storage.weights_hash(weights),
                 "tokenizer": files.sha256_file(making / "tokenizer.model"),
             },
         }
@@ -109,8 +117,8 @@ def write(output: Path, chosen: Mapping, make: Callable[[Path], tuple[dict, dict
             shutil.rmtree(output / name, ignore_errors=True)
         for path in making.iterdir():
             path.replace(output / path.name)
-    files.write_json(output / "provenance.json", runtime.provenance())
-    files.write_json(output / "model.json", settings.thawed(manifest))
+    files.write_json(output / "provenance.json", collect_provenance())
+    files.write_json(output / "model.json", to_plain(manifest))
 
 
 def main() -> None:
@@ -120,8 +128,8 @@ def main() -> None:
     parser.add_argument("--same", type=Path, help="folder of a miniature that is pretrained in just the same way")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
-    chosen = settings.stage_settings(arguments.settings, "model")["model"]
-    runtime.configure_jax()
+    chosen = stage_settings(arguments.settings, "model")["model"]
+    jax_setup.configure_jax()
 
     def make(making: Path) -> tuple[dict, dict]:
         if chosen["source"] == "pretrained":

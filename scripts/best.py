@@ -7,8 +7,9 @@ r"""Stage `best`: which checkpoint is best on dev, so that test is read for that
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import evaluation, files
-from gsm8k_grpo.errors import run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.evaluation.selection import choose_best
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, nargs="+", required=True, help="metrics.json of all, base first")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    chosen = evaluation.best([files.read_json(path) for path in arguments.metrics])
+    chosen = choose_best([files.read_json(path) for path in arguments.metrics])
     files.write_json(arguments.output, chosen)
     rate = chosen["answer_accuracy"]
     print(f"best on {chosen['split']}: {chosen['checkpoint']}, answer_accuracy {rate['value']:.1%}, n = {rate['n']}")

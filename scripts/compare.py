@@ -9,8 +9,12 @@ r"""Stage `compare`: base against final, and against best, on the same rows: pai
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import comparison, evaluated, files, runtime, settings, stats
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.provenance import collect_provenance
+from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.evaluation import comparison, stats
+from gsm8k_grpo.evaluation.artifacts import first_completions
 
 
 def main() -> None:
@@ -21,9 +25,9 @@ def main() -> None:
     parser.add_argument("--best", type=Path, required=True, help="the completions.jsonl of the one chosen on dev")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    extraction = settings.stage_settings(arguments.settings, "evaluation")["evaluation"]["extraction"]
+    extraction = stage_settings(arguments.settings, "evaluation")["evaluation"]["extraction"]
     final, best = (paired(arguments.base, path, extraction) for path in (arguments.final, arguments.best))
-    files.write_json(arguments.output, {**final, "best": best, "provenance": runtime.provenance()})
+    files.write_json(arguments.output, {**final, "best": best, "provenance": collect_provenance()})
 
 
 def paired(base_file: Path, trained_file: Path, extraction: str) -> dict:
@@ -34,11 +38,11 @@ def paired(base_file: Path, trained_file: Path, extraction: str) -> dict:
     Raises:
       PipelineError: not the same rows.
     """
-    base, trained = (evaluated.first_completions(path) for path in (base_file, trained_file))
+    base, trained = (first_completions(path) for path in (base_file, trained_file))
     if [row["id"] for row in base] != [row["id"] for row in trained]:
         raise PipelineError(f"{base_file} and {trained_file}: not the same rows; evaluate both again")
     return {
-        name: stats.paired([row[key] for row in base], [row[key] for row in trained])
+        name: stats.paired_comparison([row[key] for row in base], [row[key] for row in trained])
         for name, key in comparison.verdict_keys(extraction).items()
     }
 

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from gsm8k_grpo import comparison, evaluated, files, plots, runtime, settings, training_panels
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.provenance import collect_provenance
+from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.evaluation import comparison
+from gsm8k_grpo.evaluation.artifacts import first_completions, read_metrics
+from gsm8k_grpo.report import plots, training_panels
 
 
 def main() -> None:
@@ -22,15 +27,15 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, required=True, help="SVG to write")
     arguments = parser.parse_args()
     verdicts = {recipe: read(arguments.results, recipe) for recipe in arguments.recipes}
-    files.write_json(arguments.output, {**comparison.of_recipes(verdicts), "provenance": runtime.provenance()})
+    files.write_json(arguments.output, {**comparison.of_recipes(verdicts), "provenance": collect_provenance()})
     plots.cost({recipe: accuracy_and_cost(arguments.results, recipe) for recipe in arguments.recipes}, arguments.plot)
 
 
 def accuracy_and_cost(results: Path, recipe: str) -> tuple[dict, dict]:
     """The rate of right answers of a recipe's final checkpoint, and what its training cost."""
     folder = results / recipe / "training"
-    spent = training_panels.cost(files.read_json(folder / "summary.json"), pd.read_csv(folder / "metrics.csv"))
-    return evaluated.metrics(results, recipe)["final"]["answer_accuracy"], spent
+    spent = training_panels.training_cost(files.read_json(folder / "summary.json"), pd.read_csv(folder / "metrics.csv"))
+    return read_metrics(results, recipe)["final"]["answer_accuracy"], spent
 
 
 def read(results: Path, recipe: str) -> dict[tuple, dict[str, bool]]:
@@ -39,14 +44,14 @@ def read(results: Path, recipe: str) -> dict[tuple, dict[str, bool]]:
     Raises:
       PipelineError: an artifact is not there, or completions and data do not belong together.
     """
-    chosen = settings.stage_settings(str(results / recipe / "settings.yaml"), "dataset", "evaluation")
+    chosen = stage_settings(str(results / recipe / "settings.yaml"), "dataset", "evaluation")
     split = chosen["evaluation"]["split"]
     data = results / "data" / chosen["dataset"]["name"] / ("test.jsonl" if split == "test" else "train.jsonl")
     questions = {row["id"]: row["question"] for row in files.read_jsonl(data, ("id", "question"))}
     judged = comparison.verdict_keys(chosen["evaluation"]["extraction"])
     completions = results / recipe / "evaluations" / "final" / "completions.jsonl"
     found = {}
-    for row in evaluated.first_completions(completions, "answer", *judged.values()):
+    for row in first_completions(completions, "answer", *judged.values()):
         if row["id"] not in questions:
             raise PipelineError(f"{completions}: {row['id']!r} is the id of no row of {data}; evaluate again")
         found[row["id"], questions[row["id"]], row["answer"]] = {name: row[key] for name, key in judged.items()}

@@ -11,8 +11,11 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from gsm8k_grpo import files, gsm8k, hubs, problems, runtime, settings
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.provenance import collect_provenance
+from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.data import gsm8k, hubs, word_problems
 
 SPLITS = ("train", "test")
 
@@ -20,7 +23,7 @@ SPLITS = ("train", "test")
 def load(dataset: Mapping, tfds_rows: Path | None) -> tuple[dict[str, list[dict]], dict]:
     """The normalised rows by split, and what is known of where they come from."""
     if dataset["source"] == "generated":
-        train, test = problems.generate(dataset["seed"], dataset["train_rows"], dataset["test_rows"])
+        train, test = word_problems.generate_problems(dataset["seed"], dataset["train_rows"], dataset["test_rows"])
         return (
             {
                 split: normalised(published, split, f"generated {split}")
@@ -76,7 +79,7 @@ def from_hub(dataset: Mapping, tfds_rows: Path | None) -> tuple[dict[str, list[d
         raw = {split: files.read_jsonl(tfds_rows / f"{split}.jsonl", ("question", "answer")) for split in SPLITS}
         origin = {"source": source, **files.read_json(tfds_rows / "origin.json")}
     else:
-        handle = dataset["handle"] or settings.GSM8K_HANDLES[source]
+        handle = dataset["handle"] or gsm8k.HANDLES[source]
         folder, origin = hubs.fetch(source, "dataset", handle, None, ("main/*.parquet",))
         read = read_parquet if source == "huggingface" else read_csv
         raw = {split: read(folder, split) for split in SPLITS}
@@ -126,7 +129,7 @@ def main() -> None:
     parser.add_argument("--tfds-rows", type=Path, help="folder that scripts/tfds_rows.py wrote to (source tfds)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
-    dataset = settings.stage_settings(arguments.settings, "dataset")["dataset"]
+    dataset = stage_settings(arguments.settings, "dataset")["dataset"]
     rows, origin = load(dataset, arguments.tfds_rows)
     for split, split_rows in rows.items():
         files.write_jsonl(arguments.output / f"{split}.jsonl", split_rows)
@@ -136,7 +139,7 @@ def main() -> None:
         "origin": origin,
         "rows": {split: len(split_rows) for split, split_rows in rows.items()},
         "sha256": {split: files.sha256_file(arguments.output / f"{split}.jsonl") for split in rows},
-        "provenance": runtime.provenance(seed=dataset["seed"]),
+        "provenance": collect_provenance(seed=dataset["seed"]),
     }
     files.write_json(arguments.output / "dataset.json", manifest)
 

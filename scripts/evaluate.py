@@ -12,11 +12,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from gsm8k_grpo import code, evaluation, files, runtime, settings
-from gsm8k_grpo.answers import Tags
-from gsm8k_grpo.errors import PipelineError, run_stage
-from gsm8k_grpo.progress import Progress
-from gsm8k_grpo.unfinished import Unfinished
+from gsm8k_grpo.common import files, jax_setup
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.progress import Progress
+from gsm8k_grpo.common.provenance import collect_provenance, library_versions
+from gsm8k_grpo.common.source_hash import source_hash
+from gsm8k_grpo.config.merging import to_plain
+from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.evaluation.batch_log import BatchLog
+from gsm8k_grpo.evaluation.grading import grade_completion
+from gsm8k_grpo.evaluation.metrics import summarise_metrics
+from gsm8k_grpo.rewards.answers import Tags
 
 
 def main() -> None:
@@ -39,7 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
-    chosen = settings.stage_settings(arguments.settings, "mesh", "prompt", "evaluation")
+    chosen = stage_settings(arguments.settings, "mesh", "prompt", "evaluation")
     prompt, how = chosen["prompt"], chosen["evaluation"]
     tags = Tags(**prompt["tags"])
     split = arguments.split or arguments.rows.stem
@@ -56,31 +62,36 @@ def main() -> None:
     if _taken_over(arguments, fingerprint):
         return
 
-    runtime.configure_jax()
-    from gsm8k_grpo import base, memory, models, rollout
+    jax_setup.configure_jax()
+    from gsm8k_grpo.generation.batches import Decoding, complete_batch, plan_batches
+    from gsm8k_grpo.generation.cache_size import cache_tokens
+    from gsm8k_grpo.generation.sampler import Sampler
+    from gsm8k_grpo.models.base_model import load_base_model, load_for_evaluation
+    from gsm8k_grpo.models.mesh import make_mesh
+    from gsm8k_grpo.preflight import memory
 
-    mesh = models.make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
-    loaded = base.load(arguments.model, mesh)
+    mesh = make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
+    loaded = load_base_model(arguments.model, mesh)
     model = loaded.model
     if checkpoint["name"] != "base":
-        model = base.load_to_evaluate(loaded, arguments.checkpoints, checkpoint["name"], mesh)
+        model = load_for_evaluation(loaded, arguments.checkpoints, checkpoint["name"], mesh)
     batch_size = min(how["batch_size"], len(rows))
     memory.require_evaluation(loaded.config, batch_size, prompt["max_tokens"], how["max_completion_tokens"], mesh)
-    cache = rollout.cache_tokens(prompt["max_tokens"], how["max_completion_tokens"])
+    cache = cache_tokens(prompt["max_tokens"], how["max_completion_tokens"])
     gather = chosen["mesh"]["decode_weights"] == "gathered"
-    sampler = rollout.Sampler(model, loaded.tokenizer, cache, mesh, gather)
-    decoding = rollout.Decoding(how["temperature"], how["top_k"], how["top_p"], how["seed"])
+    sampler = Sampler(model, loaded.tokenizer, cache, mesh, gather)
+    decoding = Decoding(how["temperature"], how["top_k"], how["top_p"], how["seed"])
     prompts = [row["prompt"] for row in rows]
-    batches = rollout.batches(prompts, how["samples"], batch_size)
+    batches = plan_batches(prompts, how["samples"], batch_size)
     progress = Progress(f"evaluating {checkpoint['name']} on {split}", len(rows) * how["samples"], "completions")
-    unfinished = Unfinished(arguments.output, fingerprint)
+    unfinished = BatchLog(arguments.output, fingerprint)
     if done := len(unfinished.batches):
         print(f"going on after {done} of {len(batches)} batches", flush=True)
     for batch in batches[:done]:
         progress.advance(len(batch))
     for batch in batches[done:]:
         started = time.monotonic()
-        completions = rollout.complete(
+        completions = complete_batch(
             sampler,
             prompts,
             batch,
@@ -98,7 +109,7 @@ def main() -> None:
                 "sample": sample,
                 "completion": completion.text,
                 "answer": rows[index]["answer"],
-                **evaluation.grade(completion.text, rows[index]["answer"], tags, how["extraction"]),
+                **grade_completion(completion.text, rows[index]["answer"], tags, how["extraction"]),
                 "tokens": completion.tokens,
                 "stop_reason": "limit" if completion.truncated else "end_of_turn",
             }
@@ -116,12 +127,12 @@ def main() -> None:
         "step": checkpoint["step"],
         "decoding": "greedy" if not how["temperature"] else "sampled",
         "extraction": how["extraction"],
-        **evaluation.metrics(graded, how["extraction"]),
+        **summarise_metrics(graded, how["extraction"]),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(sum(row["tokens"] for row in graded) / seconds, 1),
         "starts": unfinished.starts,
         "fingerprint": fingerprint,
-        "provenance": runtime.provenance(),
+        "provenance": collect_provenance(),
     }
     files.write_jsonl(arguments.output / "completions.jsonl", graded)
     files.write_json(arguments.output / "metrics.json", metrics)
@@ -171,12 +182,12 @@ def _say(metrics: Mapping) -> None:
 def _inputs(arguments: argparse.Namespace, chosen: Mapping, rows: list[dict], checkpoint: Mapping) -> dict:
     """All that the rows of an evaluation depend on."""
     return {
-        "settings": settings.thawed(chosen),
+        "settings": to_plain(chosen),
         "rows": files.sha256_text(files.canonical_json(rows)),
         "model": files.read_json(arguments.model / "model.json")["sha256"],
         "checkpoint": checkpoint["sha256"],
-        "code": [files.sha256_file(settings.ROOT / path) for path in code.files("evaluate")],
-        "versions": runtime.versions(),
+        "code": source_hash("evaluate"),
+        "versions": library_versions(),
     }
 
 

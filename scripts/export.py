@@ -17,8 +17,10 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from gsm8k_grpo import files, model_card, runtime, settings
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.common import files, jax_setup
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.report import model_card
 
 REPLACING = ".replacing.json"  # names of the files of an earlier export and of the one that takes its place
 
@@ -31,12 +33,12 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = arguments.results / arguments.recipe
     _require_finished(recipe)
-    chosen = settings.stage_settings(
+    chosen = stage_settings(
         str(recipe / "settings.yaml"), "mesh", "dataset", "model", "prompt", "training", "evaluation"
     )
     model = arguments.results / "models" / chosen["model"]["name"]
     facts = model_card.facts(arguments.results, arguments.recipe)
-    runtime.configure_jax()
+    jax_setup.configure_jax()
     known = earlier_files(arguments.output)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for left_over in arguments.output.glob(".making.*"):  # of a run that was killed
@@ -124,35 +126,38 @@ def make(folder: Path, recipe: Path, model: Path, chosen: Mapping, base_folder: 
     Returns:
       the manifest, but for the hashes of files.
     """
-    from gsm8k_grpo import base, export, hf_folder, models
+    from gsm8k_grpo.huggingface import weight_writing
+    from gsm8k_grpo.huggingface.model_folder import write_model_files
+    from gsm8k_grpo.models import storage
+    from gsm8k_grpo.models.base_model import checkpoint_folder, stored_checkpoint
 
     about = files.read_json(model / "model.json")
     trained = files.read_json(recipe / "training" / "checkpoints.json")
-    checkpoint = base.checkpoint_folder(about["sha256"], recipe / "training" / "checkpoints.json", "final")
-    weights = models.Stored(model / "weights")
+    checkpoint = checkpoint_folder(about["sha256"], recipe / "training" / "checkpoints.json", "final")
+    weights = storage.Stored(model / "weights")
     print(f"reading {model / 'weights'}", flush=True)
-    if models.arrays_hash(weights) != about["sha256"]["weights"]:
+    if storage.arrays_hash(weights) != about["sha256"]["weights"]:
         raise PipelineError(
             f"{model / 'weights'}: are not the weights that model.json describes (another hash); make them again with "
             "--forcerun base_model"
         )
     lora, architecture = trained["lora"], about["architecture"]
-    learned, adapted, scale, named = base.stored_checkpoint(checkpoint), {}, 0.0, None
+    learned, adapted, scale, named = stored_checkpoint(checkpoint), {}, 0.0, None
     if lora:
-        adapted, scale = export.factors(architecture, dict(learned)), lora["alpha"] / lora["rank"]
+        adapted, scale = weight_writing.lora_factors(architecture, dict(learned)), lora["alpha"] / lora["rank"]
     print(f"merging {len(adapted)} adapters of {checkpoint}" if lora else f"reading {checkpoint}", flush=True)
     common = (architecture, weights, weights.shape, about["dtype"])
-    merged = export.write_weights(folder, *common, adapted, scale, trained=None if lora else learned)
-    export.require_change(merged, about["dtype"])
-    hf_folder.write(folder, model, about, chosen["evaluation"])
+    merged = weight_writing.write_weights(folder, *common, adapted, scale, trained=None if lora else learned)
+    weight_writing.require_change(merged, about["dtype"])
+    write_model_files(folder, model, about, chosen["evaluation"])
     if lora:
         named = model_card.base_model(about["origin"])
         if not named:
             (folder / "base").mkdir()
-            export.write_weights(folder / "base", *common, {}, 0.0)
-            hf_folder.write(folder / "base", model, about, chosen["evaluation"])
+            weight_writing.write_weights(folder / "base", *common, {}, 0.0)
+            write_model_files(folder / "base", model, about, chosen["evaluation"])
         named = named or base_folder.as_posix()
-        export.write_adapter(folder / "adapter", adapted, lora, named, about["origin"].get("commit"))
+        weight_writing.write_adapter(folder / "adapter", adapted, lora, named, about["origin"].get("commit"))
     final = next(kept for kept in trained["checkpoints"] if kept["name"] == "final")
     return {
         "recipe": recipe.name,
@@ -171,32 +176,35 @@ def make(folder: Path, recipe: Path, model: Path, chosen: Mapping, base_folder: 
 
 def agreement(folder: Path, recipe: Path, model: Path, about: Mapping, chosen: Mapping) -> dict:
     """Logits of the model as it was measured against those of the files just written, loaded one after the other."""
-    from gsm8k_grpo import agreement, base, models, tokenizers
+    from gsm8k_grpo.huggingface import agreement
+    from gsm8k_grpo.models import tokenizers
+    from gsm8k_grpo.models.base_model import load_base_model, load_checkpoint
+    from gsm8k_grpo.models.mesh import make_mesh
 
-    mesh = models.make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
+    mesh = make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
     evaluated = recipe / "evaluations" / "final"
     split = files.read_json(evaluated / "metrics.json")["split"]
     prompts = {row["id"]: row["prompt"] for row in files.read_jsonl(recipe / "prompts" / f"{split}.jsonl")}
     completed = [row for row in files.read_jsonl(evaluated / "completions.jsonl") if row["sample"] == 0]
 
     def trained() -> tuple[list, list, int]:
-        loaded = base.load(model, mesh)
+        loaded = load_base_model(model, mesh)
         encode, pad_id = loaded.tokenizer.encode, loaded.tokenizer.pad_id()
         rows = [
             (
                 tokenizers.with_bos(loaded.tokenizer, encode(prompts[row["id"]])),
                 [*encode(row["completion"]), loaded.stop_ids[0]],
             )
-            for row in completed[: agreement.ROWS]
+            for row in completed[: agreement.COMPARED_ROWS]
         ]
         checkpoints = recipe / "training" / "checkpoints.json"
-        policy = base.load_checkpoint(loaded, checkpoints, "final", mesh)
-        return rows, agreement.logits(policy, rows, pad_id), pad_id
+        policy = load_checkpoint(loaded, checkpoints, "final", mesh)
+        return rows, agreement.completion_logits(policy, rows, pad_id), pad_id
 
     rows, measured, pad_id = trained()
     gc.collect()
     exported = agreement.load_exported(folder, about["architecture"], about["dtype"], mesh)
-    found = agreement.compare(measured, agreement.logits(exported, rows, pad_id))
+    found = agreement.compare_logits(measured, agreement.completion_logits(exported, rows, pad_id))
     print(
         f"logits of the written model against the measured one: at most {found['largest_difference']:.2g} apart "
         f"(up to {found['largest_logit']:.3g} in size), {found['same_next_token']:.1%} the same next token",

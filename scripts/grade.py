@@ -11,9 +11,12 @@ import argparse
 import time
 from pathlib import Path
 
-from gsm8k_grpo import evaluation, files, grading, runtime
-from gsm8k_grpo.answers import Tags
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.provenance import collect_provenance
+from gsm8k_grpo.evaluation import external
+from gsm8k_grpo.evaluation.metrics import accuracy_rates
+from gsm8k_grpo.rewards.answers import Tags
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
@@ -46,10 +49,10 @@ def main() -> None:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise PipelineError(f"{option}: {path} is a pipe or device, whose hash could not be checked; give a file")
     started = time.monotonic()
-    completions, golds = grading.read_completions(arguments.completions), grading.read_golds(arguments.answers)
-    grading.require_matches(completions, golds, inputs, arguments.subset)
-    graded = grading.grade(completions, golds, tags)
-    rates = evaluation.rates(graded)
+    completions, golds = external.read_completions(arguments.completions), external.read_golds(arguments.answers)
+    external.require_matches(completions, golds, inputs, arguments.subset)
+    graded = external.grade_all(completions, golds, tags)
+    rates = accuracy_rates(graded)
     files.write_jsonl(rows_file, graded)
     seconds = time.monotonic() - started
     metrics = {
@@ -61,7 +64,7 @@ def main() -> None:
         **rates,
         "seconds": round(seconds, 3),
         "completions_per_second": round(len(graded) / seconds, 1),
-        "provenance": runtime.provenance(),
+        "provenance": collect_provenance(),
     }
     files.write_json(metrics_file, metrics)
     for name, rate in rates.items():

@@ -6,8 +6,10 @@ python scripts/over_seeds.py --results results --runs tiny-seed-0 tiny-seed-1 --
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import evaluated, evaluation, files
-from gsm8k_grpo.errors import run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.evaluation.artifacts import read_metrics
+from gsm8k_grpo.evaluation.seeds import summarise_seeds
 
 
 def main() -> None:
@@ -16,8 +18,8 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", required=True, help="names of the runs, one a seed")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    measured = {run: evaluated.metrics(arguments.results, run) for run in arguments.runs}
-    files.write_json(arguments.output, evaluation.over_seeds(measured))
+    measured = {run: read_metrics(arguments.results, run) for run in arguments.runs}
+    files.write_json(arguments.output, summarise_seeds(measured))
 
 
 if __name__ == "__main__":

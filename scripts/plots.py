@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from gsm8k_grpo import files, plots
-from gsm8k_grpo.errors import run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.report import plots
 
 
 def main() -> None:

@@ -13,8 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from gsm8k_grpo import files, runtime, settings
-from gsm8k_grpo.errors import run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.common.provenance import collect_provenance, package_version
+from gsm8k_grpo.config.merging import to_plain
+from gsm8k_grpo.config.stage_settings import stage_settings
 
 BLOCKS = ("seed", "mesh", "model", "prompt", "training", "evaluation", "preflight")
 
@@ -24,7 +27,7 @@ def main() -> None:
     parser.add_argument("--settings", required=True, help=f"JSON text or a settings.yaml; needs {', '.join(BLOCKS)}")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    chosen = settings.thawed(settings.stage_settings(arguments.settings, *BLOCKS))
+    chosen = to_plain(stage_settings(arguments.settings, *BLOCKS))
     # Compiling needs no device but the host's; the TPU's compiler looks for none, and holds no lock.
     os.environ.update(
         JAX_PLATFORMS="cpu",
@@ -34,20 +37,21 @@ def main() -> None:
         TPU_WORKER_ID="0",
         TPU_ACCELERATOR_TYPE="v5litepod-8",
     )
-    from gsm8k_grpo import preflight
-    from gsm8k_grpo.accelerators import ACCELERATORS
+    from gsm8k_grpo.config.accelerators import ACCELERATORS
+    from gsm8k_grpo.preflight import verdict
+    from gsm8k_grpo.preflight.text import table
 
     accelerator, started = ACCELERATORS[chosen["preflight"]["accelerator"]], time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)
 
-    answer = preflight.preflight(chosen, accelerator, say)
-    libtpu = runtime.version("libtpu")
-    provenance = runtime.provenance(seed=chosen["seed"])
+    answer = verdict.preflight(chosen, accelerator, say)
+    libtpu = package_version("libtpu")
+    provenance = collect_provenance(seed=chosen["seed"])
     provenance["versions"]["libtpu"] = libtpu
     files.write_json(arguments.output, {**answer, "provenance": provenance})
-    print(preflight.table(answer), flush=True)
+    print(table(answer), flush=True)
 
 
 if __name__ == "__main__":

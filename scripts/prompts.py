@@ -11,8 +11,13 @@ Writes {train,dev,test}.jsonl (`id`, `prompt`, `answer`, `prompt_tokens`) and su
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import families, files, prompts, runtime, settings, tokenizers
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.provenance import collect_provenance
+from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.data.prompts import build_prompt
+from gsm8k_grpo.models import tokenizers
+from gsm8k_grpo.models.families import family_of
 
 
 def main() -> None:
@@ -23,9 +28,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model, for its chat template")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
-    chosen = settings.stage_settings(arguments.settings, "prompt")["prompt"]
-    template = families.of(files.read_json(arguments.model / "model.json")["architecture"]).template
-    tokenizer = tokenizers.load(arguments.model / "tokenizer.model", template)
+    chosen = stage_settings(arguments.settings, "prompt")["prompt"]
+    template = family_of(files.read_json(arguments.model / "model.json")["architecture"]).template
+    tokenizer = tokenizers.load_tokenizer(arguments.model / "tokenizer.model", template)
     keys = ("id", "question", "answer")
     train, test = files.read_jsonl(arguments.train, keys), files.read_jsonl(arguments.test, keys)
     if len(train) <= chosen["dev_rows"]:
@@ -39,8 +44,8 @@ def main() -> None:
     for split, rows in splits.items():
         kept, too_long, longest = [], [], 0
         for row in rows:
-            prompt = prompts.build(chosen["system"], row["question"], template)
-            tokens = tokenizers.prompt_tokens(tokenizer, prompt)
+            prompt = build_prompt(chosen["system"], row["question"], template)
+            tokens = tokenizers.count_prompt_tokens(tokenizer, prompt)
             if tokens > chosen["max_tokens"]:
                 too_long.append({"id": row["id"], "prompt_tokens": tokens})
                 continue
@@ -56,7 +61,7 @@ def main() -> None:
         print(f"{split}: {len(kept)} prompts, longest {longest} tokens; {len(too_long)} too long, left out")
     for split, rows in written.items():
         files.write_jsonl(arguments.output / f"{split}.jsonl", rows)
-    files.write_json(arguments.output / "summary.json", {**summary, "provenance": runtime.provenance()})
+    files.write_json(arguments.output / "summary.json", {**summary, "provenance": collect_provenance()})
 
 
 if __name__ == "__main__":

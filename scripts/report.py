@@ -8,8 +8,9 @@ Artifacts that are not there (yet) are said in the page.
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import files, report
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.report.page import render_page
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.results.is_dir():
         raise PipelineError(f"--results: {arguments.results}: no such folder")
-    page = report.render(arguments.results, arguments.recipes, arguments.seeded)
+    page = render_page(arguments.results, arguments.recipes, arguments.seeded)
     files.write_text(arguments.output, page)
     print(f"{arguments.output}: {len(page.encode()) / 1e6:.2f} MB")
 

@@ -11,9 +11,12 @@ The rewards are those that training sums, on rows that it never saw: what is rew
 import argparse
 from pathlib import Path
 
-from gsm8k_grpo import evaluated, files, rewards, settings
-from gsm8k_grpo.answers import Tags
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.evaluation.artifacts import first_completions
+from gsm8k_grpo.rewards import scoring
+from gsm8k_grpo.rewards.answers import Tags
 
 
 def main() -> None:
@@ -25,7 +28,7 @@ def main() -> None:
     parser.add_argument("--best", type=Path, required=True, help="the completions.jsonl of the one chosen on dev")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    chosen = settings.stage_settings(arguments.settings, "prompt", "training")
+    chosen = stage_settings(arguments.settings, "prompt", "training")
     names, tags = chosen["training"]["rewards"], Tags(**chosen["prompt"]["tags"])
     prompts = {row["id"]: row for row in files.read_jsonl(arguments.rows, ("id", "prompt", "answer"))}
     scored = {name: score(getattr(arguments, name), prompts, names, tags) for name in ("base", "final", "best")}
@@ -49,12 +52,12 @@ def score(path: Path, prompts: dict[str, dict], names: tuple[str, ...], tags: Ta
     Raises:
       PipelineError: a completion of no prompt, or a fault of a reward of the user's own.
     """
-    completions = evaluated.first_completions(path, "completion")
+    completions = first_completions(path, "completion")
     unknown = [row["id"] for row in completions if row["id"] not in prompts]
     if unknown:
         raise PipelineError(f"{path}: {unknown[0]!r} is the id of no prompt; make prompts and evaluations again")
     rows = [prompts[row["id"]] for row in completions]
-    given = rewards.score(names, rows, [row["completion"] for row in completions], tags)
+    given = scoring.score(names, rows, [row["completion"] for row in completions], tags)
     return {row["id"]: {name: values[index] for name, values in given.items()} for index, row in enumerate(rows)}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from gsm8k_grpo import files
-from gsm8k_grpo.errors import run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import run_stage
 
 
 def main() -> None:

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from gsm8k_grpo import files, gsm8k, retries
-from gsm8k_grpo.errors import PipelineError, run_stage
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.data import gsm8k, retries
 
 TIMEOUTS_SECONDS = (10, 60)  # to connect, between bytes
 
@@ -70,7 +71,7 @@ def resume_downloads(folder: Path) -> None:
     def opened(url: str, **_: object) -> Iterator[tuple[object, Iterator[bytes]]]:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / hashlib.sha256(url.encode()).hexdigest()[:16]
-        retries.retried(lambda: download(url, partial))
+        retries.retry(lambda: download(url, partial))
         with partial.open("rb") as handle:
             yield types.SimpleNamespace(url=url, headers={}), iter(lambda: handle.read(2**20), b"")
         partial.unlink()
@@ -90,15 +91,15 @@ def explained(error: Exception, folder: str) -> str | None:
             f"dataset.source: GSM8K arrived damaged {retries.ATTEMPTS} times (its checksum is not the published one): "
             "run the same command again later, or set dataset.source to huggingface"
         )
-    if retries.passing(error):
+    if retries.is_transient(error):
         return (
             f"dataset.source: GSM8K could not be fetched for TensorFlow Datasets in {retries.ATTEMPTS} attempts "
-            f"({retries.reason(error)}): check the connection, then run the same command again: it goes on from what "
+            f"({retries.describe(error)}): check the connection, then run the same command again: it goes on from what "
             "has been downloaded"
         )
     if retries.status(error) is not None:
         return (
-            f"dataset.source: the address that TensorFlow Datasets has for GSM8K answers with {retries.reason(error)}: "
+            f"dataset.source: the address that TensorFlow Datasets has for GSM8K answers with {retries.describe(error)}: "
             "set dataset.source to huggingface"
         )
     return None

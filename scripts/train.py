@@ -14,9 +14,20 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from gsm8k_grpo import checkpoints, code, files, own_rewards, runs, runtime, settings, trackers, watch
-from gsm8k_grpo.answers import Tags
-from gsm8k_grpo.errors import run_stage
+from gsm8k_grpo.common import files, jax_setup
+from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.common.layout import ROOT
+from gsm8k_grpo.common.provenance import collect_provenance, library_versions
+from gsm8k_grpo.common.source_hash import source_hash
+from gsm8k_grpo.config.merging import to_plain
+from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.grpo import health
+from gsm8k_grpo.grpo.checkpoint_names import checkpoint_name, checkpoint_steps
+from gsm8k_grpo.grpo.run_folder import Run
+from gsm8k_grpo.grpo.run_identity import describe_differences, run_identity
+from gsm8k_grpo.grpo.trackers import Trackers
+from gsm8k_grpo.rewards import custom
+from gsm8k_grpo.rewards.answers import Tags
 
 
 def main() -> None:
@@ -35,15 +46,15 @@ def main() -> None:
         help="this is one of several processes with a common --output, one a host (see runtime.join_processes)",
     )
     arguments = parser.parse_args()
-    chosen = settings.stage_settings(arguments.settings, "seed", "mesh", "prompt", "training")
+    chosen = stage_settings(arguments.settings, "seed", "mesh", "prompt", "training")
     training_settings = chosen["training"]
     rows = files.read_jsonl(arguments.rows, keys=("id", "prompt", "answer", "prompt_tokens"))
     manifest = files.read_json(arguments.model / "model.json")
-    steps = checkpoints.checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
+    steps = checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
     if arguments.distributed:
-        runtime.configure_jax()
-        runtime.join_processes()
-    leads = not arguments.distributed or runtime.leads()
+        jax_setup.configure_jax()
+        jax_setup.join_processes()
+    leads = not arguments.distributed or jax_setup.is_lead_process()
     run = _run(arguments, chosen, manifest, leads)
     start = run.resume(steps) if leads else 0
     if arguments.distributed:
@@ -57,28 +68,28 @@ def main() -> None:
     if leads:
         if start == steps[-1]:  # finished before, perhaps in the very moment when it was killed
             run.prune(steps)
-            trackers.Trackers(run.folder, run.history(start), {"wandb_project": None}, "").close()
+            Trackers(run.folder, run.history(start), {"wandb_project": None}, "").close()
         _write(arguments.output, run, steps, run.history(steps[-1]), chosen, rows)
 
 
-def _run(arguments: argparse.Namespace, chosen: Mapping, manifest: dict, leads: bool) -> runs.Run:
+def _run(arguments: argparse.Namespace, chosen: Mapping, manifest: dict, leads: bool) -> Run:
     """The folder of the run that these inputs make, and of no other."""
     inputs = {
-        "settings": runs.identity(settings.thawed(chosen)),
+        "settings": run_identity(to_plain(chosen)),
         "rows": files.sha256_file(arguments.rows),
         "model": manifest["sha256"],
-        "code": files.sha256_text("".join(files.sha256_file(settings.ROOT / path) for path in code.files("train"))),
-        "rewards": own_rewards.hashes(chosen["training"]["rewards"], settings.ROOT),
-        "versions": runtime.versions(),
+        "code": source_hash("train"),
+        "rewards": custom.file_hashes(chosen["training"]["rewards"], ROOT),
+        "versions": library_versions(),
     }
     fingerprint = files.sha256_text(files.canonical_json(inputs))[:16]
     folder = arguments.output / "runs" / fingerprint
-    run = runs.Run(folder, chosen["training"]["num_iterations"])
+    run = Run(folder, chosen["training"]["num_iterations"])
     if not leads:
         return run
     others = sorted(folder.parent.glob("*/inputs.json"), key=lambda path: path.stat().st_mtime)
     if others and not folder.exists():
-        changed = "; ".join(runs.differences(files.read_json(others[-1]), inputs))
+        changed = "; ".join(describe_differences(files.read_json(others[-1]), inputs))
         print(f"another run than {others[-1].parent.name}, which stays as it is: {changed}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / "inputs.json", inputs)
@@ -86,34 +97,41 @@ def _run(arguments: argparse.Namespace, chosen: Mapping, manifest: dict, leads: 
     return run
 
 
-def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict], run: runs.Run) -> None:
+def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict], run: Run) -> None:
     """Trains from the run's newest checkpoint to the end."""
     training_settings, prompt = chosen["training"], chosen["prompt"]
     print(f"{len(rows)} prompts, {training_settings['max_steps']} steps", flush=True)
-    for name in filter(own_rewards.is_own, training_settings["rewards"]):
-        own_rewards.load(name, settings.ROOT)  # its faults are said before a model is loaded
-    runtime.configure_jax()
-    from gsm8k_grpo import base, memory, models, training
+    for name in filter(custom.is_custom, training_settings["rewards"]):
+        custom.load_function(name, ROOT)  # its faults are said before a model is loaded
+    jax_setup.configure_jax()
+    from gsm8k_grpo.grpo import tunix_setup
+    from gsm8k_grpo.grpo.learner import Learner
+    from gsm8k_grpo.grpo.loop import train_to_end
+    from gsm8k_grpo.models import building
+    from gsm8k_grpo.models.base_model import load_base_model
+    from gsm8k_grpo.models.lora import make_policy, trained_variables, with_zero_adapters
+    from gsm8k_grpo.models.mesh import make_mesh
+    from gsm8k_grpo.preflight import memory
 
-    mesh = models.make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
-    loaded = base.load(model_folder, mesh)
+    mesh = make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
+    loaded = load_base_model(model_folder, mesh)
     memory.require_training(loaded.config, training_settings, prompt["max_tokens"], mesh)
     lora = training_settings["lora"]
-    policy = models.policy(loaded.model, lora, chosen["seed"], mesh)
+    policy = make_policy(loaded.model, lora, chosen["seed"], mesh)
     reference = None
     if training_settings["beta"]:
         if not lora:  # the policy's weights change: the reference needs its own
-            reference = base.load(model_folder, mesh).model
+            reference = load_base_model(model_folder, mesh).model
         elif lora["base_weights"]:  # a quantised policy starts from the quantised base: that is its reference
-            reference = models.without_adaptation(policy)
+            reference = with_zero_adapters(policy)
         else:
             reference = loaded.model
     print(
-        f"{models.count_parameters(policy, models.trained(lora)):,} {'LoRA parameters on' if lora else 'trained, of'} "
+        f"{building.count_parameters(policy, trained_variables(lora)):,} {'LoRA parameters on' if lora else 'trained, of'} "
         f"{manifest['parameters']:,}; mesh {dict(mesh.shape)}",
         flush=True,
     )
-    cluster = training.make_cluster(
+    cluster = tunix_setup.make_rl_cluster(
         policy,
         reference,
         loaded.tokenizer,
@@ -125,21 +143,19 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
         run,
         chosen["mesh"]["decode_weights"] == "gathered",
     )
-    learner = training.Learner(
-        cluster, training_settings, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_ids
-    )
+    learner = Learner(cluster, training_settings, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_ids)
     del loaded, policy, reference  # where all weights are trained, those that it began with are needed no longer
-    training.run(learner, training_settings, run)
-    if runtime.leads():
-        run.note_memory(memory.used())
+    train_to_end(learner, training_settings, run)
+    if jax_setup.is_lead_process():
+        run.note_memory(memory.memory_used())
 
 
-def _write(output: Path, run: runs.Run, steps: list[int], history: list[dict], chosen: Mapping, rows: list) -> None:
+def _write(output: Path, run: Run, steps: list[int], history: list[dict], chosen: Mapping, rows: list) -> None:
     """The declared artifacts, from a run's folder in which all steps are made; summary.json last."""
     ledger, inputs = run.ledger(), files.read_json(run.folder / "inputs.json")
     kept = [
         {
-            "name": checkpoints.checkpoint_name(step, steps[-1]),
+            "name": checkpoint_name(step, steps[-1]),
             "step": step,
             "path": run.checkpoint(step).relative_to(output).as_posix(),
             "sha256": ledger[step],
@@ -154,7 +170,7 @@ def _write(output: Path, run: runs.Run, steps: list[int], history: list[dict], c
             "fingerprint": run.folder.name,
             "model": inputs["model"],
             "seed": chosen["seed"],
-            "lora": settings.thawed(chosen["training"]["lora"]),
+            "lora": to_plain(chosen["training"]["lora"]),
             "checkpoints": kept,
         },
     )
@@ -173,8 +189,8 @@ def _write(output: Path, run: runs.Run, steps: list[int], history: list[dict], c
                 sum(row[name] for name in phases if name != "checkpoint_seconds") for row in history
             ),
             "memory": run.memory(),
-            "warnings": [text for end in range(len(history)) for text in watch.warnings(history[: end + 1])],
-            "provenance": runtime.provenance(seed=chosen["seed"]),
+            "warnings": [text for end in range(len(history)) for text in health.warnings(history[: end + 1])],
+            "provenance": collect_provenance(seed=chosen["seed"]),
         },
     )
 

@@ -3,7 +3,7 @@
 Both samplers are told by the logits that the next token is drawn from: the stop token's is raised above all others at a
 row's last place and is −∞ elsewhere. How a row's length reaches that place differs:
 
-- Ours (`rollout.Sampler`) may prefill a prompt once for its whole group and drop finished rows from the batch: a row's
+- Ours (`Sampler`) may prefill a prompt once for its whole group and drop finished rows from the batch: a row's
   place in the batch says nothing. Its key does: each row has one of its own, which goes where the row goes, and
   `Sampler.next_token_logits` gets it. The length is a hash of the key. The worker reports the lengths that came out,
   and the others are made to draw the same (run.py).
@@ -27,10 +27,10 @@ def force(logits: jax.Array, lengths: jax.Array, position: jax.Array, limit_toke
 
 
 def our_sampler(workload: Workload) -> type:
-    """`rollout.Sampler`, whose rows end after a length that their keys tell."""
-    from gsm8k_grpo import rollout
+    """`Sampler`, whose rows end after a length that their keys tell."""
+    from gsm8k_grpo.generation.sampler import Sampler
 
-    class Forced(rollout.Sampler):
+    class Forced(Sampler):
         def next_token_logits(self, logits: jax.Array, keys: jax.Array, position: jax.Array) -> jax.Array:
             logits = super().next_token_logits(logits, keys, position)
             noise = jax.random.key_data(keys)[:, -1] % (workload.longest - workload.shortest + 1)

@@ -12,31 +12,36 @@ from workloads import BETA, LEARNING_RATE, LORA_RANK, MAX_GRADIENT_NORM, STOP, T
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from gsm8k_grpo import runs, runtime, settings  # noqa: E402
-from gsm8k_grpo.answers import Tags  # noqa: E402
+from gsm8k_grpo.common import jax_setup  # noqa: E402
+from gsm8k_grpo.config.recipes import effective_settings  # noqa: E402
+from gsm8k_grpo.grpo.run_folder import Run  # noqa: E402
+from gsm8k_grpo.rewards.answers import Tags  # noqa: E402
 
 
 def step(workload: Workload, turns: Turns) -> None:
-    """GRPO steps, through `training.make_cluster` and `training.Learner`."""
+    """GRPO steps, through `tunix_setup.make_rl_cluster` and `Learner`."""
     chosen = _settings(workload, turns.steps)
     prompt, how = chosen["prompt"], chosen["training"]
     with tempfile.TemporaryDirectory() as folder:
         _configure_jax(folder)
         from forced import our_sampler
 
-        from gsm8k_grpo import models, rollout, training
+        from gsm8k_grpo.grpo import rollout, tunix_setup
+        from gsm8k_grpo.grpo.learner import Learner
+        from gsm8k_grpo.models.lora import make_policy
+        from gsm8k_grpo.models.mesh import make_mesh
 
         rollout.Sampler = our_sampler(workload)
-        mesh = models.make_mesh(1, 1)
+        mesh = make_mesh(1, 1)
         base = _model(workload, mesh)
         known = {"answer": "0", "prompt_tokens": workload.prompt_tokens}
         rows = [{"id": text, "prompt": text, **known} for text in workload.prompt_texts()]
-        policy = models.policy(base, how["lora"], 0, mesh)
-        run = runs.Run(Path(folder) / "run", how["num_iterations"])
-        cluster = training.make_cluster(
+        policy = make_policy(base, how["lora"], 0, mesh)
+        run = Run(Path(folder) / "run", how["num_iterations"])
+        cluster = tunix_setup.make_rl_cluster(
             policy, base, Tokenizer(), mesh, how, prompt["max_tokens"], (STOP,), chosen["seed"], run
         )
-        learner = training.Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], (STOP,))
+        learner = Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], (STOP,))
         for _ in turns:
             batch = learner.sample()
             row = learner.update(batch)
@@ -46,23 +51,25 @@ def step(workload: Workload, turns: Turns) -> None:
 
 
 def generation(workload: Workload, turns: Turns) -> None:
-    """Greedy completions of one batch, through `rollout.Sampler` and `rollout.complete`."""
+    """Greedy completions of one batch, through `Sampler` and `complete_batch`."""
     with tempfile.TemporaryDirectory() as folder:
         _configure_jax(folder)
         from forced import our_sampler
 
-        from gsm8k_grpo import models, rollout
+        from gsm8k_grpo.generation.batches import Decoding, complete_batch, plan_batches
+        from gsm8k_grpo.generation.cache_size import cache_tokens
+        from gsm8k_grpo.models.mesh import make_mesh
 
-        mesh = models.make_mesh(1, 1)
+        mesh = make_mesh(1, 1)
         model = _model(workload, mesh)
-        cache = rollout.cache_tokens(workload.prompt_tokens, workload.limit_tokens)
+        cache = cache_tokens(workload.prompt_tokens, workload.limit_tokens)
         sampler = our_sampler(workload)(model, Tokenizer(), cache, mesh)
-        decoding = rollout.Decoding(temperature=0.0, top_k=None, top_p=1.0, seed=0)
+        decoding = Decoding(temperature=0.0, top_k=None, top_p=1.0, seed=0)
         prompts = workload.prompt_texts()
-        (batch,) = rollout.batches(prompts, 1, len(prompts))
+        (batch,) = plan_batches(prompts, 1, len(prompts))
         for _ in turns:
             arguments = (workload.prompt_tokens, workload.limit_tokens, (STOP,), mesh)
-            completions = rollout.complete(sampler, prompts, batch, len(batch), decoding, *arguments)
+            completions = complete_batch(sampler, prompts, batch, len(batch), decoding, *arguments)
             turns.done([completion.tokens for completion in completions])
 
 
@@ -70,7 +77,7 @@ def _configure_jax(folder: str) -> None:
     """As the stages do, but that compiled programs are looked for in an empty folder: compilation is measured."""
     before = os.getcwd()
     os.chdir(folder)
-    runtime.configure_jax()
+    jax_setup.configure_jax()
     os.chdir(before)
 
 
@@ -79,9 +86,9 @@ def _model(workload: Workload, mesh: object) -> object:
     import jax
     from flax import nnx
 
-    from gsm8k_grpo import models
+    from gsm8k_grpo.models import building
 
-    graph, state = nnx.split(models.initialise(models.config(_architecture(workload)), 0))
+    graph, state = nnx.split(building.initialise(building.tunix_config(_architecture(workload)), 0))
     return nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
 
 
@@ -101,7 +108,7 @@ def _architecture(workload: Workload) -> dict:
 
 def _settings(workload: Workload, steps: int) -> Mapping:
     """The recipe `tiny` with what the workload changes, checked as any recipe is."""
-    return settings.effective(
+    return effective_settings(
         "tiny",
         {
             "prompt": {"max_tokens": workload.prompt_tokens},

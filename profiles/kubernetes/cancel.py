@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from gsm8k_grpo import settings
+from gsm8k_grpo.config.merging import read_yaml  # noqa: E402
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     from kubernetes import client, config
 
     config.load_config()
-    namespace = settings.read_yaml(Path(__file__).with_name("pod.yaml"))["namespace"]
+    namespace = read_yaml(Path(__file__).with_name("pod.yaml"))["namespace"]
     for name in sys.argv[1:]:
         client.BatchV1Api().delete_namespaced_job(name, namespace, propagation_policy="Foreground")
 

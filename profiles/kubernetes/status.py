@@ -6,15 +6,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from gsm8k_grpo import kubernetes_jobs, settings
+from gsm8k_grpo.config.merging import read_yaml  # noqa: E402
 
 
 def main() -> None:
+    import kubernetes_jobs
     import urllib3
     from kubernetes import client, config
 
     config.load_config()
-    namespace = settings.read_yaml(Path(__file__).with_name("pod.yaml"))["namespace"]
+    namespace = read_yaml(Path(__file__).with_name("pod.yaml"))["namespace"]
     try:
         status = client.BatchV1Api().read_namespaced_job(sys.argv[1], namespace).status.to_dict()
     except client.ApiException as error:

@@ -1,0 +1,76 @@
+"""The one exception that users see, and how an entry point ends on it."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+_stderr: int | None = None  # the descriptor of standard error while that is silent
+
+
+class PipelineError(Exception):
+    """Bad input, said in one sentence: what is wrong (file, row or key), what was expected, how to mend it."""
+
+
+@contextlib.contextmanager
+def silent_stderr():
+    """While entered, and after an exception for good, only `run_stage` still reaches standard error.
+
+    For libraries whose threads print tracebacks of their own beside the exception that they raise.
+    """
+    global _stderr
+    sys.stderr.flush()
+    _stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+    yield
+    sys.stderr.flush()
+    os.dup2(_stderr, 2)
+    os.close(_stderr)
+    _stderr = None
+
+
+def write_stderr(text: str) -> None:
+    """A line on standard error, also while that is silent; nothing where nobody reads it any more."""
+    with contextlib.suppress(OSError):
+        os.write(2 if _stderr is None else _stderr, f"{text}\n".encode())
+
+
+def run_stage(stage: Callable[[], None]) -> None:
+    """Runs one entry point; an expected failure prints one line and exits with 1 instead of a traceback.
+
+    Unexpected exceptions keep their traceback: they are faults of ours, not of the input.
+    """
+    try:
+        stage()
+    except PipelineError as error:
+        if _stderr is not None:
+            write_stderr(f"ERROR: {error}")
+            os._exit(1)
+        sys.exit(f"ERROR: {error}")
+    except OSError as error:
+        if error.errno not in (
+            errno.EACCES,
+            errno.EROFS,
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EPERM,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.EEXIST,
+        ):
+            raise
+        sys.exit(
+            f"ERROR: {error.filename or 'an output file'} cannot be written ({error.strerror}): "
+            "free some space or make the folder writable, then run the same command again"
+        )
+    except (MemoryError, RuntimeError) as error:
+        # XLA reports exhausted memory as a RuntimeError subclass whose text starts with this word.
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        detail = str(error).splitlines()[0] if str(error) else "allocation failed"
+        sys.exit(
+            f"ERROR: out of memory ({detail}): lower training.micro_batch_prompts, training.num_generations, "
+            "evaluation.batch_size or the token limits"
+        )

@@ -1,0 +1,43 @@
+"""Where artifacts lie: one function for each folder below `results/`. The rules' patterns say the same; a test compares."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+RESERVED_NAMES = ("data", "models", "logs", "cache")  # folders of results/ that no recipe may be named after
+
+
+def dataset_folder(results: Path, dataset: str) -> Path:
+    """The normalised rows of a data set and its dataset.json."""
+    return results / "data" / dataset
+
+
+def model_folder(results: Path, model: str) -> Path:
+    """A base model's weights, tokenizer and model.json."""
+    return results / "models" / model
+
+
+def settings_file(results: Path, run: str) -> Path:
+    """The effective settings of a run."""
+    return results / run / "settings.yaml"
+
+
+def prompts_file(results: Path, run: str, split: str) -> Path:
+    """The prompts of a run's split: `train`, `dev` or `test`."""
+    return results / run / "prompts" / f"{split}.jsonl"
+
+
+def training_folder(results: Path, run: str) -> Path:
+    """What training wrote: checkpoints.json, metrics.csv, samples.jsonl, summary.json."""
+    return results / run / "training"
+
+
+def evaluation_folder(results: Path, run: str, checkpoint: str, on_dev: bool = False) -> Path:
+    """One evaluation's completions.jsonl and metrics.json.
+
+    Args:
+      results: the folder of all artifacts.
+      run: the run's name.
+      checkpoint: `base`, `step-N`, `final` or `best`.
+      on_dev: whether it is one of the evaluations that the best checkpoint is chosen on, beside those on test.
+    """
+    return results / run / ("evaluations-dev" if on_dev else "evaluations") / checkpoint

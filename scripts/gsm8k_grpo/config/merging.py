@@ -1,0 +1,59 @@
+"""Nested settings: merging, reading YAML, and read-only views."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from gsm8k_grpo.common.errors import PipelineError
+
+
+def merge(below: Mapping, above: Mapping) -> dict:
+    """`above` over `below`: mappings key by key, everything else replaced whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def parse_scalars(value: Any) -> Any:
+    """What `--config` sets, with its numbers, booleans and nulls: Snakemake leaves those inside of mappings as text."""
+    if isinstance(value, Mapping):
+        return {key: parse_scalars(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [parse_scalars(item) for item in value]
+    if isinstance(value, str) and value:
+        tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, value, (True, False))
+        if tag.rpartition(":")[2] in ("int", "float", "bool", "null"):
+            return yaml.safe_load(value)
+    return value
+
+
+def read_yaml(path: Path) -> dict:
+    """A YAML file that holds one mapping (or nothing)."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date such as 2024-13-01
+        raise PipelineError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise PipelineError(f"{path}: expected keys and values, found {type(value).__name__}")
+    return value
+
+
+def read_only(value: Any) -> Any:
+    """A read-only view of nested settings."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: read_only(item) for key, item in value.items()})
+    return tuple(read_only(item) for item in value) if isinstance(value, list) else value
+
+
+def to_plain(value: Any) -> Any:
+    """The same as plain dicts and lists, to write or hash."""
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    return [to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

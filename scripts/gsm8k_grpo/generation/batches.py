@@ -1,0 +1,85 @@
+"""How evaluation cuts prompts into batches and completes them."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from gsm8k_grpo.generation.sampler import Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One generated completion: its text without the stop token, its length with it, and whether the limit cut it."""
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How evaluation picks tokens: greedily at temperature 0, else among the `top_k` and `top_p` likeliest."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float
+    seed: int
+
+
+def plan_batches(prompts: list[str], samples: int, batch_size: int) -> list[list[tuple[int, int]]]:
+    """How an evaluation is cut into batches: (index of the prompt, number of the sample), longest prompts first.
+
+    Prompts of like length share a batch. A function of its arguments alone: an evaluation that was stopped goes on with
+    the batches that are left.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    asked = [(index, sample) for index in order for sample in range(samples)]
+    return [asked[start : start + batch_size] for start in range(0, len(asked), batch_size)]
+
+
+def complete_batch(
+    sampler: Sampler,
+    prompts: list[str],
+    batch: list[tuple[int, int]],
+    batch_size: int,
+    decoding: Decoding,
+    max_prompt_tokens: int,
+    max_completion_tokens: int,
+    stop_ids: tuple[int, ...],
+    mesh: Mesh,
+    samples: int = 1,
+) -> list[Completion]:
+    """The completions of one of `batches`.
+
+    Every batch has `batch_size` rows (one that has fewer is filled up, and the filling dropped) and one of few padded
+    lengths: few programs serve all. The noise of a row derives from the seed, its prompt's index and its sample's
+    number.
+
+    Args:
+      samples: as `batches` got it; samples of one prompt that fall into one batch cost one prompt.
+    """
+    filled = batch + [batch[-1]] * (batch_size - len(batch))
+    rows = np.array(filled)
+    key = jax.random.key(decoding.seed)
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row[0]), row[1]))(rows)
+    sampled = decoding.temperature > 0
+    with mesh:
+        output = sampler(
+            [prompts[index] for index, _ in filled],
+            max_generation_steps=max_completion_tokens,
+            max_prompt_length=max_prompt_tokens,
+            eos_tokens=list(stop_ids),
+            temperature=decoding.temperature if sampled else 1.0,
+            # Tunix: greedy is top_p None; temperature 0 with top_p 1 is not.
+            top_p=decoding.top_p if sampled else None,
+            top_k=decoding.top_k if sampled else None,
+            seed=keys,
+            repeats=math.gcd(samples, batch_size),
+        )
+    completions = []
+    for text, tokens in zip(output.text[: len(batch)], output.tokens, strict=False):
+        completions.append(Completion(text, len(tokens), tokens[-1] not in stop_ids))
+    return completions

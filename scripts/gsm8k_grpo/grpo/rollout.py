@@ -1,0 +1,92 @@
+"""Rollouts for training: Tunix's own with its defects mended."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from tunix.rl.rollout import base_rollout, vanilla_rollout
+
+from gsm8k_grpo.generation.sampler import Sampler
+from gsm8k_grpo.models import log_probs
+
+
+class SeededRollout(vanilla_rollout.VanillaRollout):
+    """Tunix's own rollout with three defects of 0.1.7 mended (its `RLCluster` builds it from the configuration).
+
+    - Noise: stock draws the same noise at every call. Here a row's key derives from the run's seed, the step, the draw
+      and the row's place in the step; so a resumed run draws what an uninterrupted one would have drawn, and the size
+      of a micro-batch changes nothing.
+    - Temperature: stock computes old log-probs at temperature 1 where the loss divides by the rollout's.
+    - A prompt that is too long: stock pads to another length and compiles anew, or overruns the cache.
+    """
+
+    def __init__(
+        self,
+        rollout_actor: nnx.Module,
+        tokenizer: object,
+        mesh: Mesh,
+        rollout_config: base_rollout.RolloutConfig,
+        seed: int,
+        generations: int = 1,
+        gather_weights: bool = True,
+        lora: Mapping | None = None,
+    ):
+        """
+        Args:
+          seed: of the run.
+          generations: G; prompts come in groups of so many equal ones, each of which is computed once.
+          gather_weights: as `Sampler` has it.
+          lora: as `Sampler` has it.
+        """
+        self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights, lora)
+        self.mesh = mesh
+        self._temperature = rollout_config.temperature
+        self._seed, self._generations = seed, generations
+        self.start_draw(0)
+
+    def start_draw(self, step: int, draw: int = 0) -> None:
+        """Says which step (0-based) and which draw within it (0, then replacements) the next rows belong to."""
+        self._key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), draw)
+        self._rows = 0
+
+    def generate(
+        self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **kwargs
+    ) -> base_rollout.RolloutOutput:
+        """Samples one completion for each prompt; see the class for what differs from Tunix's.
+
+        Raises:
+          PipelineError: a prompt of more than `max_prompt_length` tokens.
+        """
+        rows = np.arange(self._rows, self._rows + len(prompts))
+        self._rows += len(prompts)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, rows)
+        grouped = [text for text in prompts[:: self._generations] for _ in range(self._generations)] == prompts
+        output = self._sampler(
+            prompts,
+            rollout_config.max_tokens_to_generate,
+            rollout_config.max_prompt_length,
+            eos_tokens=rollout_config.eos_tokens,
+            temperature=rollout_config.temperature,
+            top_p=rollout_config.top_p,
+            top_k=rollout_config.top_k,
+            seed=keys,
+            repeats=self._generations if grouped else 1,
+        )
+        return base_rollout.RolloutOutput(
+            text=output.text,
+            logits=None,
+            tokens=output.tokens,
+            left_padded_prompt_tokens=output.padded_prompt_tokens,
+            logprobs=None,
+        )
+
+    def get_per_token_logps(
+        self, prompt_tokens: jax.Array, completion_tokens: jax.Array, packed_places: jax.Array | None = None
+    ) -> jax.Array:
+        """Log-probs of completions under the rollout policy at the rollout's temperature; see `log_probs.compute`."""
+        graph, state = self._sampler.model_def_and_state()
+        return log_probs.log_probs_program(
+            graph, state, prompt_tokens, completion_tokens, packed_places, self.pad_id(), self._temperature
+        )

@@ -1,0 +1,42 @@
+"""The device mesh, and abstract arrays with shardings on it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from gsm8k_grpo.common.errors import PipelineError
+
+
+def make_mesh(fsdp: int, tp: int) -> Mesh:
+    """A mesh over the first fsdp × tp devices, axes `fsdp` (data and weights) and `tp` (heads and features).
+
+    Raises:
+      PipelineError: fewer devices than that.
+    """
+    devices = jax.devices()
+    if len(devices) < fsdp * tp:
+        raise PipelineError(
+            f"mesh: fsdp {fsdp} × tp {tp} needs {fsdp * tp} devices, this machine has {len(devices)} "
+            f"({devices[0].platform})"
+        )
+    return Mesh(np.array(devices[: fsdp * tp]).reshape(fsdp, tp), ("fsdp", "tp"))
+
+
+def abstract_with_shardings(state: nnx.State, mesh: Mesh, dtype: jnp.dtype | None = None) -> nnx.State:
+    """Abstract arrays with the shardings that their variables name, all in `dtype` where one is given."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding),
+        state,
+        nnx.get_named_sharding(state, mesh),
+    )
+
+
+def is_abstract(state: nnx.State) -> bool:
+    """Whether these are shapes without values."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
+
+
+def with_sharding(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,0 +1,76 @@
+"""Qwen2.5 whose attention takes quantised weights, and decodes as the other families do."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from tunix.models.qwen2 import model as tunix_qwen2
+
+from gsm8k_grpo.models import attention
+
+
+class Einsum(tunix_qwen2.Einsum):
+    """Tunix's projection without its cast of the weight, which Qwix's quantised weights (QLoRA) do not have.
+
+    Nothing is lost: `models.load` gives weights the precision that is computed in.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The projection of x, [B, T, …], by the weight."""
+        return jnp.einsum(self.einsum_str, jnp.astype(x, self.dtype), self.w.value)
+
+
+class Attention(tunix_qwen2.Attention):
+    """Attention with a cache by `attention.over_cache`; without one it is Tunix's."""
+
+    def block(
+        self,
+        x: jax.Array,
+        cache: dict | None,
+        attn_mask: jax.Array,
+        sin: jax.Array,
+        cos: jax.Array,
+        segment_ids: None = None,
+    ) -> tuple[dict | None, jax.Array]:
+        """Tunix's part of a layer.
+
+        Args:
+          x: [B, T, D].
+          cache: the layer's, of `attention.empty_cache`, or None.
+          attn_mask: [B, T, S].
+          sin, cos: of the positions.
+
+        Returns:
+          (the new cache or None, [B, T, D]).
+        """
+        if cache is None:
+            return super().block(x, cache, attn_mask, sin, cos, segment_ids)
+
+        def projected(projection: nnx.Module, bias: nnx.Param) -> jax.Array:
+            heads = projection(x)
+            heads = heads + bias.value.astype(self.config.dtype).reshape(heads.shape[2:])
+            return tunix_qwen2.shard(heads, self.shd_config.act_btnh)
+
+        query, key = (
+            tunix_qwen2.apply_rotary_embedding(projected(*each), sin, cos)
+            for each in ((self.q_proj, self.q_bias), (self.k_proj, self.k_bias))
+        )
+        value = projected(self.v_proj, self.v_bias)
+        read, cache = attention.cached_attention(
+            query * self.scale, key, value, cache, attn_mask, precision=jnp.float32
+        )
+        return cache, tunix_qwen2.shard(self.o_proj(read), self.shd_config.act_btd)
+
+
+class Qwen2(tunix_qwen2.Qwen2):
+    """Tunix's Qwen2.5 with these projections and this attention."""
+
+    def __init__(self, config: tunix_qwen2.ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        for layer in self.layers:
+            layer.attn.__class__ = Attention
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                getattr(layer.attn, name).__class__ = Einsum
+
+    def init_cache(self, batch_size: int, cache_size: int, dtype: jnp.dtype) -> dict:
+        """As Tunix's sampler asks for it."""
+        return attention.empty_cache(self.config, batch_size, cache_size, dtype)

@@ -1,0 +1,163 @@
+"""The model card (README.md of the export) and the notice of the base's licence, from artifacts alone."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+import yaml
+
+from gsm8k_grpo.common import files
+from gsm8k_grpo.config.merging import read_yaml
+from gsm8k_grpo.data import gsm8k
+from gsm8k_grpo.evaluation.metric_names import RATES
+from gsm8k_grpo.models.families import family_of
+from gsm8k_grpo.report import numbers, sentences
+
+TEMPLATES = Path(__file__).parent / "model_card_template"
+# The hub's name of the licence, what it is called, where it stands: all of Gemma 2 and 3 has one, by the family's chat
+# template; Qwen2.5's sizes have different ones, so that only the preset's, from its makers, is known.
+GEMMA = ("gemma", "the Gemma Terms of Use", "https://ai.google.dev/gemma/terms")
+APACHE = ("apache-2.0", "the Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0")
+
+
+def base_model(origin: Mapping) -> str | None:
+    """The base's name on the Hugging Face hub, or its folder; None where it has neither: the export holds it then.
+
+    Args:
+      origin: of model.json. Kaggle's Gemma 2 (google/gemma-2/flax/gemma2-2b-it) is on the hub as google/gemma-2-2b-it;
+        what others put on Kaggle is not there, or is another model.
+    """
+    if origin["source"] == "kaggle":
+        variation = origin["handle"].removeprefix("google/gemma-2/flax/gemma2-")
+        return None if variation == origin["handle"] else f"google/gemma-2-{variation}"
+    return origin.get("handle") or origin.get("path")
+
+
+def licence(model: Mapping) -> tuple[str, str, str] | None:
+    """The base's licence (see `GEMMA`); None where nothing here tells which one it is, or there is none.
+
+    Args:
+      model: model.json.
+    """
+    if model["origin"]["source"] == "pretrained":
+        return None
+    if family_of(model["architecture"]).template.name == "gemma":
+        return GEMMA
+    theirs = model["origin"].get("handle", "").startswith("Qwen/")
+    return APACHE if theirs and model["architecture"] == "qwen2.5_0.5b" else None
+
+
+def published_rows(dataset: Mapping) -> bool:
+    """Whether a data set (dataset.json) was made of GSM8K's published files, by their hashes."""
+    expected = {f"{split}.jsonl": sha256 for split, (_, sha256) in gsm8k.PUBLISHED.items()}
+    return dataset["origin"].get("sha256") == expected
+
+
+def facts(results: Path, recipe: str) -> dict:
+    """All that the card says of a run, read from its artifacts."""
+    folder = results / recipe
+    chosen = read_yaml(folder / "settings.yaml")
+    model = files.read_json(results / "models" / chosen["model"]["name"] / "model.json")
+    family = family_of(model["architecture"])
+    return {
+        "recipe": recipe,
+        "settings": chosen,
+        "settings_text": yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True),
+        "dataset": files.read_json(results / "data" / chosen["dataset"]["name"] / "dataset.json"),
+        "model": model,
+        "family": family,
+        "base_model": base_model(model["origin"]),
+        "licence": licence(model),
+        "training": files.read_json(folder / "training" / "summary.json"),
+        "best": files.read_json(folder / "best.json"),
+        "base": files.read_json(folder / "evaluations" / "base" / "metrics.json"),
+        "final": files.read_json(folder / "evaluations" / "final" / "metrics.json"),
+        "compared": files.read_json(folder / "comparison.json"),
+    }
+
+
+def notice(facts: Mapping) -> str:
+    """What has to go with every copy: the base's licence, and that it was modified."""
+    changed = "The weights in this folder were modified by training with GRPO (README.md).\n"
+    if not facts["licence"]:
+        if facts["model"]["origin"]["source"] == "pretrained":
+            return f"{changed}The base was trained from nothing by the same pipeline; no published weights are in it.\n"
+        return f"The licence of the base model holds for these weights too; see where it was published.\n{changed}"
+    key, name, address = facts["licence"]
+    if key == "gemma":
+        terms = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
+    else:
+        terms = f"The base model is licensed under {name}: {address}\n"
+    return f"{terms}{changed}"
+
+
+def front_matter(facts: Mapping) -> str:
+    """The card's metadata as the hub reads it, YAML."""
+    data, final, dataset = {}, facts["final"], facts["dataset"]
+    local = facts["model"]["origin"]["source"] in ("local", "pretrained")
+    if facts["licence"]:
+        data["license"] = facts["licence"][0]
+    if facts["base_model"] and not local:
+        data |= {"base_model": facts["base_model"], "base_model_relation": "finetune"}
+    published = published_rows(dataset)
+    if published:
+        data["datasets"] = ["openai/gsm8k"]
+    rates = [key for key in RATES if key.endswith("_accuracy") and key in final]
+    metrics = [
+        {
+            "type": "accuracy",
+            "name": " – ".join(filter(None, RATES[key])),
+            "value": round(100 * final[key]["value"], 2),
+        }
+        for key in rates
+    ]
+    data |= {
+        "language": ["en"],
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["grpo", *(["lora"] if facts["settings"]["training"]["lora"] else []), "tunix"],
+        "model-index": [
+            {
+                "name": facts["recipe"],
+                "results": [
+                    {
+                        "task": {"type": "text-generation"},
+                        "dataset": {
+                            "name": dataset["name"],
+                            "type": "openai/gsm8k" if published else dataset["name"],
+                            "split": final["split"],
+                        },
+                        "metrics": metrics,
+                    }
+                ],
+            }
+        ],
+    }
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def render(facts: Mapping, manifest: Mapping) -> str:
+    """The card.
+
+    Args:
+      facts: from `facts`.
+      manifest: what export.json will hold, but for the hashes.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        quoted=lambda text: json.dumps(text, ensure_ascii=False),
+        percent=numbers.percent,
+        tenth=numbers.tenth,
+        points=numbers.points,
+        p_value=numbers.p_value,
+        verdict=sentences.verdict,
+    )
+    return environment.get_template("model_card.md.j2").render(
+        facts, front_matter=front_matter(facts), export=manifest, rates=RATES
+    )

@@ -1,0 +1,59 @@
+"""Tokens drawn without sorting a vocabulary are those that Tunix draws with a sort, for the same keys."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from tunix.generate import sampler as tunix_sampler
+
+from gsm8k_grpo.generation import next_token
+
+ROWS, VOCABULARY = 64, 1000
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return jax.random.split(jax.random.key(3), ROWS)
+
+
+def sorted_draw(logits, keys, temperature, top_k, top_p):
+    def draw(row, key):
+        return tunix_sampler.sample_top_p(row[None, None], key, temperature, top_p, top_k)[0][0]
+
+    return jax.vmap(draw)(logits, keys)
+
+
+# Peaked: the mass is in few tokens. Flat: in more than the candidates hold, so that all are sorted after all.
+@pytest.mark.parametrize(("name", "scale"), [("peaked", 4.0), ("flat", 0.1)])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, None, 1.0), (0.7, None, 0.9), (1.3, None, 0.5), (0.9, 50, 1.0), (1.0, 64, 0.95), (1.0, 5000, 0.9)],
+)
+def test_draws_are_tunixs(keys, name, scale, temperature, top_k, top_p):
+    logits = scale * jax.random.normal(jax.random.key(7), (ROWS, VOCABULARY))
+    logits = logits.at[:, 5].set(-np.inf)  # the padding token, as the sampler has it
+    found = jax.jit(next_token.sample_token, static_argnums=(2, 3, 4))(logits, keys, temperature, top_k, top_p)
+    expected = sorted_draw(logits, keys, temperature, None if top_k is None else min(top_k, VOCABULARY), top_p)
+    np.testing.assert_array_equal(found, expected)
+    assert len(set(np.asarray(found).tolist())) > 10
+    likeliest = np.sort(np.exp(np.asarray(logits) / temperature), axis=-1)[:, -next_token.CANDIDATES :].sum(axis=-1)
+    mass = likeliest / np.exp(np.asarray(logits) / temperature).sum(axis=-1)
+    if top_k is None and top_p == 0.9:
+        assert (mass > top_p).all() == (name == "peaked")  # both ways are taken
+
+
+def test_a_program_sorts_no_whole_vocabulary_unless_it_must(keys):
+    """What is compiled for each setting: candidates and, behind a condition, the whole."""
+    logits = jax.ShapeDtypeStruct((ROWS, VOCABULARY), np.float32)
+
+    def sorts(top_k, top_p):
+        text = (
+            jax.jit(next_token.sample_token, static_argnums=(2, 3, 4)).lower(logits, keys, 1.0, top_k, top_p).as_text()
+        )
+        assert "stablehlo.sort" not in text
+        return [int(count) for count in re.findall(r"chlo.top_k\(.*k = (\d+)\)", text)]
+
+    assert sorts(None, 1.0) == []
+    assert set(sorts(50, 0.9)) == {50}
+    assert set(sorts(None, 0.9)) == {next_token.CANDIDATES, VOCABULARY}

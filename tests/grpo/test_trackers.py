@@ -1,0 +1,64 @@
+"""TensorBoard and Weights & Biases get what metrics.csv gets; a run that goes on repeats nothing there."""
+
+import struct
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from gsm8k_grpo.config.merging import read_only
+from gsm8k_grpo.grpo.trackers import Trackers
+
+ROWS = [{"step": step, "loss": step / 4, "kl": None, "reward": -step} for step in (1, 2, 3)]
+OFF = read_only({"wandb_project": None, "lora": {"rank": 4}})
+
+
+def scalars(folder):
+    """(step, name, value) of all event files below a folder, in their order (TFRecord: length, CRC, data, CRC)."""
+    found = []
+    for path in sorted(folder.rglob("events.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            at += 16 + length
+    return found
+
+
+def test_tensorboard_has_each_step_once_also_after_a_restart(tmp_path):
+    expected = [(row["step"], name, row[name]) for row in ROWS for name in ("loss", "reward")]
+    first = Trackers(tmp_path, [], OFF, "run")
+    for row in ROWS[:2]:
+        first.log(row)
+    first.close()
+    assert scalars(tmp_path) == expected[:4]
+    again = Trackers(tmp_path, ROWS[:1], OFF, "run")  # step 2 was lost in a kill
+    for row in ROWS[1:]:
+        again.log(row)
+    again.close()
+    assert scalars(tmp_path) == expected
+
+
+def test_weights_and_biases_is_offline_without_a_login(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "NETRC", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    chosen = read_only({"wandb_project": "mine", "lora": {"rank": 4}})
+    tracked = Trackers(tmp_path, [], chosen, "fingerprint")
+    for row in ROWS:
+        tracked.log(row)
+    tracked.close()
+    (written,) = tmp_path.glob("wandb/offline-run-*/run-fingerprint.wandb")
+    content = written.read_bytes()
+    for text in (b"mine", b"rank", b"loss", b"reward"):
+        assert text in content
+
+
+def test_without_a_project_weights_and_biases_is_not_even_imported(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    Trackers(tmp_path, ROWS, OFF, "run").close()
+    assert not (tmp_path / "wandb").exists()
+    from gsm8k_grpo.common.errors import PipelineError
+
+    with pytest.raises(PipelineError, match=r"training.wandb_project: the package wandb is not installed"):
+        Trackers(tmp_path, ROWS, read_only({"wandb_project": "mine"}), "run")

@@ -1,0 +1,399 @@
+"""Published folders: converted, loaded, sharded; what is missing, torn or of another model is refused in one sentence.
+
+Weights here are ours written in Hugging Face's format; that the format is theirs is test_parity.py's.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import safetensors.numpy
+from flax import nnx, traverse_util
+from generation import FAMILIES, QUESTIONS
+
+import base_model
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.layout import ROOT
+from gsm8k_grpo.config.merging import read_only
+from gsm8k_grpo.data.prompts import build_prompt
+from gsm8k_grpo.huggingface import config_json, tensor_names, weight_reading
+from gsm8k_grpo.models import building, families, storage
+from gsm8k_grpo.models.base_model import load_base_model
+from gsm8k_grpo.models.families import family_of
+from gsm8k_grpo.models.mesh import make_mesh
+from gsm8k_grpo.models.tokenizer_training import train_tokenizer
+
+SIZES = {name: {**sizes, "vocabulary_size": 420} for name, sizes in FAMILIES.items()}
+
+
+def write_folder(folder, name, weights, shards=1, seed=0):
+    """A Hugging Face folder of a family's small model."""
+    folder.mkdir(exist_ok=True)
+    architecture = SIZES[name]
+    config_json.transformers_config(architecture).save_pretrained(folder)
+    template = family_of(architecture).template
+    texts = [build_prompt("", question, template) for question in QUESTIONS] * 20
+    file = weight_reading.TOKENIZERS[template.name][0]
+    (folder / file).write_bytes(train_tokenizer(texts, architecture["vocabulary_size"], name))
+    arrays = storage.leaves(weights)
+    tensors = {}
+    for entry in tensor_names.tensor_table(architecture):
+        tensors |= dict(zip(entry.names, entry.to_hf(np.asarray(arrays[entry.path])), strict=True))
+    tensors = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+    if shards == 1:
+        safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+        return folder
+    weight_map = {}
+    for index in range(shards):
+        file = f"model-{index + 1:05}-of-{shards:05}.safetensors"
+        part = dict(list(tensors.items())[index::shards])
+        safetensors.numpy.save_file(part, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    (folder / weight_reading.INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+def write_flax(folder, architecture, weights):
+    """A Flax checkpoint as Kaggle has it: flat names, gate and up in one array, more rows than there are pieces."""
+    array = {path: np.asarray(leaf) for path, leaf in storage.leaves(weights).items()}
+    pieces = array["embedder", "input_embedding"]
+    stored = {
+        "transformer/embedder": {"input_embedding": np.concatenate([pieces, np.ones((7, pieces.shape[1]), "f")])},
+        "transformer/final_norm": {"scale": array["final_norm", "scale"]},
+    }
+    for index in range(architecture["num_layers"]):
+        layer, ours = f"transformer/layer_{index}", ("layers", index)
+        for name in ("q_einsum", "kv_einsum", "attn_vec_einsum"):
+            stored[f"{layer}/attn/{name}"] = {"w": array[*ours, "attn", name, "w"]}
+        gates = [array[*ours, "mlp", name, "kernel"] for name in ("gate_proj", "up_proj")]
+        stored[f"{layer}/mlp/gating_einsum"] = {"w": np.stack(gates)}
+        stored[f"{layer}/mlp/linear"] = {"w": array[*ours, "mlp", "down_proj", "kernel"]}
+        for name in ("pre_attention_norm", "pre_ffw_norm", "post_ffw_norm"):
+            stored[f"{layer}/{name}"] = {"scale": array[*ours, name, "scale"]}
+        stored[f"{layer}/post_attention_norm"] = {"scale": array[*ours, "post_attn_norm", "scale"]}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(folder, stored)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def weights(name):
+    rng = np.random.default_rng(1)
+    return traverse_util.unflatten_dict(
+        {
+            path: 0.2 * rng.standard_normal(shape, "f")
+            for path, shape in weight_reading.expected_shapes(SIZES[name]).items()
+        }
+    )
+
+
+@pytest.fixture
+def folder(name, weights, tmp_path):
+    return write_folder(tmp_path / "published", name, weights)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_converted_folder_is_loaded_as_it_was(name, weights, tmp_path, shards):
+    folder, output = write_folder(tmp_path / "published", name, weights, shards), tmp_path / "model"
+    chosen = read_only({"name": "small", "architecture": SIZES[name], "dtype": "float32"})
+    base_model.write(
+        output, chosen, lambda making: (base_model.convert(folder, SIZES[name], making), {"source": "folder"})
+    )
+    manifest = files.read_json(output / "model.json")
+    assert manifest["sha256"]["weights"] == storage.weights_hash(weights)
+    assert manifest["parameters"] == sum(array.size for array in storage.leaves(weights).values())
+    loaded = load_base_model(output, make_mesh(1, 1))
+    assert storage.weights_hash(storage.weights_of(loaded.model)) == manifest["sha256"]["weights"]
+    template = family_of(SIZES[name]).template
+    assert [loaded.tokenizer.piece_to_id(token) for token in template.stops] == list(loaded.stop_ids)
+    kept = {path.name for path in (output / "published").iterdir()}
+    assert "config.json" in kept and not any("safetensors" in file for file in kept)
+    assert not list(output.glob(".making*"))
+
+
+def test_a_miniature_that_is_pretrained_alike_takes_the_weights_over(name, weights, folder, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    chosen = {"name": "first", "architecture": SIZES[name], "dtype": "float32"}
+    base_model.write(first, chosen, lambda making: (base_model.convert(folder, SIZES[name], making), {"seed": 3}))
+    other = {**chosen, "name": "second", "dtype": "bfloat16"}
+    base_model.write(second, other, lambda making: base_model.take_over(first, making))
+    manifest = files.read_json(first / "model.json")
+    assert files.read_json(second / "model.json") == {**manifest, "name": "second", "dtype": "bfloat16"}
+    loaded = load_base_model(second, make_mesh(1, 1))  # its hash is that of what lies there
+    wide = jax.tree.map(lambda array: array.astype("float32"), storage.weights_of(loaded.model))
+    expected = jax.tree.map(lambda array: jnp.asarray(array, "bfloat16").astype("float32"), weights)
+    assert storage.weights_hash(wide) == storage.weights_hash(expected)
+    files.write_json(first / "model.json", {**manifest, "sha256": {**manifest["sha256"], "weights": "0" * 64}})
+    with pytest.raises(PipelineError, match=r"first/weights: not the weights that model.json names"):
+        base_model.write(second, other, lambda making: base_model.take_over(first, making))
+
+
+def test_published_precision_becomes_the_one_asked_for(name, weights, tmp_path):
+    storage.save(weights, tmp_path / "weights")
+    half = storage.load(tmp_path / "weights", building.tunix_config(SIZES[name]), make_mesh(1, 1), jnp.bfloat16)
+    assert {leaf[...].dtype for _, leaf in nnx.to_flat_state(nnx.state(half))} == {jnp.dtype("bfloat16")}
+    whole = storage.load(tmp_path / "weights", building.tunix_config(SIZES[name]), make_mesh(1, 1), jnp.float32)
+
+    @nnx.jit
+    def logits(model):
+        return model(jnp.arange(1, 9)[None], jnp.arange(8)[None], None, jnp.tril(jnp.ones((1, 8, 8), bool)))[0]
+
+    found, expected = (np.asarray(logits(each), "f") for each in (half, whole))
+    assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_no_device_holds_the_whole_of_a_sharded_model(tmp_path):
+    program = """
+import json, jax.numpy as jnp
+from flax import nnx
+from pathlib import Path
+from gsm8k_grpo import models
+for architecture, folder, mesh, modules in json.loads(input()):
+    mesh = models.make_mesh(*mesh)
+    model = models.load(Path(folder), models.config(architecture), mesh, jnp.float32)
+    lora = {"rank": 4, "alpha": 4, "dropout": 0, "base_weights": None, "target_modules": modules}
+    for each in (model, models.with_lora(model, lora, 0, mesh)):
+        held, whole = {}, 0
+        for path, leaf in nnx.to_flat_state(nnx.state(each)):
+            whole += leaf[...].nbytes
+            for shard in leaf[...].addressable_shards:
+                held[shard.device.id] = held.get(shard.device.id, 0) + shard.data.nbytes
+        print(json.dumps([whole, *held.values()]))
+"""
+    cases = []
+    for name, architecture in SIZES.items():
+        rng = np.random.default_rng(1)
+        arrays = {
+            path: rng.standard_normal(shape, "f")
+            for path, shape in weight_reading.expected_shapes(architecture).items()
+        }
+        storage.save(traverse_util.unflatten_dict(arrays), tmp_path / name)
+        # KV heads bound tp: Gemma 3 1B has one.
+        mesh = (4, 1) if architecture["num_kv_heads"] == 1 else (2, 2)
+        cases.append([architecture, str(tmp_path / name), mesh, family_of(architecture).modules])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(cases),
+        env={
+            **os.environ,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "PYTHONPATH": str(ROOT / "scripts"),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 * len(SIZES)
+    for line in lines:
+        whole, *held = json.loads(line)
+        assert len(held) == 4
+        assert max(held) < 0.4 * whole, (whole, held)  # norms and biases are whole on each, or by tp alone
+
+
+# config.json as the hub has it.
+HUB = {
+    "gemma2_2b": {
+        **{"architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0},
+        **{
+            "attn_logit_softcapping": 50.0,
+            "bos_token_id": 2,
+            "cache_implementation": "hybrid",
+            "eos_token_id": [1, 107],
+        },
+        **{"final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh"},
+        **{"hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304, "initializer_range": 0.02},
+        **{"intermediate_size": 9216, "max_position_embeddings": 8192, "model_type": "gemma2"},
+        **{"num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4, "pad_token_id": 0},
+        **{"query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096},
+        **{"torch_dtype": "bfloat16", "transformers_version": "4.42.4", "use_cache": True, "vocab_size": 256000},
+    },
+    "gemma3_1b": {
+        **{"architectures": ["Gemma3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0},
+        **{
+            "attn_logit_softcapping": None,
+            "bos_token_id": 2,
+            "cache_implementation": "hybrid",
+            "eos_token_id": [1, 106],
+        },
+        **{"final_logit_softcapping": None, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh"},
+        **{"hidden_size": 1152, "initializer_range": 0.02, "intermediate_size": 6912, "max_position_embeddings": 32768},
+        **{"model_type": "gemma3_text", "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1},
+        **{"pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000},
+        **{"rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6},
+        **{"torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "use_cache": True, "vocab_size": 262144},
+    },
+    "qwen2.5_0.5b": {
+        **{"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643},
+        **{"eos_token_id": 151645, "hidden_act": "silu", "hidden_size": 896, "initializer_range": 0.02},
+        **{"intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 21, "model_type": "qwen2"},
+        **{"num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06},
+        **{"rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True, "torch_dtype": "bfloat16"},
+        **{"transformers_version": "4.43.1", "use_cache": True, "use_sliding_window": False, "vocab_size": 151936},
+    },
+}
+
+
+@pytest.mark.parametrize("preset", families.PRESETS)
+def test_the_hubs_configuration_is_that_of_the_preset(preset, tmp_path):
+    for other, published in HUB.items():
+        (tmp_path / "config.json").write_text(json.dumps(published))
+        if other == preset:
+            config_json.check_config(tmp_path, preset)
+        else:
+            with pytest.raises(PipelineError, match=f"config.json: model_type is .* model.architecture {preset} is"):
+                config_json.check_config(tmp_path, preset)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("hidden_size", 2048, "hidden_size is 2048, model.architecture gemma3_1b has 1152"),
+        ("rope_scaling", {"rope_type": "linear", "factor": 8.0}, "rope_parameters is .*linear"),
+        ("sliding_window_pattern", 2, "layer_types is "),
+        ("model_type", "lfm2", "model_type is 'lfm2', model.architecture gemma3_1b is gemma3_text"),
+        ("use_bidirectional_attention", True, "sliding_window is |use_bidirectional_attention is True"),
+        ("num_hidden_layers", "many", "not a configuration of gemma3_text"),
+    ],
+)
+def test_another_model_is_refused_by_the_key(tmp_path, key, value, says):
+    (tmp_path / "config.json").write_text(json.dumps({**HUB["gemma3_1b"], key: value}))
+    with pytest.raises(PipelineError, match=says) as refused:
+        config_json.check_config(tmp_path, "gemma3_1b")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("final_logit_softcapping", None),
+        ("attn_logit_softcapping", 30.0),
+        ("query_pre_attn_scalar", 144),
+        ("head_dim", 288),
+        ("hidden_activation", "gelu"),
+        ("attention_bias", True),
+        ("layer_types", ["full_attention"] * 26),
+        ("sliding_window", 2048),
+        ("use_bidirectional_attention", True),
+    ],
+)
+def test_what_makes_gemma_2_is_compared(tmp_path, key, value):
+    (tmp_path / "config.json").write_text(json.dumps({**HUB["gemma2_2b"], key: value}))
+    with pytest.raises(PipelineError, match=f"config.json: {key} is "):
+        config_json.check_config(tmp_path, "gemma2_2b")
+
+
+def test_what_is_kept_for_the_export_is_the_models_and_its_licence_and_nothing_else(tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    kept = {"config.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE", "merges.txt"}
+    others = {"adapter_config.json", "kaggle.json", "notes.txt", "model.safetensors", weight_reading.INDEX_FILE}
+    for name in kept | others:
+        (folder / name).write_text("{}")
+    weight_reading.copy_published(folder, tmp_path / "kept")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == kept
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(PipelineError, match=r"tokenizer\.json, line 1: not valid JSON .* fetch or write it again"):
+        weight_reading.copy_published(folder, tmp_path / "again")
+
+
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def torn(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def retensored(change):
+    def apply(folder):
+        path = folder / "model.safetensors"
+        safetensors.numpy.save_file(change(safetensors.numpy.load_file(path)), path)
+
+    return apply
+
+
+NORM = "model.norm.weight"
+FAULTS = {
+    "no configuration": (without("config.json"), "config.json"),
+    "no weights": (without("model.safetensors"), "expected model.safetensors, or model.safetensors.index.json"),
+    "torn weights": (torn, "model.safetensors: not a readable safetensors file"),
+    "a missing tensor": (
+        retensored(lambda tensors: {key: value for key, value in tensors.items() if key != NORM}),
+        f"{NORM} and 0 other tensors are missing",
+    ),
+    "an unknown tensor": (
+        retensored(lambda tensors: {**tensors, "model.extra": tensors[NORM]}),
+        "model.extra is no tensor of this architecture",
+    ),
+    "another shape": (
+        retensored(lambda tensors: {**tensors, NORM: tensors[NORM][:-1]}),
+        f"{NORM} has shape (31,) here, model.architecture says (32,)",
+    ),
+    "quantised weights": (
+        retensored(lambda tensors: {**tensors, NORM: tensors[NORM].astype("int8")}),
+        f"{NORM} is I8, expected one of F64, F32, F16, BF16",
+    ),
+    "a configuration that is none": (
+        lambda folder: (folder / "config.json").write_text("[]"),
+        "expected a JSON object",
+    ),
+    "a quantised model": (
+        lambda folder: (folder / "config.json").write_text(
+            json.dumps({**json.loads((folder / "config.json").read_text()), "quantization_config": {"bits": 4}})
+        ),
+        "its weights are quantised (quantization_config)",
+    ),
+    "an index without its files": (
+        lambda folder: (folder / weight_reading.INDEX_FILE).write_text(
+            '{"weight_map": {"a": "model-00001.safetensors"}}'
+        ),
+        "model-00001.safetensors: no such file, but model.safetensors.index.json names it",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_folder_that_lacks_something_is_refused_in_one_sentence(folder, name, fault):
+    damage, says = FAULTS[fault]
+    damage(folder)
+    with pytest.raises(PipelineError) as refused:
+        weight_reading.read_model(folder, SIZES[name])
+    assert says in str(refused.value) and str(folder) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_copy_of_the_tied_embedding_is_no_fault(folder, name, weights):
+    retensored(lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]})(folder)
+    found, _ = weight_reading.read_model(folder, SIZES[name])
+    assert storage.weights_hash(found) == storage.weights_hash(weights)
+
+
+def test_a_folder_without_tokenizer_or_with_the_wrong_layout_is_refused(folder, name, tmp_path):
+    for file in ("tokenizer.model", "tokenizer.json"):
+        (folder / file).unlink(missing_ok=True)
+    with pytest.raises(PipelineError, match=r"expected .*tokenizer\.json, the model's tokenizer"):
+        weight_reading.read_model(folder, SIZES[name])
+    (tmp_path / "flax" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "flax" / "checkpoint" / "_METADATA").write_text("{}")
+    with pytest.raises(PipelineError) as refused:
+        weight_reading.read_model(tmp_path / "flax", SIZES[name])
+    says = "expected a tokenizer*.model and one folder with a Flax checkpoint"
+    assert (says if name == "gemma2" else "Flax checkpoints are read of Gemma 2, not of") in str(refused.value)
+    if name == "gemma2":
+        (tmp_path / "flax" / "tokenizer.model").write_bytes(b"")
+        with pytest.raises(PipelineError, match="checkpoint: not a readable Flax checkpoint"):
+            weight_reading.read_model(tmp_path / "flax", SIZES[name])

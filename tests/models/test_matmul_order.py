@@ -1,0 +1,113 @@
+"""Products in another order: the same numbers, with the operands where they are to be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gsm8k_grpo.models import matmul_order
+
+RNG = np.random.default_rng(0)
+ROWS, WIDTH, HEADS, SIZE = 3, 24, 4, 5
+
+
+def random(*shape):
+    return jnp.asarray(RNG.standard_normal(shape, np.float32))
+
+
+def dots(function, *arguments):
+    """(shape of the left operand, dimensions that it is contracted over) of all products of a function."""
+
+    def of(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                (over, _), _ = equation.params["dimension_numbers"]
+                yield equation.invars[0].aval.shape, tuple(over)
+            elif equation.primitive.name in ("jit", "pjit"):
+                yield from of(equation.params["jaxpr"].jaxpr)
+
+    return list(of(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+def heads(weights, rows):
+    """What models do with weights: products of many forms, a transposed one, a table that is also looked up."""
+    query, out, plain, table = weights
+    x = table[jnp.arange(len(rows))] + rows
+    x = jnp.einsum("bd,ndh->bnh", x, query)
+    x = jax.jit(lambda x: jnp.einsum("bnh,nhd->bd", x, out))(x)
+    return {"logits": jnp.tanh(x @ plain) @ table.T, "kept": plain}
+
+
+WEIGHTS = [random(HEADS, WIDTH, SIZE), random(HEADS, SIZE, WIDTH), random(WIDTH, WIDTH), random(70, WIDTH)]
+X = random(ROWS, WIDTH)
+
+
+def test_weights_come_first_contracted_last_and_nothing_else_changes():
+    forward = matmul_order.WeightsFirst(heads, WEIGHTS, X)
+    laid_out = forward.laid_out(WEIGHTS)
+    assert [weight.shape for weight in laid_out] == [(4, 5, 24), (24, 5, 4), (24, 24), (70, 24)]
+    expected, found = heads(WEIGHTS, X), forward(laid_out, X)
+    np.testing.assert_allclose(found["logits"], expected["logits"], rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(found["kept"], expected["kept"])
+    first = [left[0] for left in dots(forward, laid_out, X)]
+    assert first == [(4, 5, 24), (24, 5, 4), (24, 24), (24, 70)]
+    assert all(ROWS in left for left, _ in dots(heads, WEIGHTS, X))
+
+
+def test_the_weights_of_a_call_are_those_that_count():
+    forward = matmul_order.WeightsFirst(heads, [jnp.zeros_like(weight) for weight in WEIGHTS], X)
+    np.testing.assert_allclose(
+        forward(forward.laid_out(WEIGHTS), X)["logits"], heads(WEIGHTS, X)["logits"], rtol=1e-5, atol=1e-4
+    )
+
+
+def test_a_weight_that_a_model_has_first_is_laid_out_too():
+    """As Gemma's keys and values: einsum puts the weight of more dimensions on the left."""
+
+    def function(weights, rows):
+        return jnp.einsum("bd,kdh->kbh", rows, weights[0]), jax.lax.dot(weights[1], rows.T)
+
+    weights = [random(HEADS, WIDTH, SIZE), random(70, WIDTH)]
+    assert any(left[0] == weights[0].shape for left in dots(function, weights, X))
+    forward = matmul_order.WeightsFirst(function, weights, X)
+    laid_out = forward.laid_out(weights)
+    assert [weight.shape for weight in laid_out] == [(HEADS, SIZE, WIDTH), (70, WIDTH)]
+    assert dots(forward, laid_out, X) == [((HEADS, SIZE, WIDTH), (2,)), ((70, WIDTH), (1,))]
+    for ours, plain in zip(forward(laid_out, X), function(weights, X), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-4)
+
+
+def test_a_weight_that_is_multiplied_twice_may_be_contracted_over_other_dimensions():
+    def function(weights, rows):
+        return rows @ weights[0] + jnp.einsum("bi,ji->bj", rows, weights[0])
+
+    weights = [random(WIDTH, WIDTH)]
+    forward = matmul_order.WeightsFirst(function, weights, X)
+    np.testing.assert_allclose(forward(forward.laid_out(weights), X), function(weights, X), rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_turn_the_smaller_operand_around():
+    """Of adapters: a gradient of [tokens, out] and activations of [tokens, rank] are contracted over the tokens."""
+    tokens, base, left, right = 200, random(WIDTH, 60), random(WIDTH, 2), random(2, 60)
+    x = random(tokens, WIDTH)
+
+    def loss(adapters, x):
+        left, right = adapters
+        return jnp.sum(jnp.sin(x @ base + x @ left @ right))
+
+    plain, turned = jax.grad(loss), matmul_order.with_smaller_operand_first(jax.grad(loss))
+    for one, other in zip(plain((left, right), x), turned((left, right), x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+    def turned_around(function):
+        return {shape for shape, over in dots(function, (left, right), x) if over != (1,)}
+
+    assert (tokens, 60) in turned_around(plain)
+    assert (tokens, 60) not in turned_around(turned)
+
+
+def test_products_in_batches_stay_as_they_are():
+    def function(x):
+        return jnp.einsum("bij,bjk->bik", x, x)
+
+    batch = random(2, 3, 3)
+    np.testing.assert_array_equal(matmul_order.with_smaller_operand_first(function)(batch), function(batch))

@@ -1,0 +1,42 @@
+"""Pretraining: what is packed, what is predicted, and that the loss is the mean over the completion's tokens."""
+
+import generation
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.models import building, pretraining
+
+ARCHITECTURE = generation.ARCHITECTURE | {"vocabulary_size": 32, "sliding_window_tokens": 16}
+
+
+def test_rows_are_padded_right_and_only_completions_are_targets():
+    batch = pretraining.pack_rows([[2, 5], [2, 6, 7], [2] * 9], [[8, 1], [9], [9]], pad_id=0, max_tokens=6)
+    np.testing.assert_array_equal(batch.tokens, [[2, 5, 8, 1], [2, 6, 7, 9]])
+    np.testing.assert_array_equal(batch.target_mask, [[0, 0, 1, 1], [0, 0, 0, 1]])
+    with pytest.raises(PipelineError, match=r"model.pretraining.max_tokens: no demonstration fits into 2"):
+        pretraining.pack_rows([[2, 5]], [[8]], pad_id=0, max_tokens=2)
+
+
+def test_the_loss_is_the_mean_over_target_tokens_in_float64():
+    model = building.initialise(building.tunix_config(ARCHITECTURE), seed=0)
+    batch = pretraining.pack_rows([[2, 5], [2, 6, 7]], [[8, 1], [9]], pad_id=0, max_tokens=8)
+    total = []
+    for tokens, mask in zip(batch.tokens, batch.target_mask, strict=True):
+        logits = model(jnp.array(tokens)[None], jnp.arange(4)[None], None, jnp.tril(jnp.ones((1, 4, 4), bool)))[0]
+        scores = np.asarray(logits, np.float64)[0]
+        for place in np.flatnonzero(mask):
+            total.append(np.log(np.exp(scores[place - 1]).sum()) - scores[place - 1, tokens[place]])
+    assert len(total) == 3
+    assert float(pretraining.next_token_loss(model, batch, 0)) == pytest.approx(np.mean(total), abs=1e-5)
+
+
+def test_training_learns_what_it_is_shown():
+    model = building.initialise(building.tunix_config(ARCHITECTURE), seed=0)
+    batch = pretraining.pack_rows(
+        [[2, n] for n in range(5, 13)], [[n + 8, 1] for n in range(5, 13)], pad_id=0, max_tokens=8
+    )
+    before = float(pretraining.next_token_loss(model, batch, 0))
+    pretraining.pretrain_model(model, batch, {"steps": 40, "batch_size": 8, "learning_rate": 0.01}, seed=0, pad_id=0)
+    assert before > 2.5 and float(pretraining.next_token_loss(model, batch, 0)) < 0.1

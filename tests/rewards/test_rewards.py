@@ -1,0 +1,185 @@
+"""The published rewards: their tables of cases, ranges, and what they withstand; and how a recipe's are computed."""
+
+import inspect
+import re
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.rewards import published, scoring
+from gsm8k_grpo.rewards.answers import Tags
+
+TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+
+SHORT = Tags("<r>", "</r>", "<a>", "</a>")  # as the tables of cases write them
+RANGES = {
+    "format_exact": (0, 3),
+    "format_approximate": (-2, 2),
+    "answer": (-1, 3),
+    "number": (0, 1.5),
+    "number_boxed": (0, 1.5),
+    "weighted_format": (0, 0.25),
+    "weighted_logic": (0, 0.3),
+    "weighted_accuracy": (0, 0.45),
+    "self_correction": (0, 0.1),
+    "fitting_length": (0, 0.1),
+    "minigrpo": (0, 1),
+}
+
+
+def cases():
+    """(name, completion, gold, reward) of each row of the tables in the rewards' docstrings."""
+    for name, reward in scoring.REWARDS.items():
+        for line in inspect.getdoc(reward).splitlines():
+            if line.startswith("|") and "| gold" not in line:
+                completion, gold, value = (cell.strip() for cell in line.strip("|").split("|"))
+                completion = re.sub(r"\{(\d+) words\}", lambda words: "word " * int(words[1]), completion)
+                yield pytest.param(name, completion.replace(r"\n", "\n"), gold, float(value), id=f"{name}: {line}")
+
+
+def rows(*golds):
+    """Rows of prompts with these gold answers."""
+    return [{"id": f"train-{index}", "prompt": f"{index}?", "answer": gold} for index, gold in enumerate(golds)]
+
+
+def completed(answer):
+    """A completion in the exact format."""
+    return f"<reasoning>because</reasoning>\n<answer>{answer}</answer>"
+
+
+@pytest.mark.parametrize(("name", "completion", "gold", "reward"), cases())
+def test_each_reward_does_what_its_table_of_cases_says(name, completion, gold, reward):
+    assert scoring.REWARDS[name](completion, Fraction(gold), SHORT) == pytest.approx(reward, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", scoring.REWARDS)
+def test_each_reward_says_its_range_and_has_a_table(name):
+    low, high = RANGES[name]
+    said = inspect.getdoc(scoring.REWARDS[name]).replace("−", "-")
+    assert f"Range {low:g} … {high:g}." in said
+    values = [case.values[3] for case in cases() if case.values[0] == name]
+    assert len(values) >= 4 and max(values) == high and min(values) == low
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "reward"),
+    [
+        ("18", 18, 3.0),
+        (" 18 ", 18, 3.0),
+        ("$18.00", 18, 3.0),
+        ("1,800", 1800, 3.0),
+        ("-5", -5, 3.0),
+        ("5", -5, -1.0),
+        ("22", 20, 0.5),
+        ("18", 20, 0.5),
+        ("-18", -20, 0.5),
+        ("22.1", 20, 0.25),
+        ("24", 20, 0.25),
+        ("16", 20, 0.25),
+        ("24.1", 20, -1.0),
+        ("0", 0, 3.0),
+        ("1", 0, -1.0),
+        ("eighteen", 18, -0.5),
+        ("", 18, -0.5),
+        ("18 or 19", 18, -0.5),
+    ],
+)
+def test_the_answer_reward_goes_by_the_distance_to_gold(answer, gold, reward):
+    assert published.answer(completed(answer), Fraction(gold), TAGS) == reward
+
+
+@pytest.mark.parametrize(
+    ("completion", "exact", "approximate"),
+    [
+        (completed("18"), 3.0, 2.0),
+        (f"  {completed('18')}\n", 3.0, 2.0),
+        (f"{completed('18')} and more", 0.0, 2.0),
+        ("<answer>18</answer><reasoning>because</reasoning>", 0.0, 2.0),
+        ("<reasoning>because<answer>18</answer>", 0.0, 1.0),
+        (f"{completed('18')}<answer>18", 0.0, 1.0),
+        (completed("18") * 2, 0.0, -2.0),
+        ("<answer>18</answer>", 0.0, 0.0),
+        ("18", 0.0, -2.0),
+    ],
+)
+def test_the_format_rewards_and_that_answers_need_the_exact_format(completion, exact, approximate):
+    gold = Fraction(18)
+    assert published.format_exact(completion, gold, TAGS) == exact
+    assert published.format_approximate(completion, gold, TAGS) == approximate
+    assert published.answer(completion, gold, TAGS) == (3.0 if exact else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("completion", "gold", "reward"),
+    [
+        (completed("18"), 18, 1.5),
+        (completed("1,800"), 1800, 1.5),
+        (completed("-5"), -5, 1.5),
+        ("<answer>18 or 19", 18, 1.5),
+        ("<answer>18 or 19", 19, 0.0),
+        ("<answer>5<answer>18", 18, 0.0),
+        ("<answer>none", 18, 0.0),
+        ("18", 18, 0.0),
+    ],
+)
+def test_the_number_reward_takes_the_first_number_after_the_opening_tag(completion, gold, reward):
+    assert published.number(completion, Fraction(gold), TAGS) == reward
+
+
+PIECES = [*TAGS.all(), "18", "-", "1,000", " ", "x", ". ", "So ", "Wait, ", "= 5", "\\boxed{", "}", "####", "\n"]
+
+
+@given(st.lists(st.sampled_from(PIECES)).map("".join) | st.text(), st.integers(-100, 100))
+def test_rewards_are_finite_numbers_in_their_documented_ranges(completion, gold):
+    scores = scoring.score(list(scoring.REWARDS), rows(str(gold)), [completion], TAGS)
+    assert list(scores) == list(RANGES)
+    for name, (low, high) in RANGES.items():
+        assert isinstance(scores[name][0], float) and low <= scores[name][0] <= high, name
+    assert scores["answer"][0] in (-1.0, -0.5, 0.0, 0.25, 0.5, 3.0)
+
+
+def test_the_weighted_set_sums_to_one_and_two_small_bonuses():
+    reasoning = "First, 16 - 3 = 12 eggs. Wait, 16 - 3 = 13 eggs. So 13 + 5 = 18 eggs are what she has."
+    best = f"<reasoning>{reasoning}</reasoning><answer>18</answer>"
+    names = ["weighted_format", "weighted_logic", "weighted_accuracy", "self_correction", "fitting_length"]
+    scores = scoring.score(names, rows("18"), [best], TAGS)
+    assert [values[0] for values in scores.values()] == pytest.approx([0.25, 0.30, 0.45, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("name", ["weighted_logic", "self_correction", "fitting_length"])
+@pytest.mark.parametrize("words", ["so ", "wait, ", "so 1. ", "wait 1 ", "first 5 then 6 so 7 "])
+def test_more_of_the_same_earns_nothing_more(name, words):
+    def reward(times):
+        completion = f"<reasoning>9 eggs. {words * times}</reasoning><answer>18</answer>"
+        return scoring.REWARDS[name](completion, Fraction(18), TAGS)
+
+    few, many = reward(20), reward(400)
+    assert many <= few
+
+
+@pytest.mark.parametrize("piece", ["wait 1 ", "so 1 ", "\\boxed{", "\\boxed{1}{", "<reasoning>", "1. ", "1,", "{}"])
+def test_no_completion_takes_long(piece):
+    completion = f"<reasoning>5 {piece * 20_000}</reasoning><answer>18</answer>"
+    started = time.perf_counter()
+    scoring.score(list(scoring.REWARDS), rows("18"), [completion], TAGS)
+    assert time.perf_counter() - started < 5
+
+
+def test_scores_keep_the_order_of_names_and_completions():
+    texts = [completed("18"), "18", completed("-2.5")]
+    scores = scoring.score(["number", "format_exact"], rows(*["18"] * 3), texts, TAGS)
+    assert list(scores.items()) == [("number", [1.5, 0.0, 0.0]), ("format_exact", [3.0, 0.0, 3.0])]
+
+
+def test_an_unknown_reward_is_named_with_those_that_exist():
+    with pytest.raises(PipelineError, match=r"^training\.rewards: no reward 'speed'; there are format_exact, "):
+        scoring.score(["answer", "speed"], rows("1"), ["x"], TAGS)
+
+
+def test_completions_without_gold_answers_are_refused():
+    with pytest.raises(ValueError):
+        scoring.score(["answer"], rows("1"), ["x", "y"], TAGS)
