@@ -46,7 +46,6 @@ def published(root) -> Path:
 def large_results(tmp_path_factory) -> Path:
     """Three recipes as large as the published ones (3,738 steps, 1,319 rows each), and the page over them."""
     import synthetic
-
     from gsm8k_grpo.common import files
     from gsm8k_grpo.report.page import render_page
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from loopback_hubs import COMMIT, GITHUB, HF_TOKEN, KAGGLE_KEY, KAGGLE_VERSION, SECRETS, Hubs, Repository
 from pyarrow import parquet
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import gsm8k, hubs, model_files
+from loopback_hubs import COMMIT, GITHUB, HF_TOKEN, KAGGLE_KEY, KAGGLE_VERSION, SECRETS, Hubs, Repository
 
 ROOT = Path(__file__).parents[2]
 TFDS_PYTHON = Path(os.environ.get("TFDS_PYTHON", ROOT / ".venv-tfds" / "bin" / "python"))

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from generation import ARCHITECTURE, FAMILIES, QUESTIONS, completed
 from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout
 
+from generation import ARCHITECTURE, FAMILIES, QUESTIONS, completed
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.generation import cache_size
 from gsm8k_grpo.generation.batches import Decoding

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from flax import nnx
 from hypothesis import given
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 from tunix.rl import common, function_registry
 
+import oracle
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.grpo import formulas, tunix_setup
 from gsm8k_grpo.grpo.groups import Group

@@ -20,7 +20,6 @@ import pytest
 import qwix
 import safetensors.numpy
 from flax import nnx
-from generation import ARCHITECTURE, FAMILIES, QUESTIONS, completed
 from jax.experimental.compilation_cache import compilation_cache
 from tunix.generate import tokenizer_adapter
 from tunix.models import safetensors_saver
@@ -32,6 +31,7 @@ from tunix.rl.grpo import dapo_learner, grpo_learner
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 from tunix.sft import checkpoint_manager, peft_trainer
 
+from generation import ARCHITECTURE, FAMILIES, QUESTIONS, completed
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.recipes import effective_settings

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import yaml
 from flax import nnx, traverse_util
-from generation import left_padded
-from loopback_hubs import COMMIT, HF_TOKEN, KAGGLE_KEY, KAGGLE_VERSION, SECRETS, Hubs, Repository
 from test_families import PROGRAM
 from test_pretrained import SIZES, write_flax, write_folder
 
+from generation import left_padded
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import to_plain
@@ -26,6 +25,7 @@ from gsm8k_grpo.huggingface import agreement, weight_reading
 from gsm8k_grpo.models import building, families, storage, tokenizers
 from gsm8k_grpo.models.base_model import load_base_model, load_checkpoint
 from gsm8k_grpo.models.mesh import make_mesh
+from loopback_hubs import COMMIT, HF_TOKEN, KAGGLE_KEY, KAGGLE_VERSION, SECRETS, Hubs, Repository
 
 KNOWN = {"HF_TOKEN": HF_TOKEN, "KAGGLE_USERNAME": "someone", "KAGGLE_KEY": KAGGLE_KEY}
 CASES = {

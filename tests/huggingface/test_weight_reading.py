@@ -15,9 +15,9 @@ import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 from flax import nnx, traverse_util
-from generation import FAMILIES, QUESTIONS
 
 import base_model
+from generation import FAMILIES, QUESTIONS
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx, traverse_util
-from generation import FAMILIES, completed, left_padded
 from test_parity import LENGTHS, PAD, STOPS, Ids, merged, our_logits, their_logits
 
+from generation import FAMILIES, completed, left_padded
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import word_problems
 from gsm8k_grpo.data.prompts import build_prompt

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from generation import FAMILIES
 from tunix.models.gemma import model as gemma2_lib
 from tunix.models.gemma3 import model as gemma3_lib
 from tunix.models.qwen2 import model as qwen2_lib
 
+from generation import FAMILIES
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.generation.sampler import DrawingOptions, Sampler
 from gsm8k_grpo.models import building, families, storage

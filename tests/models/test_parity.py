@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
-from generation import FAMILIES, completed, left_padded
 from test_pretrained import write_flax
 from tunix.generate import utils
 from tunix.rl import common
 
+from generation import FAMILIES, completed, left_padded
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.generation.cache_size import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler

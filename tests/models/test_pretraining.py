@@ -1,10 +1,10 @@
 """Pretraining: what is packed, what is predicted, and that the loss is the mean over the completion's tokens."""
 
-import generation
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import generation
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models import building, pretraining
 

@@ -3,13 +3,13 @@
 import shutil
 
 import pytest
-import synthetic
 
+import synthetic
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.evaluation import stats
-from gsm8k_grpo.report.run_summary import summarise_run
 from gsm8k_grpo.report.caveats import list_caveats
+from gsm8k_grpo.report.run_summary import summarise_run
 
 CALM = {
     "verdicts": [[True, True]] * 200 + [[False, True]] * 100,

@@ -1,9 +1,9 @@
 """What the model card says of licence, data and base follows from the artifacts."""
 
 import pytest
-import synthetic
 import yaml
 
+import synthetic
 from gsm8k_grpo.common import files
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.report import model_card

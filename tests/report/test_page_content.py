@@ -9,15 +9,15 @@ import re
 import shutil
 
 import pytest
-import synthetic
 import yaml
 
+import synthetic
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.config.recipes import effective_settings
-from gsm8k_grpo.report import page as page_module
 from gsm8k_grpo.report import completion_browser, numbers
+from gsm8k_grpo.report import page as page_module
 from gsm8k_grpo.report.page import render_page
 from gsm8k_grpo.report.run_summary import summarise_run
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import synthetic
 
+import synthetic
 from gsm8k_grpo.common import files
 from gsm8k_grpo.evaluation.artifacts import read_metrics
 from gsm8k_grpo.evaluation.seeds import summarise_seeds

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-import synthetic
 import yaml
 
+import synthetic
 from gsm8k_grpo.common import files
 from gsm8k_grpo.rewards import scoring
 from gsm8k_grpo.rewards.answers import Tags

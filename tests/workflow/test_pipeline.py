@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from generation import completed
-from loopback_hubs import SECRETS
 
+from generation import completed
 from gsm8k_grpo.common.errors import PipelineError
+from loopback_hubs import SECRETS
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = {

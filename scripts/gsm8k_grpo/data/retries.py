@@ -1,0 +1,102 @@
+"""Which failures of a download may pass, and trying again. Errors of requests, httpx and the hubs' clients alike."""
+
+import errno
+from collections.abc import Callable, Iterator
+
+import tenacity
+
+ATTEMPTS = 4
+FIRST_PAUSE_SECONDS = 0.5  # between attempts; doubled each time
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Damaged(Exception):
+    """A file whose contents are not what the hub says that they are."""
+
+
+def retry(call: Callable, give_up_unreachable: bool = False) -> object:
+    """What `call` returns, tried again with pauses where another attempt may do better.
+
+    Args:
+      call: downloads; what an attempt got is kept, and the next one goes on from there.
+      give_up_unreachable: do not try again where the hub cannot be reached.
+    """
+
+    def promising(error: BaseException) -> bool:
+        return is_transient(error) and not (give_up_unreachable and is_unreachable(error))
+
+    def announce(state: tenacity.RetryCallState) -> None:
+        why = describe(state.outcome.exception())
+        print(f"attempt {state.attempt_number} of {ATTEMPTS} failed ({why}); trying again", flush=True)
+
+    return tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential(multiplier=FIRST_PAUSE_SECONDS),
+        retry=tenacity.retry_if_exception(promising),
+        before_sleep=announce,
+        reraise=True,
+    )(call)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def status(error: BaseException) -> int | None:
+    """The HTTP status that a client's error is about."""
+    for link in causes(error):
+        response = getattr(link, "response", None)
+        if response is not None:
+            return response.status_code
+    return None
+
+
+def is_any(error: BaseException, *names: str) -> bool:
+    """Whether an error, a class above it, or a cause has one of these class names."""
+    return any(kind.__name__ in names for link in causes(error) for kind in type(link).__mro__)
+
+
+def no_space(error: BaseException) -> OSError | None:
+    """The operating system's error about a full disk among the causes of an error."""
+    return next((link for link in causes(error) if getattr(link, "errno", None) in NO_SPACE), None)
+
+
+def was_cut_short(error: BaseException) -> bool:
+    """Whether an answer ended early. (requests and httpx have classes for it, huggingface_hub a text.)"""
+    return is_any(error, "ChunkedEncodingError", "RemoteProtocolError") or any(
+        type(link) is OSError and "Consistency check failed" in str(link) for link in causes(error)
+    )
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether there was no answer at all: no network, no such host, nobody there."""
+    return (
+        status(error) is None
+        and is_any(error, "ConnectionError", "Timeout", "TransportError")
+        and not was_cut_short(error)
+    )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may do better in a moment."""
+    if is_any(error, "Damaged", "DataCorruptionError"):
+        return True
+    if no_space(error) or is_any(error, "OfflineModeIsEnabled"):
+        return False
+    code = status(error)
+    return is_unreachable(error) or was_cut_short(error) or (code is not None and (code in (408, 429) or code >= 500))
+
+
+def describe(error: BaseException) -> str:
+    """Why an attempt failed, without addresses: those may hold a signature."""
+    code = status(error)
+    if code is not None:
+        return f"status {code}"
+    if was_cut_short(error):
+        return "the connection was cut"
+    if is_any(error, "Damaged", "DataCorruptionError"):
+        return "a wrong checksum"
+    return "no connection" if is_unreachable(error) else type(error).__name__
