@@ -8,12 +8,10 @@ use the network.
 import collections
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -49,106 +47,16 @@ AFTER_DATA = {"download word-problems"} | AFTER_MODEL
 EVERYTHING = {"settings tiny"} | AFTER_DATA
 
 
-@pytest.fixture(scope="session")
-def snakemake(tmp_path_factory):
-    """Runs Snakemake in a folder; returns (exit status, all that it printed). JAX and the network end the process."""
-    folder = tmp_path_factory.mktemp("offline")
-    for name in FORBIDDEN:
-        (folder / f"{name}.py").write_text(f"raise SystemExit('{name} is imported')\n")
-    (folder / "sitecustomize.py").write_text(OFFLINE)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SNAKEMAKE_", "PYTHON"))}
-    environment |= {"PYTHONPATH": str(folder), "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
-
-    def run(folder, *arguments, program=("-m", "snakemake")):
-        command = [sys.executable, *program, *arguments]
-        both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        done = subprocess.run(command, cwd=folder, env=environment, timeout=300, **both)
-        return done.returncode, done.stdout
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def sources(tmp_path_factory):
-    """The project without results; `tiny` has checkpoints step-2, step-4 and final whatever its own numbers are."""
-    folder = tmp_path_factory.mktemp("sources")
-    for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, folder / name)
-    recipe = folder / "recipes" / "tiny.yaml"
-    settings = yaml.safe_load(recipe.read_text())
-    settings["training"] |= {"max_steps": 6, "checkpoint_interval_steps": 2}
-    recipe.write_text(yaml.safe_dump(settings))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def finished(snakemake, sources, tmp_path_factory):
-    """The project after a whole run. Not to be changed."""
-    folder = tmp_path_factory.mktemp("finished") / "project"
-    shutil.copytree(sources, folder)
-    return finish(snakemake, folder)
-
-
-@pytest.fixture
-def project(finished, tmp_path):
-    """The project after a whole run, to be changed."""
-    return shutil.copytree(finished, tmp_path / "project")
-
-
-def finish(snakemake, folder, *arguments):
-    """Makes a file for every output that is missing and has Snakemake record all as made now."""
-    status, text = snakemake(folder, "--summary", *arguments)
-    assert status == 0, text
-    for name in re.findall(r"^(results/\S+)\t", text, re.MULTILINE):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(f"{name}\n" * (60_000 if path.name == "train.jsonl" else 1))  # some are over 1 MB
-    status, text = snakemake(folder, "--touch", "--forceall", "--cores", "1", *arguments)
-    assert status == 0, text
-    return folder
-
-
-def planned(snakemake, folder, *arguments):
-    """The jobs that a run would have, as {name: what Snakemake prints about it}."""
-    status, text = snakemake(folder, "--dry-run", *arguments)
-    assert status == 0, text
-    jobs = {}
-    for rule, about in JOB.findall(text):
-        wildcards = re.search(r"^    wildcards: (.*)$", about, re.MULTILINE)
-        values = re.findall(r"\w+=([^\s,]+)", wildcards[1]) if wildcards else []
-        jobs[" ".join([rule, *values])] = about
-    total = re.search(r"^total +(\d+)$", text, re.MULTILINE)
-    assert len(jobs) == (int(total[1]) if total else 0) and bool(jobs) != ("Nothing to be done" in text), text
-    return {name: about for name, about in jobs.items() if name != "all"}
-
-
-def paths(about, what):
-    """The files in one line of what Snakemake prints about a job."""
-    found = re.search(rf"^    {what}: (.*)$", about, re.MULTILINE)
-    return found[1].split(", ") if found else []
-
-
-def append(path, text):
-    """Adds to a text file."""
-    path.write_text(path.read_text() + text)
-
-
-def rewrite(files):
-    """Writes the same bytes anew, as git does, and turns the order of time round: what was made first is now newest."""
-    now = time.time()
-    for age, path in enumerate(sorted(files, key=lambda path: path.stat().st_mtime_ns)):
-        content = path.read_bytes()
-        path.unlink()
-        path.write_bytes(content)
-        os.utime(path, (now - age, now - age))
-
-
 def test_jax_and_the_network_would_end_these_runs(snakemake, tmp_path):
-    assert snakemake(tmp_path, "import jax", program=["-c"]) == (1, "jax is imported\n")
     connect = "import socket; socket.create_connection(('localhost', 9))"
-    assert snakemake(tmp_path, connect, program=["-c"]) == (1, "the network is used\n")
+    for statement, said in (("import jax", "jax is imported"), (connect, "the network is used")):
+        (tmp_path / "Snakefile").write_text(f"{statement}\n")
+        status, text = snakemake(tmp_path, "--dry-run")
+        assert status == 1 and said in text
+        done = subprocess.run(
+            [sys.executable, "-c", statement], env=snakemake.environment, stderr=subprocess.PIPE, text=True
+        )
+        assert (done.returncode, done.stderr) == (1, f"{said}\n")
 
 
 @pytest.mark.parametrize(
@@ -165,40 +73,33 @@ def test_jax_and_the_network_would_end_these_runs(snakemake, tmp_path):
     ids=lambda value: value.partition("=")[0] if isinstance(value, str) else "",
 )
 def test_changed_settings_rerun_their_stages_and_what_follows(snakemake, finished, change, expected):
-    assert set(planned(snakemake, finished, "--config", change)) == expected
+    assert set(snakemake.plan(finished, "--config", change)) == expected
 
 
 @pytest.mark.parametrize(
     ("edited", "expected"),
     [
-        (["gsm8k_grpo/problems.py"], AFTER_DATA),
-        (["gsm8k_grpo/habits.py"], AFTER_MODEL),
-        (["gsm8k_grpo/training.py"], AFTER_TRAIN),
-        (["gsm8k_grpo/stats.py"], {"format_check tiny"} | BASE | STEPS | LATE),
+        (["gsm8k_grpo/data/word_problems.py"], AFTER_DATA),
+        (["gsm8k_grpo/data/demonstrations.py"], AFTER_MODEL),
+        (["gsm8k_grpo/grpo/learner.py"], AFTER_TRAIN),
+        (["gsm8k_grpo/evaluation/stats.py"], {"format_check tiny"} | BASE | STEPS | LATE),
         (["compare.py"], {"compare tiny", "report"}),
         (["score.py"], {"score tiny", "report"}),
-        (["gsm8k_grpo/plots.py"], {"plots tiny", "report"}),
-        (
-            [
-                "gsm8k_grpo/report.py",
-                "gsm8k_grpo/templates/report.html.j2",
-                "gsm8k_grpo/templates/report.css",
-                "gsm8k_grpo/templates/report.js",
-                "gsm8k_grpo/templates/vendor/uPlot.min.js",
-            ],
-            {"report"},
-        ),
+        (["gsm8k_grpo/report/plots.py"], {"plots tiny", "report"}),
+        (["gsm8k_grpo/report/page.py"], {"report"}),
+        (["gsm8k_grpo/report/templates/report.js"], {"report"}),
+        (["gsm8k_grpo/report/templates/vendor/uPlot.min.js"], {"report"}),
     ],
     ids=lambda value: Path(value[0]).stem if isinstance(value, list) else "",
 )
 def test_edited_code_reruns_the_stages_that_use_it_and_what_follows(snakemake, project, edited, expected):
     for name in edited:
-        append(project / "scripts" / name, "\n")
-    jobs = planned(snakemake, project)
+        append(project / "scripts" / name, "\nEDITED = True\n")
+    jobs = snakemake.plan(project)
     assert set(jobs) == expected
-    reasons = [about.partition("reason: Updated input files: ")[2].partition("\n")[0] for about in jobs.values()]
-    changed = {name for reason in reasons for name in reason.split(", ") if name}
-    assert changed == {f"scripts/{name}" for name in edited}
+    (first,) = [job for job in jobs.values() if "Code has changed" in job.reason or "and its modules" in job.reason][:1]
+    script = first.name.split()[0]
+    assert first.reason.count(f"scripts/{script}.py and its modules") == 2  # before and now
 
 
 def test_an_edited_reward_of_ones_own_reruns_training_and_what_follows_and_no_other_recipe(snakemake, project):
@@ -209,25 +110,27 @@ def test_an_edited_reward_of_ones_own_reruns_training_and_what_follows_and_no_ot
     mine.parent.mkdir()
     mine.write_text("def brief(prompts, completions, answers):\n    raise SystemExit('run')\n")
     both = ("--config", "recipes=[tiny,own]")
-    finish(snakemake, project, *both)
-    assert not planned(snakemake, project, *both)
+    snakemake.finish(project, *both)
+    assert not snakemake.plan(project, *both)
     rewrite([mine])
-    assert not planned(snakemake, project, *both)
+    assert not snakemake.plan(project, *both)
     append(mine, "# another\n")
-    jobs = planned(snakemake, project, *both)
+    jobs = snakemake.plan(project, *both)
     assert set(jobs) == {name.replace("tiny", "own") for name in AFTER_TRAIN} | {"compare_recipes"}
-    assert "reason: Updated input files: more/mine.py\n" in jobs["train own"]
+    assert jobs["train own"].reason == "Updated input files: more/mine.py"
 
 
-def test_comments_and_rewritten_files_rerun_nothing(snakemake, project):
+def test_comments_docstrings_and_rewritten_files_rerun_nothing(snakemake, project):
     append(project / "config.yaml", "# a comment\n")
     append(project / "recipes" / "tiny.yaml", "# a comment\n")
-    for path in (project / "Snakefile", *(project / "rules").iterdir()):
+    for path in (project / "Snakefile", *(project / "rules").iterdir(), *(project / "scripts").rglob("*.py")):
         append(path, "\n# A comment.\n")
+    errors = project / "scripts" / "gsm8k_grpo" / "common" / "errors.py"
+    errors.write_text(errors.read_text().replace('"""', '"""Another docstring. ', 1))
     rewrite([path for path in project.rglob("*") if path.is_file() and ".snakemake" not in path.parts])
-    assert not planned(snakemake, project)
+    assert not snakemake.plan(project)
     # Only the contents say so: by time alone, everything is out of date.
-    assert set(planned(snakemake, project, "--max-checksum-file-size", "0")) == EVERYTHING
+    assert set(snakemake.plan(project, "--max-checksum-file-size", "0")) == EVERYTHING
 
 
 def test_published_files_rerun_everything_when_their_contents_change_and_only_then(snakemake, project):
@@ -236,25 +139,25 @@ def test_published_files_rerun_everything_when_their_contents_change_and_only_th
     for path in published:
         path.write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
     chosen = ("--config", "dataset={name: published, source: jsonl, path: data/published}")
-    finish(snakemake, project, *chosen)
-    assert not planned(snakemake, project, *chosen)
+    snakemake.finish(project, *chosen)
+    assert not snakemake.plan(project, *chosen)
     rewrite(published)
-    assert not planned(snakemake, project, *chosen)
+    assert not snakemake.plan(project, *chosen)
     append(published[1], '{"question": "1 + 2?", "answer": "#### 3"}\n')
     expected = AFTER_DATA - {"download word-problems"} | {"download published"}
-    assert set(planned(snakemake, project, *chosen)) == expected
+    assert set(snakemake.plan(project, *chosen)) == expected
 
 
 def test_gsm8k_from_a_hub_needs_no_network_to_plan_and_from_tensorflow_datasets_a_stage_of_its_own(snakemake, project):
     chosen = "dataset={{name: gsm8k, source: {}, train_rows: null, test_rows: null}}"
     for source in ("huggingface", "kaggle", "tfds"):
-        jobs = set(planned(snakemake, project, "--config", chosen.format(source)))
+        jobs = set(snakemake.plan(project, "--config", chosen.format(source)))
         first = {"tfds_rows gsm8k"} if source == "tfds" else set()
         assert jobs == EVERYTHING - {"download word-problems"} | {"download gsm8k"} | first
-    finish(snakemake, project, "--config", chosen.format("tfds"))
-    assert not planned(snakemake, project, "--config", chosen.format("tfds"))
-    append(project / "scripts" / "tfds_rows.py", "\n")
-    jobs = set(planned(snakemake, project, "--config", chosen.format("tfds")))
+    snakemake.finish(project, "--config", chosen.format("tfds"))
+    assert not snakemake.plan(project, "--config", chosen.format("tfds"))
+    append(project / "scripts" / "tfds_rows.py", "\nEDITED = True\n")
+    jobs = set(snakemake.plan(project, "--config", chosen.format("tfds")))
     assert jobs == AFTER_DATA - {"download word-problems"} | {"download gsm8k", "tfds_rows gsm8k"}
 
 
@@ -267,14 +170,14 @@ def test_a_local_model_reruns_what_follows_when_its_files_change_and_only_then(s
     (project / "results" / "models" / "mine").mkdir(parents=True)
     origin = {"source": "local", "path": str(folder), "files": model_files.local_hashes(folder)}
     (project / "results" / "models" / "mine" / "model.json").write_text(json.dumps({"origin": origin}))
-    finish(snakemake, project, *chosen)
-    assert not planned(snakemake, project, *chosen)
+    snakemake.finish(project, *chosen)
+    assert not snakemake.plan(project, *chosen)
     rewrite(folder.iterdir())
-    assert not planned(snakemake, project, *chosen)
+    assert not snakemake.plan(project, *chosen)
     (folder / "model.safetensors").write_bytes(b"Weights")
-    assert set(planned(snakemake, project, *chosen)) == AFTER_MODEL - {"base_model tiny"} | {"base_model mine"}
+    assert set(snakemake.plan(project, *chosen)) == AFTER_MODEL - {"base_model tiny"} | {"base_model mine"}
     shutil.rmtree(folder)
-    assert not planned(snakemake, project, *chosen)
+    assert not snakemake.plan(project, *chosen)
 
 
 def test_a_second_recipe_shares_data_and_model_and_leaves_the_first_alone(snakemake, project):
@@ -282,29 +185,27 @@ def test_a_second_recipe_shares_data_and_model_and_leaves_the_first_alone(snakem
     settings["training"]["beta"] = 0.0
     (project / "recipes" / "second.yaml").write_text(yaml.safe_dump(settings))
     own = {name.replace("tiny", "second") for name in AFTER_PROMPTS} | {"settings second", "compare_recipes"}
-    jobs = set(planned(snakemake, project, "--config", "recipes=[tiny,second]"))
+    jobs = set(snakemake.plan(project, "--config", "recipes=[tiny,second]"))
     assert jobs - {"settings tiny"} == own  # settings.yaml also says which recipes were chosen
-    assert set(planned(snakemake, project, "--forceall", "--config", "recipes=[tiny,second]")) == own | EVERYTHING
+    assert set(snakemake.plan(project, "--forceall", "--config", "recipes=[tiny,second]")) == own | EVERYTHING
 
 
 def test_on_dev_alone_each_checkpoint_is_evaluated_once_and_test_is_not_read(snakemake, sources):
-    jobs = planned(snakemake, sources, "--config", "evaluation={split: dev}")
+    jobs = snakemake.plan(sources, "--config", "evaluation={split: dev}")
     names = ("base", "step-2", "step-4", "final", "best")
     assert {job for job in jobs if job.startswith("evaluate")} == {
         f"evaluate tiny evaluations {name}" for name in names
     }
-    assert not [job for job, about in jobs.items() if job.startswith("evaluate") and "test.jsonl" in about]
+    assert not [job for job, about in jobs.items() if job.startswith("evaluate") and "test.jsonl" in str(about.input)]
 
 
 def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, sources):
     recipes = [recipe for recipe in RECIPES if recipe != "tiny-gsm8k"]
-    jobs = planned(snakemake, sources, "--config", "recipes=[tiny,gemma2-2b-it,gemma2-2b-reasoning]", "miniature=true")
+    jobs = snakemake.plan(sources, "--config", "recipes=[tiny,gemma2-2b-it,gemma2-2b-reasoning]", "miniature=true")
     for recipe in ("gemma2-2b-it", "gemma2-2b-reasoning"):
-        assert "results/models/tiny/model.json" in paths(jobs[f"base_model {recipe}-miniature"], "input")
-    jobs = planned(snakemake, sources, "--config", f"recipes=[{','.join(sorted(recipes))}]", "miniature=true")
-    takes_over = {
-        job for job, about in jobs.items() if "base_model" in job and "results/models/" in str(paths(about, "input"))
-    }
+        assert "results/models/tiny/model.json" in jobs[f"base_model {recipe}-miniature"].input
+    jobs = snakemake.plan(sources, "--config", f"recipes=[{','.join(sorted(recipes))}]", "miniature=true")
+    takes_over = {job for job, about in jobs.items() if "base_model" in job and "results/models/" in str(about.input)}
     # Of each way to pretrain (three families, and Gemma 3 in two kinds of tags), the first recipe pretrains.
     assert takes_over == {
         f"base_model {name}" for name in ("gemma2-2b-reasoning-miniature", "minigrpo-slow-miniature", "tiny")
@@ -312,7 +213,7 @@ def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, s
 
 
 def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, finished):
-    jobs = set(planned(snakemake, finished, "--config", "seeds=[0,1]"))
+    jobs = set(snakemake.plan(finished, "--config", "seeds=[0,1]"))
     runs = {name.replace("tiny", f"tiny-seed-{seed}") for name in AFTER_PROMPTS for seed in (0, 1)}
     assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny", "compare_recipes"}
 
@@ -323,7 +224,7 @@ def test_a_sweep_is_one_dag_with_one_download_one_base_evaluation_and_one_report
     second = sources / "recipes" / "second.yaml"
     second.write_text(yaml.safe_dump(settings))
     try:
-        jobs = planned(snakemake, sources, "--config", "recipes=[tiny,second]", "seeds=[0,1,2]")
+        jobs = snakemake.plan(sources, "--config", "recipes=[tiny,second]", "seeds=[0,1,2]")
     finally:
         second.unlink()
     counts = collections.Counter(name.split()[0] for name in jobs)
@@ -333,9 +234,9 @@ def test_a_sweep_is_one_dag_with_one_download_one_base_evaluation_and_one_report
     for folder in ("evaluations", "evaluations-dev"):
         # The first is computed; the others take its rows over.
         first = f"results/tiny-seed-0/{folder}/base/metrics.json"
-        taken = [first in paths(jobs[f"evaluate {run} {folder} base"], "input") for run in runs]
+        taken = [first in jobs[f"evaluate {run} {folder} base"].input for run in runs]
         assert taken == [False, True, True, True, True, True]
-    shown = paths(jobs["report"], "input")
+    shown = jobs["report"].input
     assert {"results/comparison-of-recipes.json", "results/tiny/seeds.json", "results/second/seeds.json"} <= set(shown)
     assert {f"results/{run}/comparison.json" for run in runs} <= set(shown)
 
@@ -356,25 +257,25 @@ def test_stages_with_a_model_ask_a_cluster_for_an_accelerator(snakemake, sources
 def test_a_preflight_is_no_input_of_the_report_but_another_one_makes_it_anew(snakemake, project):
     made = project / "results" / "tiny" / "preflight.json"
     made.write_text("{}\n")
-    assert set(planned(snakemake, project)) == {"report"}
-    finish(snakemake, project)
-    assert not planned(snakemake, project)
+    assert set(snakemake.plan(project)) == {"report"}
+    snakemake.finish(project)
+    assert not snakemake.plan(project)
     made.unlink()
-    assert set(planned(snakemake, project)) == {"report"}
+    assert set(snakemake.plan(project)) == {"report"}
 
 
 def test_a_preflight_needs_nothing_else_and_nothing_waits_for_it(snakemake, finished):
     target = "results/tiny/preflight.json"
-    assert set(planned(snakemake, finished, target)) == {"preflight tiny"}
-    jobs = planned(snakemake, finished, "--config", "preflight={accelerator: v6e-8}")
+    assert set(snakemake.plan(finished, target)) == {"preflight tiny"}
+    jobs = snakemake.plan(finished, "--config", "preflight={accelerator: v6e-8}")
     assert set(jobs) == {"settings tiny", "report"}  # they show all settings
 
 
 def test_the_export_is_a_target_of_its_own(snakemake, finished):
-    assert set(planned(snakemake, finished, "results/tiny/export/README.md")) == {"export tiny"}
+    assert set(snakemake.plan(finished, "results/tiny/export/README.md")) == {"export tiny"}
     dev = ("--config", "evaluation={split: dev}")
-    jobs = planned(snakemake, finished, "results/tiny/export/export.json", *dev)
-    assert "results/tiny/prompts/dev.jsonl" in paths(jobs["export tiny"], "input")
+    jobs = snakemake.plan(finished, "results/tiny/export/export.json", *dev)
+    assert "results/tiny/prompts/dev.jsonl" in jobs["export tiny"].input
 
 
 @pytest.mark.parametrize("size", ["", "-miniature"])
@@ -384,7 +285,7 @@ def test_every_recipe_has_a_dry_run(snakemake, sources, recipe, size):
         pytest.skip("is one already")
     chosen = (f"recipes={recipe}", f"miniature={bool(size)}")
     recipe += size
-    jobs = list(planned(snakemake, sources, "--config", *chosen))
+    jobs = list(snakemake.plan(sources, "--config", *chosen))
     evaluated = {f"evaluate {recipe} {name}" for name in ("evaluations base", "evaluations final", "evaluations best")}
     assert {f"train {recipe}", f"evaluate {recipe} evaluations-dev base", "report"} | evaluated < set(jobs)
     # Test is read for no other checkpoint.
@@ -414,15 +315,15 @@ def test_a_fault_of_configuration_ends_the_dry_run_with_one_sentence(snakemake, 
 
 def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemake, finished):
     change = "evaluation={rows: null, extraction: flexible, batch_size: 7}"
-    reason = planned(snakemake, finished, "--config", change)["evaluate tiny evaluations base"]
+    reason = snakemake.plan(finished, "--config", change)["evaluate tiny evaluations base"]
     for words in ('"rows":null', '"extraction":"flexible"', '"batch_size":7,'):
         assert words in reason.partition(" now: ")[2]
 
 
 def test_every_output_survives_a_failed_job_and_every_job_leaves_a_mark_when_it_fails(snakemake, sources):
-    jobs = planned(snakemake, sources)
+    jobs = snakemake.plan(sources)
     for job, about in jobs.items():
-        assert all(name.endswith(" (update)") for name in paths(about, "output")), job
+        assert all(name.endswith(" (update)") for name in about.output), job
     for path in (ROOT / "rules").glob("*.smk"):
         for name, body in zip(
             *[iter(re.split(r"^rule (\w+):$", path.read_text(), flags=re.MULTILINE)[1:])] * 2, strict=True
@@ -442,8 +343,8 @@ def test_a_failed_job_leaves_all_that_was_finished_alone_and_is_tried_again(snak
     download = ("results/data/published/dataset.json", "--config", chosen)
     status, text = snakemake(folder, "--cores", "1", *download)
     assert status == 0, text
-    finish(snakemake, folder, "--config", chosen)  # everything after it too
-    assert not planned(snakemake, folder, "--config", chosen)
+    snakemake.finish(folder, "--config", chosen)  # everything after it too
+    assert not snakemake.plan(folder, "--config", chosen)
 
     def artifacts():
         return {
@@ -460,13 +361,13 @@ def test_a_failed_job_leaves_all_that_was_finished_alone_and_is_tried_again(snak
         assert "Traceback" not in text
         assert artifacts() == good
     (published / "test.jsonl").write_text(row * 3)
-    assert "download published" in planned(snakemake, folder, "--config", chosen)
+    assert "download published" in snakemake.plan(folder, "--config", chosen)
     status, text = snakemake(folder, "--cores", "1", *download)
     assert status == 0, text
     # At most the report: it shows the seconds of the download, which may be the same to the hundredth.
-    assert set(planned(snakemake, folder, "--config", chosen)) <= {"report"}
+    assert set(snakemake.plan(folder, "--config", chosen)) <= {"report"}
     shutil.rmtree(published)
-    assert set(planned(snakemake, folder, "--config", chosen)) <= {"report"}
+    assert set(snakemake.plan(folder, "--config", chosen)) <= {"report"}
 
 
 def test_a_job_that_failed_and_was_sent_again_with_success_is_done(snakemake, sources, tmp_path):
@@ -478,7 +379,7 @@ def test_a_job_that_failed_and_was_sent_again_with_success_is_done(snakemake, so
     target = "results/data/word-problems/dataset.json"
     status, text = snakemake(folder, "--cores", "1", "--retries", "1", target)
     assert status == 0 and "lost" in text, text
-    assert not planned(snakemake, folder, target)
+    assert not snakemake.plan(folder, target)
 
 
 def test_the_workflow_is_in_good_style(snakemake, sources):
