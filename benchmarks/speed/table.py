@@ -1,8 +1,8 @@
-"""The README's table of speed, from the JSON that run.py writes.
+"""The table of speed in docs/performance.md, from the JSON that run.py writes.
 
-  python benchmarks/speed/table.py benchmarks/speed/results.json [--readme README.md]
+  python benchmarks/speed/table.py benchmarks/speed/results.json [--page docs/performance.md]
 
-Prints it, or puts it between the README's marks.
+Prints it, or puts it between the page's marks.
 """
 
 import argparse
@@ -65,15 +65,15 @@ def _seconds(seconds: float | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", type=Path)
-    parser.add_argument("--readme", type=Path)
+    parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
     text = markdown(json.loads(arguments.json.read_text()))
-    if not arguments.readme:
+    if not arguments.page:
         print(text)
         return
-    readme = arguments.readme.read_text(encoding="utf-8")
-    before, rest = readme.split(BEGIN)
-    arguments.readme.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
+    page = arguments.page.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    arguments.page.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":
