@@ -1,4 +1,4 @@
-"""The benchmark of speed: it runs, its contestants draw the same lengths, docs/performance.md has the table of its JSON."""
+"""The benchmark of speed: it runs, its contestants draw the same lengths, and docs/performance.md has its table."""
 
 import json
 import os
