@@ -9,7 +9,7 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
-.PHONY: report test parity benchmark setup setup-tfds setup-cluster setup-benchmarks lint lock clean
+.PHONY: report test parity benchmark docs setup setup-tfds setup-cluster setup-benchmarks lint lock clean
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
@@ -23,9 +23,18 @@ parity: setup ## what the tests against Hugging Face's implementation need; with
 setup-cluster: setup ## what profiles/slurm and profiles/kubernetes need
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement envs/cluster.txt
 
-benchmark: setup setup-benchmarks ## speed and memory against stock Tunix and TRL, and the README's table of it
+benchmark: setup setup-benchmarks ## speed and memory against stock Tunix and TRL, and the table of it in docs/performance.md
 	$(RUN) python benchmarks/speed/run.py
-	$(RUN) python benchmarks/speed/table.py benchmarks/speed/results.json --readme README.md
+	$(RUN) python benchmarks/speed/table.py benchmarks/speed/results.json --page docs/performance.md
+
+docs: .venv-docs/.ready ## the documentation as a site, in site/; a broken link is an error
+	.venv-docs/bin/python docs/build.py .docs
+	.venv-docs/bin/zensical build --strict --clean
+
+.venv-docs/.ready: envs/docs.txt
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/docs.txt
+	touch $@
 
 lint: setup ## style of Python and of the workflow
 	$(RUN) ruff check .
@@ -68,5 +77,5 @@ lock: setup
 	$(RUN) envs/lock
 
 clean: ## the environment and all results
-	rm -rf $(VENV) .venv-tfds .venv-benchmarks results/* .snakemake
+	rm -rf $(VENV) .venv-tfds .venv-benchmarks .venv-docs .docs .cache site results/* .snakemake
 	git checkout -- results

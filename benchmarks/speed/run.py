@@ -13,7 +13,8 @@ forced, to the same on all sides (forced.py), and the lengths that came out are 
 Measure on a quiet machine. On a busy one PyTorch's threads wait for each other by spinning, and TRL takes 100 times as
 long: OMP_WAIT_POLICY=passive has them sleep. Processor seconds (of both cores together) suffer least.
 
-Prints a table for each workload, and the README's is made of the JSON by table.py. What is not equal stands there.
+Prints a table for each workload. table.py makes the one in docs/performance.md of the JSON; that page says what is not
+equal.
 """
 
 import argparse

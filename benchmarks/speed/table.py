@@ -1,8 +1,8 @@
-"""The README's table of speed, from the JSON that run.py writes.
+"""The table of speed in docs/performance.md, from the JSON that run.py writes.
 
-  python benchmarks/speed/table.py benchmarks/speed/results.json [--readme README.md]
+  python benchmarks/speed/table.py benchmarks/speed/results.json [--page docs/performance.md]
 
-Prints it, or puts it between the README's marks.
+Prints it, or puts it between the page's marks.
 """
 
 import argparse
@@ -11,34 +11,50 @@ from pathlib import Path
 
 BEGIN, END = "<!-- benchmarks/speed/table.py: begin -->\n", "<!-- benchmarks/speed/table.py: end -->\n"
 NAMES = {"ours": "ours", "stock": "stock Tunix", "trl": "TRL"}
+# What is divided by ours, and its column.
+RATIOS = {"seconds": "s ÷ ours", "processor_seconds": "processor ÷ ours", "peak_memory_bytes": "peak ÷ ours"}
 PHASES = ("rollout", "reference", "update", "rest")
 
 
 def markdown(measured: dict) -> str:
-    """A row for each contestant of each workload; ratios are theirs to ours: above 1, ours is faster or smaller."""
-    columns = ["", "", "s", "processor, s", *PHASES, "tokens/s", "compile, s", "peak, GiB", "s, processor, peak ÷ ours"]
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    """Two tables with a row for each contestant of each workload, and the conditions.
+
+    The first has the whole step; ratios are theirs to ours: above 1, ours is faster or smaller. The second has the
+    step's phases, where there are any.
+    """
+    whole, phases = [], []
     for workload, entry in measured.items():
         ours, label = entry["contestants"].get("ours"), workload
         for contestant, each in entry["contestants"].items():
-            phases, ratios = each["phase_seconds"], ""
+            in_phases = each["phase_seconds"]
+            names = [label, "`transformers`" if contestant == "trl" and not in_phases else NAMES[contestant]]
+            ratios = [""] * len(RATIOS)
             if ours and each is not ours:
-                keys = ("seconds", "processor_seconds", "peak_memory_bytes")
-                ratios = ", ".join(f"{each[key] / ours[key]:.2f} ×" for key in keys)
-            cells = [
-                label,
-                "`transformers`" if contestant == "trl" and not phases else NAMES[contestant],
-                _seconds(each["seconds"]),
-                _seconds(each["processor_seconds"]),
-                *(_seconds(phases.get(phase)) for phase in PHASES),
-                f"{each['tokens_per_second']:,.0f}",
-                f"{each['compile_seconds']:.0f}",
-                f"{each['peak_memory_bytes'] / 2**30:.2f}",
-                ratios,
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+                ratios = [f"{each[key] / ours[key]:.2f} ×" for key in RATIOS]
+            whole.append(
+                [
+                    *names,
+                    _seconds(each["seconds"]),
+                    _seconds(each["processor_seconds"]),
+                    f"{each['tokens_per_second']:,.0f}",
+                    f"{each['compile_seconds']:.0f}",
+                    f"{each['peak_memory_bytes'] / 2**30:.2f}",
+                    *ratios,
+                ]
+            )
+            if in_phases:
+                phases.append([*names, *(_seconds(in_phases.get(phase)) for phase in PHASES)])
             label = ""
-    return "\n".join(lines) + "\n\n" + "\n".join(_conditions(measured)) + "\n"
+    parts = [_table(["", "", "s", "processor, s", "tokens/s", "compile, s", "peak, GiB", *RATIOS.values()], whole)]
+    if phases:
+        parts.append("Seconds of a step by phase:\n")
+        parts.append(_table(["", "", *PHASES], phases))
+    return "\n".join([*parts, *_conditions(measured)])
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _conditions(measured: dict) -> list[str]:
@@ -55,7 +71,7 @@ def _conditions(measured: dict) -> list[str]:
         )
         loads = [load for each in entry["contestants"].values() for load in each["load_averages"]]
         groups.setdefault(sentence, []).append(f"{workload} (load average {min(loads):.1f} to {max(loads):.1f})")
-    return [f"{', '.join(workloads)}: {sentence}." for sentence, workloads in groups.items()]
+    return [f"{', '.join(workloads)}: {sentence}.\n" for sentence, workloads in groups.items()]
 
 
 def _seconds(seconds: float | None) -> str:
@@ -65,15 +81,15 @@ def _seconds(seconds: float | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", type=Path)
-    parser.add_argument("--readme", type=Path)
+    parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
     text = markdown(json.loads(arguments.json.read_text()))
-    if not arguments.readme:
+    if not arguments.page:
         print(text)
         return
-    readme = arguments.readme.read_text(encoding="utf-8")
-    before, rest = readme.split(BEGIN)
-    arguments.readme.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
+    page = arguments.page.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    arguments.page.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark of speed: it runs, its contestants draw the same lengths, and the README's table is of its JSON."""
+"""The benchmark of speed: it runs, its contestants draw the same lengths, and docs/performance.md has its table."""
 
 import json
 import os
@@ -82,9 +82,9 @@ def _broken(folder):
     return folder
 
 
-def test_the_readme_has_the_table_of_the_measured_json(root, tmp_path):
-    readme = tmp_path / "README.md"
-    shutil.copy(root / "README.md", readme)
-    made = python(root, "benchmarks/speed/table.py", "benchmarks/speed/results.json", "--readme", readme)
+def test_the_page_has_the_table_of_the_measured_json(root, tmp_path):
+    page = tmp_path / "performance.md"
+    shutil.copy(root / "docs" / "performance.md", page)
+    made = python(root, "benchmarks/speed/table.py", "benchmarks/speed/results.json", "--page", page)
     assert made.returncode == 0, made.stderr
-    assert readme.read_text(encoding="utf-8") == (root / "README.md").read_text(encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == (root / "docs" / "performance.md").read_text(encoding="utf-8")
