@@ -9,13 +9,18 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
-.PHONY: report test parity benchmark docs setup setup-tfds setup-cluster setup-benchmarks lint lock clean
+.PHONY: report test test-all parity benchmark docs setup setup-tfds setup-cluster setup-benchmarks lint lock clean
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
 
-test: setup ## the tests
-	$(RUN) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(RUN) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test: setup ## the quick tests, five minutes: every stage on real small input
+	$(PYTEST) -m "not slow and not browser and not tpu and not parity and not cluster"
+
+test-all: setup ## every test; those that lack their environment are skipped, and the summary says so
+	$(PYTEST)
 
 parity: setup ## what the tests against Hugging Face's implementation need; without it they are skipped
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement envs/parity.txt

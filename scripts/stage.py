@@ -21,22 +21,40 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
+    """Runs the stage that the arguments name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path, required=True, help="file for everything that the stage prints")
     parser.add_argument("--mark", type=Path, required=True, help="file that stays when the stage fails")
     parser.add_argument("--outputs", type=Path, nargs="+", required=True, help="files that the stage must write")
     parser.add_argument("command", nargs="+", help="the stage itself, after --")
     arguments = parser.parse_args()
-    before = arguments.mark.with_name(f"{arguments.mark.name}.before")  # the mark of an earlier failure
-    arguments.mark.parent.mkdir(parents=True, exist_ok=True)
-    if arguments.mark.exists():
-        arguments.mark.replace(before)
-    arguments.mark.write_text(f"{time.time_ns()}\n")
-    started = arguments.mark.stat().st_mtime_ns
-    with open(arguments.log, "wb", buffering=0) as log:
-        status = run(arguments.command, log.fileno())
+    try:
+        return run_and_check(arguments.command, arguments.log, arguments.mark, arguments.outputs)
+    except OSError as error:
+        reason = f"{error.filename or arguments.mark} cannot be written ({error.strerror})"
+        print(f"ERROR: {reason}; free some space or make the folder writable, then run the same command again")
+        return 1
+
+
+def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[Path]) -> int:
+    """Runs a stage; returns its status, or 1 where it did not write an output.
+
+    Args:
+      command: the stage.
+      log_file: gets everything that the stage prints.
+      mark: is there while the stage runs, and stays when it fails.
+      outputs: must be written by the stage, not by an earlier one.
+    """
+    before = mark.with_name(f"{mark.name}.before")  # the mark of an earlier failure
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    if mark.exists():
+        mark.replace(before)
+    mark.write_text(f"{time.time_ns()}\n")
+    started = mark.stat().st_mtime_ns
+    with open(log_file, "wb", buffering=0) as log:
+        status = run(command, log.fileno())
         if status == 0:
-            unwritten = [path for path in arguments.outputs if not path.exists() or path.stat().st_mtime_ns < started]
+            unwritten = [path for path in outputs if not path.exists() or path.stat().st_mtime_ns < started]
             if unwritten:
                 say(f"ERROR: the stage ended without an error but did not write {unwritten[0]}", log.fileno())
                 status = 1
@@ -44,14 +62,14 @@ def main() -> int:
             say(f"ERROR: {killed(-status)}", log.fileno())
     if status == 0:
         if before.exists():
-            before.replace(arguments.mark)
+            before.replace(mark)
         else:
-            arguments.mark.unlink()
+            mark.unlink()
     return status if status >= 0 else 128 - status
 
 
 def run(command: list[str], log: int) -> int:
-    """Runs a command, copies what it prints to standard output and to a log; returns its status, or minus its signal."""
+    """Runs a command and copies what it prints to a log too; returns its status, or minus the signal that ended it."""
     default = {number: signal.getsignal(number) for number in SIGNALS}
     child = subprocess.Popen(
         command,
@@ -89,7 +107,7 @@ def say(text: str, log: int) -> None:
 
 
 def write(block: bytes, log: int) -> None:
-    """The same bytes to standard output and to the log; where one of them is full or gone, the other still gets them."""
+    """Bytes for standard output and the log; where one of them is full or gone, the other still gets them."""
     for descriptor in (log, 1):
         with contextlib.suppress(OSError):
             os.write(descriptor, block)

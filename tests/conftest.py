@@ -1,6 +1,7 @@
 """What all tests share: reproducible Hypothesis runs, compiled programs, the project's folder, the real data set."""
 
 import atexit
+import collections
 import os
 import shutil
 import tempfile
@@ -18,13 +19,51 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
 
-# Files that take minutes for few tests. With a file on each core they are begun first, so that none is left over alone.
-LONG = ("test_pipeline", "test_clusters", "test_preflight")
+# With a file on each core, the longest files begin first, so that none is left over alone.
+LONG = ("test_resuming", "test_clusters", "test_preflight", "test_artifacts", "test_devices")
+MARKERS = ("slow", "browser", "tpu", "parity", "cluster")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; within them, and after them, the order stays."""
     items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+# How many tests of which marker the chosen tier leaves out; every process of pytest-xdist counts them all.
+LEFT_OUT: collections.Counter = collections.Counter()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Counts what the chosen tier leaves out."""
+    for item in items:
+        LEFT_OUT[next((name for name in MARKERS if item.get_closest_marker(name)), "other")] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a process of pytest-xdist: passes the counts on."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(LEFT_OUT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Takes them from a process of pytest-xdist."""
+    LEFT_OUT.update(
+        {k: v for k, v in getattr(node, "workeroutput", {}).get("left_out", {}).items() if k not in LEFT_OUT}
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which subjects did not run: tests of other tiers, and skipped ones with their reasons."""
+    reporter = terminalreporter
+    reasons = collections.Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in reporter.getreports("skipped")
+    )
+    if LEFT_OUT:
+        counted = ", ".join(f"{count} {mark}" for mark, count in LEFT_OUT.most_common())
+        reporter.write_line(f"Not in this tier: {counted} (`make test-all` runs them).")
+    for reason, count in reasons.most_common():
+        reporter.write_line(f"Skipped {count}: {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,0 @@
-"""The library behind the stages: pure functions; JAX is imported only by the modules that compute with it."""

@@ -1,43 +1,30 @@
-"""Progress lines, against a clock that the test sets."""
+"""Progress of long stages, as a log shows it."""
 
-from types import SimpleNamespace
-
-import pytest
+import re
 
 from gsm8k_grpo.common import progress
 from gsm8k_grpo.common.progress import Progress
 
-
-@pytest.fixture
-def clock(monkeypatch):
-    now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now.seconds))
-    return now
+LINE = re.compile(r"train: (\d+)/10 steps, .*, (\d\d:\d\d|\?) left(.*)")
 
 
-def test_lines_come_at_the_first_unit_at_intervals_and_at_the_last(clock, capsys):
-    shown = Progress("train", 10, "steps", every_seconds=10)
-    clock.seconds = 60  # the first step compiles for a minute; the rate must not count it
-    shown.advance(reward=1.23456)
-    for _ in range(9):
-        clock.seconds += 4
-        shown.advance(reward=2, kl=0.5)
+def test_a_log_gets_a_line_at_the_beginning_at_intervals_and_at_the_end(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0.0)
+    shown = Progress("train", 10, "steps", done=2)
+    for step in range(8):
+        shown.advance(reward=step + 0.123456, kl=0.5)
     out, err = capsys.readouterr()
-    assert out == ""
-    assert err.splitlines() == [
-        "train: 1/10 steps, compiled, reward 1.23",
-        "train: 4/10 steps, 0.25 steps/s, 24 s left, reward 2, kl 0.5",
-        "train: 7/10 steps, 0.25 steps/s, 12 s left, reward 2, kl 0.5",
-        "train: 10/10 steps, 0.25 steps/s, 0 s left, reward 2, kl 0.5",
-    ]
+    assert out == "" and "\r" not in err
+    lines = [LINE.fullmatch(line) for line in err.splitlines()]
+    assert all(lines) and [int(line[1]) for line in lines][:3] == [2, 3, 4]
+    assert (lines[-1][1], lines[-1][2], lines[-1][3]) == ("10", "00:00", ", reward=7.12, kl=0.5")
 
 
-def test_a_resumed_stage_counts_on_and_rates_only_its_own_units(clock, capsys):
-    shown = Progress("evaluate", 100, "rows", done=50, every_seconds=0)
-    shown.advance(10)
-    clock.seconds = 2
-    shown.advance(20)
-    assert capsys.readouterr().err.splitlines() == [
-        "evaluate: 60/100 rows, compiled",
-        "evaluate: 80/100 rows, 10.00 rows/s, 2 s left",
-    ]
+def test_between_intervals_a_log_gets_nothing(capsys):
+    shown = Progress("train", 10, "steps")
+    for _ in range(9):
+        shown.advance()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    shown.advance(0)
+    shown.advance()
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -11,9 +11,12 @@ IMPORTED = """
 import json, sys
 sys.modules["torch"] = None  # tensorboardX imports it where it is installed (make parity)
 sys.path.insert(0, "scripts")
-from gsm8k_grpo import runtime
-runtime.configure_jax()
-from gsm8k_grpo import base, memory, models, rollout, training
+from gsm8k_grpo.common import jax_setup
+jax_setup.configure_jax()
+from gsm8k_grpo.generation import sampler
+from gsm8k_grpo.grpo import learner, loop
+from gsm8k_grpo.models import base_model
+from gsm8k_grpo.preflight import memory
 from tunix.rl import rl_cluster
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} | {rl_cluster.RLCluster.__module__})))
 """
@@ -28,8 +31,8 @@ def test_a_stage_imports_nothing_heavy_that_it_does_not_use(root):
 
 
 COMPILED = """
-from gsm8k_grpo import runtime
-runtime.configure_jax()
+from gsm8k_grpo.common import jax_setup
+jax_setup.configure_jax()
 import jax
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()

@@ -9,7 +9,8 @@ import pytest
 
 from gsm8k_grpo.common import source_hash
 
-COMPUTING = {"models", "training", "rollout", "pretraining", "base"}  # the modules that import JAX
+# Modules that import JAX.
+COMPUTING = {"models/building", "models/base_model", "generation/sampler", "grpo/learner"}
 LOADED = """
 import json, runpy, sys
 sys.path.insert(0, "scripts")
@@ -60,20 +61,80 @@ def test_the_library_has_no_relative_imports_which_would_not_be_followed(root):
 @pytest.mark.parametrize("entry", ["download", "prompts"])
 def test_a_stage_that_does_not_compute_needs_no_jax_and_loads_only_its_files(root, entry):
     modules = loaded(root, f"runpy.run_path('scripts/{entry}.py', run_name='imported')")
-    files = source_hash.source_files(entry)
-    library = {name for name in modules if name.startswith("gsm8k_grpo.")}
+    files = set(source_hash.source_files(entry))
+    library = {name.replace(".", "/") for name in modules if name.count(".") == 2 and name.startswith("gsm8k_grpo.")}
     assert "jax" not in modules and len(library) > 4
-    assert {f"scripts/{name.replace('.', '/')}.py" for name in library} <= set(files)
-    assert not {f"scripts/gsm8k_grpo/{name}.py" for name in COMPUTING} & set(files)
+    assert {f"scripts/{name}.py" for name in library} <= files
+    assert not {f"scripts/gsm8k_grpo/{name}.py" for name in COMPUTING} & files
 
 
 def test_training_depends_on_the_modules_that_compute():
     files = source_hash.source_files("train")
     assert files[0] == "scripts/train.py" and len(set(files)) == len(files)
-    assert {f"scripts/gsm8k_grpo/{name}.py" for name in ("training", "models", "rewards", "answers")} <= set(files)
+    expected = (*COMPUTING, "rewards/published", "rewards/answers")
+    assert {f"scripts/gsm8k_grpo/{name}.py" for name in expected} <= set(files)
+
+
+def test_the_report_depends_on_its_templates_and_the_export_on_its_own(root):
+    templates = "scripts/gsm8k_grpo/report"
+    page, export = (set(source_hash.source_files(entry)) for entry in ("report", "export"))
+    assert {f"{templates}/templates/report.html.j2", f"{templates}/templates/vendor/uPlot.min.js"} <= page
+    assert f"{templates}/artifacts.schema.yaml" in page and f"{templates}/templates/report.css" not in export
+    assert {f"{templates}/model_card_template/model_card.md.j2"} <= export
+    assert any("chat_templates" in name for name in export)
+
+
+def test_every_data_file_of_the_library_belongs_to_a_stage(root):
+    """A module names its data files as `Path(__file__).parent / "NAME"` or `Path(__file__).with_name("NAME")`."""
+    used = {name for path in (root / "scripts").glob("*.py") for name in source_hash.source_files(path.stem)}
+    library = root / "scripts" / "gsm8k_grpo"
+    files = [path for path in library.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path.relative_to(root).as_posix() for path in files if path.suffix != ".py"} <= used
+
+
+@pytest.mark.parametrize(
+    ("edit", "counts"),
+    [
+        (lambda text: text + "\n# A comment.\n", False),
+        (lambda text: text.replace('"""', '"""More of a docstring. ', 1), False),
+        (lambda text: text.replace("\n\n\n", "\n\n\n\n"), False),
+        (lambda text: text + "\nX = 1\n", True),
+        (lambda text: text.replace("def main", "def other", 1), True),
+    ],
+    ids=["comment", "docstring", "white space", "statement", "name"],
+)
+def test_the_hash_changes_with_what_code_means_alone(root, tmp_path, monkeypatch, edit, counts):
+    monkeypatch.setattr(source_hash, "SCRIPTS", tmp_path / "scripts")
+    script = tmp_path / "scripts" / f"made_up_{tmp_path.name}.py"  # a name of its own: hashes are kept by name
+    script.parent.mkdir()
+    text = (root / "scripts" / "best.py").read_text(encoding="utf-8")
+    script.write_text(text)
+    before = source_hash._meaning(script)
+    source_hash._meaning.cache_clear()
+    script.write_text(edit(text))
+    assert (source_hash._meaning(script) != before) == counts
 
 
 def test_loading_the_workflow_does_not_import_jax(root):
-    modules = loaded(root, "from gsm8k_grpo import checkpoints, code, errors, files, settings")
-    assert "gsm8k_grpo.checkpoints" in modules
+    lines = (root / "rules" / "common.smk").read_text(encoding="utf-8").splitlines()
+    modules = loaded(root, "\n".join(line for line in lines if line.startswith("from gsm8k_grpo")))
+    assert "gsm8k_grpo.grpo.checkpoint_names" in modules
     assert not {"jax", "flax", "tunix", "orbax"} & modules
+
+
+ORDER = ("internals", "common", "rewards", "models", "data", "config", "generation", "grpo", "evaluation")
+ORDER += ("huggingface", "preflight", "report")
+
+
+def test_imports_among_packages_point_one_way_and_every_init_is_empty(root):
+    library = root / "scripts" / "gsm8k_grpo"
+    assert {path.name for path in library.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ORDER)
+    for path in library.rglob("*.py"):
+        if path.name == "__init__.py":
+            assert not path.read_text()
+            continue
+        package = path.relative_to(library).parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("gsm8k_grpo."):
+                other = node.module.split(".")[1]
+                assert ORDER.index(other) <= ORDER.index(package), f"{path}, line {node.lineno}: imports {other}"

@@ -73,7 +73,7 @@ class Snakemake:
         with tempfile.TemporaryDirectory() as temporary:
             file = Path(temporary, "plan")
             file.touch()
-            status, text = self(folder, "--dry-run", "--logger", "plan", *arguments, PLAN=str(file))
+            status, text = self(folder, "--logger", "plan", "--dry-run", *arguments, PLAN=str(file))
             assert status == 0, text
             found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         total = re.search(r"^total +(\d+)$", text, re.MULTILINE)

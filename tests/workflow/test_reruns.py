@@ -1,14 +1,6 @@
-"""The workflow: what reruns after which change, dry runs of all recipes, faults of configuration, failed jobs, style.
+"""What runs again after which change, and what does not."""
 
-Only `download` really runs. Elsewhere the finished state is a file for each declared output and what Snakemake records
-of it when it touches it: the same parameters, inputs and checksums as after a real job. No run here may import JAX or
-use the network.
-"""
-
-import collections
-import importlib.util
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -18,21 +10,7 @@ import pytest
 import yaml
 
 from gsm8k_grpo.data import model_files
-
-ROOT = Path(__file__).parents[2]
-SOURCES = ("Snakefile", "config.yaml", "rules", "profiles", "recipes", "schemas", "scripts", "envs")
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
-FORBIDDEN = ("jax", "flax", "optax", "orbax", "qwix", "tunix", "kagglehub", "huggingface_hub", "tensorflow_datasets")
-OFFLINE = """
-import socket
-
-def refuse(*arguments, **options):
-    raise SystemExit("the network is used")
-
-socket.socket.connect = socket.getaddrinfo = refuse
-"""
-# What one job prints in a dry run, and how such a job is called here: `evaluate tiny base`.
-JOB = re.compile(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)+)", re.MULTILINE)
+from workflow_copy import append, rewrite
 
 BASE = {"evaluate tiny evaluations base", "evaluate tiny evaluations-dev base"}
 STEPS = {f"evaluate tiny evaluations-dev {checkpoint}" for checkpoint in ("step-2", "step-4", "final")}
@@ -130,7 +108,8 @@ def test_comments_docstrings_and_rewritten_files_rerun_nothing(snakemake, projec
     rewrite([path for path in project.rglob("*") if path.is_file() and ".snakemake" not in path.parts])
     assert not snakemake.plan(project)
     # Only the contents say so: by time alone, everything is out of date.
-    assert set(snakemake.plan(project, "--max-checksum-file-size", "0")) == EVERYTHING
+    by_time = set(snakemake.plan(project, "--max-checksum-file-size", "0"))
+    assert by_time == EVERYTHING - {"settings tiny", "download word-problems"}  # these have no inputs
 
 
 def test_published_files_rerun_everything_when_their_contents_change_and_only_then(snakemake, project):
@@ -190,70 +169,6 @@ def test_a_second_recipe_shares_data_and_model_and_leaves_the_first_alone(snakem
     assert set(snakemake.plan(project, "--forceall", "--config", "recipes=[tiny,second]")) == own | EVERYTHING
 
 
-def test_on_dev_alone_each_checkpoint_is_evaluated_once_and_test_is_not_read(snakemake, sources):
-    jobs = snakemake.plan(sources, "--config", "evaluation={split: dev}")
-    names = ("base", "step-2", "step-4", "final", "best")
-    assert {job for job in jobs if job.startswith("evaluate")} == {
-        f"evaluate tiny evaluations {name}" for name in names
-    }
-    assert not [job for job, about in jobs.items() if job.startswith("evaluate") and "test.jsonl" in str(about.input)]
-
-
-def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, sources):
-    recipes = [recipe for recipe in RECIPES if recipe != "tiny-gsm8k"]
-    jobs = snakemake.plan(sources, "--config", "recipes=[tiny,gemma2-2b-it,gemma2-2b-reasoning]", "miniature=true")
-    for recipe in ("gemma2-2b-it", "gemma2-2b-reasoning"):
-        assert "results/models/tiny/model.json" in jobs[f"base_model {recipe}-miniature"].input
-    jobs = snakemake.plan(sources, "--config", f"recipes=[{','.join(sorted(recipes))}]", "miniature=true")
-    takes_over = {job for job, about in jobs.items() if "base_model" in job and "results/models/" in str(about.input)}
-    # Of each way to pretrain (three families, and Gemma 3 in two kinds of tags), the first recipe pretrains.
-    assert takes_over == {
-        f"base_model {name}" for name in ("gemma2-2b-reasoning-miniature", "minigrpo-slow-miniature", "tiny")
-    }
-
-
-def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, finished):
-    jobs = set(snakemake.plan(finished, "--config", "seeds=[0,1]"))
-    runs = {name.replace("tiny", f"tiny-seed-{seed}") for name in AFTER_PROMPTS for seed in (0, 1)}
-    assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny", "compare_recipes"}
-
-
-def test_a_sweep_is_one_dag_with_one_download_one_base_evaluation_and_one_report(snakemake, sources):
-    settings = yaml.safe_load((sources / "recipes" / "tiny.yaml").read_text())
-    settings["training"]["beta"] = 0.0
-    second = sources / "recipes" / "second.yaml"
-    second.write_text(yaml.safe_dump(settings))
-    try:
-        jobs = snakemake.plan(sources, "--config", "recipes=[tiny,second]", "seeds=[0,1,2]")
-    finally:
-        second.unlink()
-    counts = collections.Counter(name.split()[0] for name in jobs)
-    assert counts["download"] == counts["base_model"] == counts["compare_recipes"] == counts["report"] == 1
-    assert counts["train"] == 6 and counts["over_seeds"] == 2
-    runs = [f"{recipe}-seed-{seed}" for recipe in ("tiny", "second") for seed in (0, 1, 2)]
-    for folder in ("evaluations", "evaluations-dev"):
-        # The first is computed; the others take its rows over.
-        first = f"results/tiny-seed-0/{folder}/base/metrics.json"
-        taken = [first in jobs[f"evaluate {run} {folder} base"].input for run in runs]
-        assert taken == [False, True, True, True, True, True]
-    shown = jobs["report"].input
-    assert {"results/comparison-of-recipes.json", "results/tiny/seeds.json", "results/second/seeds.json"} <= set(shown)
-    assert {f"results/{run}/comparison.json" for run in runs} <= set(shown)
-
-
-@pytest.mark.parametrize(("profile", "plugin"), [("slurm", "slurm"), ("kubernetes", "cluster_generic")])
-def test_stages_with_a_model_ask_a_cluster_for_an_accelerator(snakemake, sources, profile, plugin):
-    if importlib.util.find_spec(f"snakemake_executor_plugin_{plugin}") is None:
-        pytest.skip("needs `make setup-cluster`")
-    arguments = ("--workflow-profile", f"profiles/{profile}", "--config", "seeds=[0,1]", "platform=cuda")
-    status, text = snakemake(sources, "--dry-run", *arguments)
-    assert status == 0, text
-    jobs = dict(JOB.findall(text))
-    for rule in ("base_model", "format_check", "train", "evaluate"):
-        asked = dict(each.split("=") for each in re.search(r"resources: (.*)", jobs[rule])[1].split(", "))
-        assert asked["gres"] == "gpu:1" and int(asked["mem_mb"]) > 4000
-
-
 def test_a_preflight_is_no_input_of_the_report_but_another_one_makes_it_anew(snakemake, project):
     made = project / "results" / "tiny" / "preflight.json"
     made.write_text("{}\n")
@@ -276,122 +191,3 @@ def test_the_export_is_a_target_of_its_own(snakemake, finished):
     dev = ("--config", "evaluation={split: dev}")
     jobs = snakemake.plan(finished, "results/tiny/export/export.json", *dev)
     assert "results/tiny/prompts/dev.jsonl" in jobs["export tiny"].input
-
-
-@pytest.mark.parametrize("size", ["", "-miniature"])
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_has_a_dry_run(snakemake, sources, recipe, size):
-    if size and recipe.startswith("tiny"):
-        pytest.skip("is one already")
-    chosen = (f"recipes={recipe}", f"miniature={bool(size)}")
-    recipe += size
-    jobs = list(snakemake.plan(sources, "--config", *chosen))
-    evaluated = {f"evaluate {recipe} {name}" for name in ("evaluations base", "evaluations final", "evaluations best")}
-    assert {f"train {recipe}", f"evaluate {recipe} evaluations-dev base", "report"} | evaluated < set(jobs)
-    # Test is read for no other checkpoint.
-    assert {job for job in jobs if " evaluations " in job} == evaluated
-    assert sorted(job.split()[0] for job in jobs if job.startswith(("download", "base"))) == ["base_model", "download"]
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ("trainig={beta: 0.05}", "recipe tiny: trainig: unknown key; there are recipes, miniature,"),
-        ("training={bata: 0.05}", "recipe tiny: training.bata: unknown key; there are max_steps,"),
-        ("training={learning_rate: 1e-6}", "recipe tiny: training.learning_rate: '1e-6' is text, expected a number"),
-        ("training={num_generations: 1}", "recipe tiny: training.num_generations: 1 is less than the minimum of 2"),
-        ("training={micro_batch_prompts: 7}", "recipe tiny: training.micro_batch_prompts: 7 does not divide"),
-        ("training={checkpoint_interval_steps: 7}", "recipe tiny: training.checkpoint_interval_steps: 7 lies beyond"),
-        ("training={rewards: [mine.py:f]}", "recipe tiny: training.rewards: mine.py"),
-        ("recipes=gemma", "recipes: there is no recipe 'gemma'; there are "),
-    ],
-    ids=lambda value: value.split(":")[0],
-)
-def test_a_fault_of_configuration_ends_the_dry_run_with_one_sentence(snakemake, sources, change, sentence):
-    status, text = snakemake(sources, "--dry-run", "--config", change)
-    assert status == 1 and "Traceback" not in text
-    assert [line.startswith(sentence) for line in text.splitlines() if sentence.split(":")[-2] in line] == [True], text
-
-
-def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemake, finished):
-    change = "evaluation={rows: null, extraction: flexible, batch_size: 7}"
-    reason = snakemake.plan(finished, "--config", change)["evaluate tiny evaluations base"]
-    for words in ('"rows":null', '"extraction":"flexible"', '"batch_size":7,'):
-        assert words in reason.partition(" now: ")[2]
-
-
-def test_every_output_survives_a_failed_job_and_every_job_leaves_a_mark_when_it_fails(snakemake, sources):
-    jobs = snakemake.plan(sources)
-    for job, about in jobs.items():
-        assert all(name.endswith(" (update)") for name in about.output), job
-    for path in (ROOT / "rules").glob("*.smk"):
-        for name, body in zip(
-            *[iter(re.split(r"^rule (\w+):$", path.read_text(), flags=re.MULTILINE)[1:])] * 2, strict=True
-        ):
-            (log,) = re.findall(r'log:\n        "([^"]+)"', body)
-            assert f'retry=last_failure("{log}")' in body and "{log:q}.failed; exit 1" in body, name
-
-
-def test_a_failed_job_leaves_all_that_was_finished_alone_and_is_tried_again(snakemake, sources, tmp_path):
-    folder = shutil.copytree(sources, tmp_path / "project")
-    published = folder / "data" / "published"
-    published.mkdir(parents=True)
-    row = '{"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\\n#### 2"}\n'
-    for split in ("train", "test"):
-        (published / f"{split}.jsonl").write_text(row * 3)
-    chosen = "dataset={name: published, source: jsonl, path: data/published, train_rows: null, test_rows: null}"
-    download = ("results/data/published/dataset.json", "--config", chosen)
-    status, text = snakemake(folder, "--cores", "1", *download)
-    assert status == 0, text
-    snakemake.finish(folder, "--config", chosen)  # everything after it too
-    assert not snakemake.plan(folder, "--config", chosen)
-
-    def artifacts():
-        return {
-            path: path.read_bytes()
-            for path in (folder / "results").rglob("*")
-            if path.suffix in (".json", ".jsonl", ".html")
-        }
-
-    good = artifacts()
-    (published / "test.jsonl").write_text((row * 3)[:-10])
-    for _ in range(2):  # the second call fails as the first did
-        status, text = snakemake(folder, "--cores", "1", "results/report.html", "--config", chosen)
-        assert status == 1 and "ERROR: data/published/test.jsonl, line 3: not valid JSON" in text
-        assert "Traceback" not in text
-        assert artifacts() == good
-    (published / "test.jsonl").write_text(row * 3)
-    assert "download published" in snakemake.plan(folder, "--config", chosen)
-    status, text = snakemake(folder, "--cores", "1", *download)
-    assert status == 0, text
-    # At most the report: it shows the seconds of the download, which may be the same to the hundredth.
-    assert set(snakemake.plan(folder, "--config", chosen)) <= {"report"}
-    shutil.rmtree(published)
-    assert set(snakemake.plan(folder, "--config", chosen)) <= {"report"}
-
-
-def test_a_job_that_failed_and_was_sent_again_with_success_is_done(snakemake, sources, tmp_path):
-    folder = shutil.copytree(sources, tmp_path / "project")
-    script = folder / "scripts" / "download.py"
-    once = "    if not Path('once').exists():\n        Path('once').touch()\n        raise SystemExit('lost')\n"
-    head, definition, body = script.read_text().partition("def main() -> None:\n")
-    script.write_text(head + definition + once + body)
-    target = "results/data/word-problems/dataset.json"
-    status, text = snakemake(folder, "--cores", "1", "--retries", "1", target)
-    assert status == 0 and "lost" in text, text
-    assert not snakemake.plan(folder, target)
-
-
-def test_the_workflow_is_in_good_style(snakemake, sources):
-    status, text = snakemake(sources, "--lint")
-    assert status == 0 and "Congratulations" in text, text
-    command = [Path(sys.executable).with_name("snakefmt"), "--check", "Snakefile", "rules"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_every_rule_has_a_log():
-    text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
-    rules = re.split(r"^rule (\w+):$", text, flags=re.MULTILINE)[1:]
-    logs = {name: "\n    log:\n" in body for name, body in zip(rules[::2], rules[1::2], strict=True)}
-    assert len(logs) >= 9 and all(logs.values()), logs

@@ -1,4 +1,4 @@
-"""Where artifacts lie: one function for each folder below `results/`. The rules' patterns say the same; a test compares."""
+"""Where artifacts lie: one function for each folder below `results/`. The rules' patterns name the same paths."""
 
 from pathlib import Path
 

@@ -1,30 +1,56 @@
-"""Progress of long stages as plain lines, legible in a log file: done of total, rate, time left."""
+"""Progress of long stages: done of total, rate, time left."""
 
 import sys
-import time
+
+from tqdm import tqdm
+
+LOG_INTERVAL_SECONDS = 10.0
+LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {remaining} left{postfix}"
 
 
-class Progress:
-    """Prints a line at the first unit, then every `every_seconds`, and at the last."""
+class Progress(tqdm):
+    """tqdm on standard error: a bar on a terminal, and in a log a line every `LOG_INTERVAL_SECONDS`."""
 
-    def __init__(self, name: str, total: int, unit: str, done: int = 0, every_seconds: float = 10.0):
-        self.name, self.total, self.unit, self.every_seconds = name, total, unit, every_seconds
-        self.first = self.done = done
-        self.printed = time.monotonic()
-        self.start_measured = None
+    def __init__(self, name: str, total: int, unit: str, done: int = 0):
+        """
+        Args:
+          name: what is going on.
+          total: how many units there are.
+          unit: their name, in the plural.
+          done: how many are done already; they do not count for the rate.
+        """
+        self._on_terminal = sys.stderr.isatty()
+        super().__init__(
+            desc=name,
+            total=total,
+            unit=f" {unit}",
+            initial=done,
+            mininterval=0.1 if self._on_terminal else LOG_INTERVAL_SECONDS,
+            maxinterval=LOG_INTERVAL_SECONDS,
+            miniters=1,
+            bar_format=None if self._on_terminal else LOG_FORMAT,
+        )
 
     def advance(self, count: int = 1, **figures: float) -> None:
         """Counts `count` more units as done; `figures` are shown at the line's end."""
-        self.done += count
-        now = time.monotonic()
-        if self.start_measured is None:
-            # The first unit compiles; the rate is measured from there on, or the time left would be nonsense.
-            self.start_measured, self.first = now, self.done
-        elif self.done < self.total and now - self.printed < self.every_seconds:
-            return
-        self.printed = now
-        elapsed = now - self.start_measured
-        rate = (self.done - self.first) / elapsed if elapsed > 0 else 0.0
-        timing = f"{rate:.2f} {self.unit}/s, {(self.total - self.done) / rate:.0f} s left" if rate else "compiled"
-        shown = "".join(f", {key} {value:.3g}" for key, value in figures.items())
-        print(f"{self.name}: {self.done}/{self.total} {self.unit}, {timing}{shown}", file=sys.stderr, flush=True)
+        self.set_postfix(figures, refresh=False)
+        self.update(count)
+        if self.n >= self.total and not self.disable:
+            if self.last_print_n < self.n:
+                self.display()
+            if self._on_terminal:
+                self.close()
+            self.disable = True
+
+    @staticmethod
+    def status_printer(file):
+        """Prints each state: over the last one on a terminal, on a line of its own in a log."""
+        if file.isatty():
+            return tqdm.status_printer(file)
+
+        def print_status(text: str) -> None:
+            if text:
+                file.write(f"{text}\n")
+                file.flush()
+
+        return print_status

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def python(root, *arguments, **environment):
     return subprocess.run(

@@ -1,0 +1,152 @@
+"""The pipeline run for real at its smallest size, and its stages started by hand on what it made."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from loopback_hubs import SECRETS
+
+CREDENTIALS = ("HF_TOKEN", "KAGGLE_KEY", "WANDB_API_KEY")
+
+
+SMALLEST = {
+    "dataset": {"train_rows": 300, "test_rows": 20},
+    "model": {
+        "architecture": {
+            "num_layers": 2,
+            "embed_dim": 32,
+            "hidden_dim": 32,
+            "num_heads": 8,
+            "num_kv_heads": 4,
+            "head_dim": 8,
+        },
+        "pretraining": {"steps": 3, "batch_size": 8},
+    },
+    "prompt": {"dev_rows": 20},
+    "training": {
+        "max_steps": 4,
+        "checkpoint_interval_steps": 2,
+        "prompts_per_step": 2,
+        "micro_batch_prompts": 2,
+        "num_generations": 2,
+        "advantage_estimator": "rloo",
+        "num_iterations": 2,
+    },
+    "evaluation": {"batch_size": 8, "selection_rows": 20},
+}
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def snakemake(folder, *arguments):
+    """Runs Snakemake in a copy of the project; returns (exit status, everything printed)."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **dict(zip(CREDENTIALS, SECRETS, strict=True))}
+    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "1", "--configfile", "smallest.yaml"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def make_small_run(folder):
+    """Copies the project to a new folder and runs the default recipe there to its report."""
+    ignored = shutil.ignore_patterns(".git", ".venv*", ".snakemake", "results", "site", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    (folder / "smallest.yaml").write_text(yaml.safe_dump(SMALLEST))
+    status, printed = snakemake(folder, "results/report.html")
+    assert status == 0, printed
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def train(folder, output, environment=None, arguments=(), mesh=None, **changed):
+    """Starts the stage `train` by hand, writing elsewhere, with other settings of training."""
+    chosen = yaml.safe_load((folder / "results/tiny/settings.yaml").read_text())
+    chosen["training"] |= changed
+    chosen["mesh"] |= mesh or {}
+    chosen_file = output.with_suffix(".yaml")
+    chosen_file.write_text(yaml.safe_dump(chosen))
+    return subprocess.Popen(
+        [
+            *(sys.executable, "scripts/train.py", "--settings", str(chosen_file)),
+            *("--rows", "results/tiny/prompts/train.jsonl", "--model", "results/models/tiny", "--output", str(output)),
+            *arguments,
+        ],
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(process, status=0):
+    """What a stage printed, when it ended as expected."""
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == status, printed
+    return printed
+
+
+def wait_for(process, output, pattern, more_than=0):
+    """Until a run's folder has a file with more lines than that."""
+    deadline = time.monotonic() + 300
+    while not any(len(path.read_bytes().splitlines()) > more_than for path in output.glob(f"runs/*/{pattern}")):
+        assert process.poll() is None and time.monotonic() < deadline, f"ended before {pattern}"
+        time.sleep(0.01)
+
+
+def without_seconds(folder):
+    metrics = pd.read_csv(folder / "metrics.csv")
+    return metrics[[name for name in metrics if not name.endswith("_seconds")]]
+
+
+def assert_the_same(first, second):
+    """Two folders of training: the same rows (seconds apart), kept completions, adapters and optimizer state."""
+    pd.testing.assert_frame_equal(without_seconds(first), without_seconds(second), check_exact=True)
+    assert (first / "samples.jsonl").read_bytes() == (second / "samples.jsonl").read_bytes()
+    assert weights(first) == weights(second)
+
+
+def weights(folder):
+    """Hashes of the arrays of the final checkpoint: adapters and optimizer state."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    (run,) = folder.glob("runs/*")
+    found = {}
+    for item in ("model_params", "optimizer_state"):
+        folder = (run / "checkpoints/actor/8" / item).absolute()
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            stored = checkpointer.metadata(folder).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+            restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(restored):
+            found[item + jax.tree_util.keystr(path)] = leaf.tobytes()
+    assert len(found) > 20
+    return found
+
+
+def devices(count):
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+def fails(folder, *command):
+    """What a stage prints when it ends on an error, which must be one line that says ERROR."""
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return next(line for line in done.stderr.splitlines() if line.startswith("ERROR: "))

@@ -1,0 +1,131 @@
+"""Dry runs: all recipes, sweeps, what jobs ask a cluster for, faults of configuration."""
+
+import collections
+import importlib.util
+import re
+
+import pytest
+import yaml
+
+from workflow_copy import RECIPES, ROOT
+
+BASE = {"evaluate tiny evaluations base", "evaluate tiny evaluations-dev base"}
+STEPS = {f"evaluate tiny evaluations-dev {checkpoint}" for checkpoint in ("step-2", "step-4", "final")}
+STEPS |= {"evaluate tiny evaluations final"}
+CHOICE = {"best tiny", "evaluate tiny evaluations best"}
+LATE = CHOICE | {"compare tiny", "score tiny", "plots tiny", "report"}
+AFTER_TRAIN = {"train tiny"} | STEPS | LATE
+CHECK_AND_TRAIN = {"format_check tiny"} | AFTER_TRAIN
+AFTER_PROMPTS = {"prompts tiny"} | BASE | CHECK_AND_TRAIN
+AFTER_MODEL = {"base_model tiny"} | AFTER_PROMPTS
+AFTER_DATA = {"download word-problems"} | AFTER_MODEL
+EVERYTHING = {"settings tiny"} | AFTER_DATA
+
+
+def test_on_dev_alone_each_checkpoint_is_evaluated_once_and_test_is_not_read(snakemake, sources):
+    jobs = snakemake.plan(sources, "--config", "evaluation={split: dev}")
+    names = ("base", "step-2", "step-4", "final", "best")
+    assert {job for job in jobs if job.startswith("evaluate")} == {
+        f"evaluate tiny evaluations {name}" for name in names
+    }
+    assert not [job for job, about in jobs.items() if job.startswith("evaluate") and "test.jsonl" in str(about.input)]
+
+
+def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, sources):
+    recipes = [recipe for recipe in RECIPES if recipe != "tiny-gsm8k"]
+    jobs = snakemake.plan(sources, "--config", "recipes=[tiny,gemma2-2b-it,gemma2-2b-reasoning]", "miniature=true")
+    for recipe in ("gemma2-2b-it", "gemma2-2b-reasoning"):
+        assert "results/models/tiny/model.json" in jobs[f"base_model {recipe}-miniature"].input
+    jobs = snakemake.plan(sources, "--config", f"recipes=[{','.join(sorted(recipes))}]", "miniature=true")
+    takes_over = {job for job, about in jobs.items() if "base_model" in job and "results/models/" in str(about.input)}
+    # Of each way to pretrain (three families, and Gemma 3 in two kinds of tags), the first recipe pretrains.
+    assert takes_over == {
+        f"base_model {name}" for name in ("gemma2-2b-reasoning-miniature", "minigrpo-slow-miniature", "tiny")
+    }
+
+
+def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, finished):
+    jobs = set(snakemake.plan(finished, "--config", "seeds=[0,1]"))
+    runs = {name.replace("tiny", f"tiny-seed-{seed}") for name in AFTER_PROMPTS for seed in (0, 1)}
+    assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny", "compare_recipes"}
+
+
+def test_a_sweep_is_one_dag_with_one_download_one_base_evaluation_and_one_report(snakemake, sources):
+    settings = yaml.safe_load((sources / "recipes" / "tiny.yaml").read_text())
+    settings["training"]["beta"] = 0.0
+    second = sources / "recipes" / "second.yaml"
+    second.write_text(yaml.safe_dump(settings))
+    try:
+        jobs = snakemake.plan(sources, "--config", "recipes=[tiny,second]", "seeds=[0,1,2]")
+    finally:
+        second.unlink()
+    counts = collections.Counter(name.split()[0] for name in jobs)
+    assert counts["download"] == counts["base_model"] == counts["compare_recipes"] == counts["report"] == 1
+    assert counts["train"] == 6 and counts["over_seeds"] == 2
+    runs = [f"{recipe}-seed-{seed}" for recipe in ("tiny", "second") for seed in (0, 1, 2)]
+    for folder in ("evaluations", "evaluations-dev"):
+        # The first is computed; the others take its rows over.
+        first = f"results/tiny-seed-0/{folder}/base/metrics.json"
+        taken = [first in jobs[f"evaluate {run} {folder} base"].input for run in runs]
+        assert taken == [False, True, True, True, True, True]
+    shown = jobs["report"].input
+    assert {"results/comparison-of-recipes.json", "results/tiny/seeds.json", "results/second/seeds.json"} <= set(shown)
+    assert {f"results/{run}/comparison.json" for run in runs} <= set(shown)
+
+
+@pytest.mark.parametrize(("profile", "plugin"), [("slurm", "slurm"), ("kubernetes", "cluster_generic")])
+def test_stages_with_a_model_ask_a_cluster_for_an_accelerator(snakemake, sources, profile, plugin):
+    if importlib.util.find_spec(f"snakemake_executor_plugin_{plugin}") is None:
+        pytest.skip("needs `make setup-cluster`")
+    arguments = ("--workflow-profile", f"profiles/{profile}", "--config", "seeds=[0,1]", "platform=cuda")
+    jobs = snakemake.plan(sources, *arguments)
+    asking = [job for job in jobs.values() if job.name.startswith(("base_model", "format_check", "train", "evaluate"))]
+    assert len(asking) > 8
+    for job in asking:
+        assert job.resources["gres"] == "gpu:1" and int(job.resources["mem_mb"]) > 4000, job.name
+
+
+@pytest.mark.parametrize("size", ["", "-miniature"])
+def test_every_recipe_has_a_dry_run(snakemake, sources, size):
+    recipes = [recipe for recipe in RECIPES if not (size and recipe.startswith("tiny"))]  # those are small already
+    jobs = snakemake.plan(sources, "--config", f"recipes=[{','.join(recipes)}]", f"miniature={bool(size)}")
+    for recipe in (f"{name}{size}" for name in recipes):
+        own = {job for job in jobs if recipe in job.split()}
+        tested = {f"evaluate {recipe} evaluations {checkpoint}" for checkpoint in ("base", "final", "best")}
+        assert {f"train {recipe}", f"evaluate {recipe} evaluations-dev base"} | tested < own
+        assert {job for job in own if " evaluations " in job} == tested  # test is read for no other checkpoint
+    assert "report" in jobs
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("trainig={beta: 0.05}", "recipe tiny: trainig: unknown key; there are recipes, miniature,"),
+        ("training={bata: 0.05}", "recipe tiny: training.bata: unknown key; there are max_steps,"),
+        ("training={learning_rate: 1e-6}", "recipe tiny: training.learning_rate: '1e-6' is text, expected a number"),
+        ("training={num_generations: 1}", "recipe tiny: training.num_generations: 1 is less than the minimum of 2"),
+        ("training={micro_batch_prompts: 7}", "recipe tiny: training.micro_batch_prompts: 7 does not divide"),
+        ("training={checkpoint_interval_steps: 7}", "recipe tiny: training.checkpoint_interval_steps: 7 lies beyond"),
+        ("training={rewards: [mine.py:f]}", "recipe tiny: training.rewards: mine.py"),
+        ("recipes=gemma", "recipes: there is no recipe 'gemma'; there are "),
+    ],
+    ids=lambda value: value.split(":")[0],
+)
+def test_a_fault_of_configuration_ends_the_dry_run_with_one_sentence(snakemake, sources, change, sentence):
+    status, text = snakemake(sources, "--dry-run", "--config", change)
+    assert status == 1 and "Traceback" not in text
+    assert [line.startswith(sentence) for line in text.splitlines() if sentence.split(":")[-2] in line] == [True], text
+
+
+def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemake, finished):
+    change = "evaluation={rows: null, extraction: flexible, batch_size: 7}"
+    reason = snakemake.plan(finished, "--config", change)["evaluate tiny evaluations base"]
+    for words in ('"rows":null', '"extraction":"flexible"', '"batch_size":7,'):
+        assert words in reason.partition(" now: ")[2]
+
+
+def test_every_rule_has_a_log():
+    text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    rules = re.split(r"^rule (\w+):$", text, flags=re.MULTILINE)[1:]
+    logs = {name: "\n    log:\n" in body for name, body in zip(rules[::2], rules[1::2], strict=True)}
+    assert len(logs) >= 9 and all(logs.values()), logs

@@ -1,0 +1,78 @@
+"""Failed jobs and full disks: finished artifacts stay, and what failed is tried again. The workflow's style."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from workflow_copy import ROOT
+
+
+def test_every_output_survives_a_failed_job_and_every_rule_runs_through_the_one_helper(snakemake, sources):
+    targets = ("results/report.html", "results/tiny/export/README.md", "results/tiny/preflight.json")
+    for job in snakemake.plan(sources, *targets).values():
+        assert job.log and all(name.endswith(" (update)") for name in job.output), job
+    for path in (ROOT / "rules").glob("*.smk"):
+        rules = re.split(r"^rule (\w+):$", path.read_text(), flags=re.MULTILINE)[1:]
+        for name, body in zip(rules[::2], rules[1::2], strict=True):
+            assert f'**rerun_on("{name}")' in body and re.search(rf'stage\(\s*"{name}"', body), name
+            assert "\n    log:\n" in body and "\n    message:\n" in body, name
+
+
+def test_a_failed_job_leaves_all_that_was_finished_alone_and_is_tried_again(snakemake, sources, tmp_path):
+    folder = shutil.copytree(sources, tmp_path / "project")
+    published = folder / "data" / "published"
+    published.mkdir(parents=True)
+    row = '{"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\\n#### 2"}\n'
+    for split in ("train", "test"):
+        (published / f"{split}.jsonl").write_text(row * 3)
+    chosen = "dataset={name: published, source: jsonl, path: data/published, train_rows: null, test_rows: null}"
+    download = ("results/data/published/dataset.json", "--config", chosen)
+    status, text = snakemake(folder, "--cores", "1", *download)
+    assert status == 0, text
+    snakemake.finish(folder, "--config", chosen)  # everything after it too
+    assert not snakemake.plan(folder, "--config", chosen)
+
+    def artifacts():
+        return {
+            path: path.read_bytes()
+            for path in (folder / "results").rglob("*")
+            if path.suffix in (".json", ".jsonl", ".html")
+        }
+
+    good = artifacts()
+    (published / "test.jsonl").write_text((row * 3)[:-10])
+    for _ in range(2):  # the second call fails as the first did
+        status, text = snakemake(folder, "--cores", "1", "results/report.html", "--config", chosen)
+        assert status == 1 and "ERROR: data/published/test.jsonl, line 3: not valid JSON" in text
+        assert "Traceback" not in text
+        assert artifacts() == good
+    (published / "test.jsonl").write_text(row * 3)
+    assert "download published" in snakemake.plan(folder, "--config", chosen)
+    status, text = snakemake(folder, "--cores", "1", *download)
+    assert status == 0, text
+    # At most the report: it shows the seconds of the download, which may be the same to the hundredth.
+    assert set(snakemake.plan(folder, "--config", chosen)) <= {"report"}
+    shutil.rmtree(published)
+    assert set(snakemake.plan(folder, "--config", chosen)) <= {"report"}
+
+
+def test_a_job_that_failed_and_was_sent_again_with_success_is_done(snakemake, sources, tmp_path):
+    folder = shutil.copytree(sources, tmp_path / "project")
+    script = folder / "scripts" / "download.py"
+    once = "    if not Path('once').exists():\n        Path('once').touch()\n        raise SystemExit('lost')\n"
+    head, definition, body = script.read_text().partition("def main() -> None:\n")
+    script.write_text(head + definition + once + body)
+    target = "results/data/word-problems/dataset.json"
+    status, text = snakemake(folder, "--cores", "1", "--retries", "1", target)
+    assert status == 0 and "lost" in text, text
+    assert not snakemake.plan(folder, target)
+
+
+def test_the_workflow_is_in_good_style(snakemake, sources):
+    status, text = snakemake(sources, "--lint")
+    assert status == 0 and "Congratulations" in text, text
+    command = [Path(sys.executable).with_name("snakefmt"), "--check", "Snakefile", "rules"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
