@@ -22,7 +22,6 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 SOURCES = ("Snakefile", "config.yaml", "rules", "profiles", "recipes", "schemas", "scripts", "envs")
 # Paths in code spans that the project must have: not those with a placeholder (NAME, …) or a choice ({a,b}).
 PATH = re.compile(r"`((?:benchmarks|docs|envs|profiles|recipes|rules|schemas|scripts|tests|\.ci)/[\w./-]*)`")
-COMING = {"test-all"}  # targets that are announced before they are there
 
 
 def name(path):
@@ -102,7 +101,7 @@ def test_each_page_is_in_the_navigation_and_linked_from_the_readme():
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_make_targets_exist(page):
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) | COMING
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"^make ([\w-]+)", text, re.MULTILINE) + re.findall(r"`make ([\w-]+)[^`\n]*`", text)
     assert set(named) <= targets
@@ -145,13 +144,7 @@ def named_in_the_tree():
 
 def missing(paths):
     """Those of some paths that the project does not have."""
-    moved = (ROOT / "scripts" / "gsm8k_grpo" / "common").is_dir()
-    return [
-        path
-        for path in paths
-        # The library's packages are named before they are there.
-        if not (ROOT / path).exists() and (moved or not path.startswith("scripts/gsm8k_grpo/"))
-    ]
+    return [path for path in paths if not (ROOT / path).exists()]
 
 
 def test_paths_of_the_readmes_tree_exist():

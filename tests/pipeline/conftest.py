@@ -14,7 +14,8 @@ def finished(tmp_path_factory, worker_id):
 
     pytest's processes make it once, and each has a copy.
     """
-    shared = tmp_path_factory.getbasetemp().parent / f"small-run-{'' if worker_id == 'master' else 'shared'}"
+    alone = worker_id == "master"
+    shared = (tmp_path_factory.mktemp("alone") if alone else tmp_path_factory.getbasetemp().parent) / "small-run"
     with FileLock(f"{shared}.lock"):
         if not (shared / "results" / "report.html").exists():
             shutil.rmtree(shared, ignore_errors=True)
