@@ -95,13 +95,13 @@ def test_miniatures_have_results_of_their_own_and_one_report():
 def test_the_command_line_goes_over_a_miniature_too():
     chosen = effective_settings("gemma2-2b-it", {"miniature": True, "training": {"max_steps": 120, "beta": 0.5}})
     assert (chosen["training"]["max_steps"], chosen["training"]["beta"]) == (120, 0.5)
-    # A part of what only the miniature has, too; and its faults are said as all others.
+    # A part of what only the miniature has, too; and its faults are reported like all others.
     less = {"miniature": True, "model": {"pretraining": {"steps": 400}}}
     whole = effective_settings("gemma2-2b-it", {"miniature": True})
     assert effective_settings("gemma2-2b-it", less) == merge(whole, less)
     for model, sentence in (
         ({"pretraining": {"steps": "x"}}, r"model.pretraining"),
-        ("x", r"model: 'x' is not of type"),
+        ("x", r"model: expected keys and values, found 'x'"),
     ):
         with pytest.raises(PipelineError, match=sentence):
             effective_settings("gemma2-2b-it", {"miniature": True, "model": model})

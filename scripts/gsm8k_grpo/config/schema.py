@@ -62,8 +62,8 @@ EXPECTED = {
     "multiple_of": "a multiple of {multiple_of}",
     "string_too_short": "text that is not empty",
     "string_type": "text",
-    "too_long": "at most {max_length} items",
-    "too_short": "at least {min_length} items",
+    "too_long": "a list of at most {max_length}",
+    "too_short": "a list of at least {min_length}",
 }
 
 
