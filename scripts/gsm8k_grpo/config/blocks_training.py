@@ -22,7 +22,8 @@ from gsm8k_grpo.models import families
 from gsm8k_grpo.rewards import scoring
 
 LORA_MODULES = tuple(dict.fromkeys(module for family in families.FAMILIES.values() for module in family.modules))
-Reward = Literal[tuple(scoring.REWARDS)] | Annotated[str, Field(pattern=CUSTOM_REWARD)]
+REWARDS = tuple(scoring.REWARDS)
+Reward = Literal[REWARDS] | Annotated[str, Field(pattern=CUSTOM_REWARD)]
 
 
 class Lora(Block):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
+from gsm8k_grpo.config.blocks_training import REWARDS
 from gsm8k_grpo.config.schema import validated
 from gsm8k_grpo.models import families
-from gsm8k_grpo.rewards import custom, scoring
+from gsm8k_grpo.rewards import custom
 
 LARGEST_MESH_AXIS = 1024  # of those that a message suggests
 
@@ -30,7 +31,7 @@ def check_settings(settings: Mapping, where: str, root: Path = ROOT) -> dict:
     checked = validated(settings, where)
     for key, problem in _all_conflicts(checked):
         raise PipelineError(f"{where}: {key}: {problem}")
-    fault = custom.find_fault(checked["training"]["rewards"], scoring.REWARDS, root)
+    fault = custom.find_fault(checked["training"]["rewards"], REWARDS, root)
     if fault:
         raise PipelineError(f"{where}: training.rewards: {fault}")
     return checked
