@@ -29,7 +29,7 @@ def _as_written(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 def _without_repetition(items: list) -> list:
     if any(item in items[:index] for index, item in enumerate(items)):
-        raise PydanticCustomError("repeated", "no item twice")
+        raise PydanticCustomError("repeated", "an item is repeated")
     return items
 
 

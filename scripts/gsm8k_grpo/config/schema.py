@@ -3,6 +3,7 @@
 config.yaml, schemas/config.schema.json and docs/configuration.md are generated from this model (`make generated`).
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -46,6 +47,7 @@ class Settings(Block):
     differ from this run's) and `values`, a list of {metric, base, trained, difference}. null is nothing."""
 
 
+POWER_OF_TEN = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+")
 EXPECTED = {
     "bool_type": "true or false",
     "dict_type": "keys and values",
@@ -60,6 +62,7 @@ EXPECTED = {
     "literal_error": "{expected}",
     "model_type": "keys and values",
     "multiple_of": "a multiple of {multiple_of}",
+    "repeated": "no item twice",
     "string_too_short": "text that is not empty",
     "string_type": "text",
     "too_long": "a list of at most {max_length}",
@@ -79,7 +82,7 @@ def validated(settings: Mapping, where: str, blocks: Iterable[str] = tuple(Setti
       PipelineError: one sentence that names the first faulty key.
     """
     try:
-        checked = Settings.model_validate(settings).model_dump(include=set(blocks))
+        checked = Settings.model_validate(settings).model_dump(include=set(blocks), warnings=False)
     except pydantic.ValidationError as error:
         raise PipelineError(f"{where}: {_sentence(error, settings)}") from None
     for key in _missing_keys(settings, checked):
@@ -107,9 +110,8 @@ def _sentence(error: pydantic.ValidationError, settings: Any) -> str:
     if faults[0]["type"] == "missing":
         return f"{dotted}: this key is missing"
     found = faults[0]["input"]
-    hint = ""
-    if faults[0]["type"] == "float_type" and isinstance(found, str):
-        hint = " (YAML reads 1e-6 as text; write 1.0e-6)"
+    is_power = faults[0]["type"] == "float_type" and isinstance(found, str) and POWER_OF_TEN.fullmatch(found)
+    hint = " (YAML reads 1e-6 as text; write 1.0e-6)" if is_power else ""
     return f"{dotted}: expected {' or '.join(map(_expected, faults))}, found {repr(found)[:80]}{hint}"
 
 
@@ -120,7 +122,7 @@ def _key(fault: Mapping, settings: Any) -> tuple:
         if (isinstance(value, Mapping) and part in value) or (isinstance(value, list) and isinstance(part, int)):
             key.append(part)
             value = value[part]
-        elif fault["type"] == "missing" and part == fault["loc"][-1]:
+        elif fault["type"] in ("missing", "invalid_key") and part == fault["loc"][-1]:
             key.append(part)
     return tuple(key)
 
@@ -129,7 +131,7 @@ def _expected(fault: Mapping) -> str:
     context = fault.get("ctx", {})
     if "pattern" in context:
         return PATTERNS[context["pattern"]]
-    return EXPECTED.get(fault["type"], fault["msg"]).format(**context)
+    return EXPECTED[fault["type"]].format(**context)
 
 
 def _block_at(key: tuple) -> type[Block]:
