@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.config.conflicts import check_settings
+from gsm8k_grpo.config.merging import merge
 from gsm8k_grpo.config.recipes import effective_settings
 
 ROOT = Path(__file__).parents[2]
@@ -251,3 +255,31 @@ def test_a_fault_is_one_sentence_that_names_recipe_and_key(what):
     with pytest.raises(PipelineError) as refused:
         effective_settings("tiny", overrides)
     assert str(refused.value).startswith(f"recipe tiny: {expected}") and "\n" not in str(refused.value)
+
+
+def nested_keys(settings, key=()):
+    """The path of each setting and block."""
+    for name, value in settings.items():
+        yield (*key, name)
+        if isinstance(value, dict):
+            yield from nested_keys(value, (*key, name))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates() | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.integers() | st.none(), inner, max_size=3)
+    ),
+)
+TINY = effective_settings("tiny", {})
+
+
+@given(st.sampled_from(sorted(nested_keys(TINY))), VALUES)
+def test_any_value_of_any_setting_is_either_valid_or_refused_with_one_sentence(key, value):
+    overrides = value
+    for name in reversed(key):
+        overrides = {name: overrides}
+    try:
+        check_settings(merge(TINY, overrides), "here")
+    except PipelineError as error:
+        assert str(error).startswith("here: ") and len(str(error).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Effective settings: how they are merged, that each fault is one sentence naming its key, that they are read-only."""
+"""Effective settings: recipes are selected and merged, stages get a part of them, and nobody can change them."""
 
 import copy
 import json
@@ -44,8 +44,8 @@ def project(tmp_path):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_each_recipe_over_config_yaml_is_valid(recipe):
-    chosen = effective_settings(recipe, {})
-    assert list(chosen) == list(Settings.model_fields)
+    settings = effective_settings(recipe, {})
+    assert list(settings) == list(Settings.model_fields)
 
 
 def test_all_recipes_fit_into_one_report():
@@ -55,7 +55,7 @@ def test_all_recipes_fit_into_one_report():
 def test_several_seeds_make_a_run_of_each_and_share_the_rest(project):
     root = project(a={}, b={"seeds": [3]}, c={"seeds": [0, 7], "training": {"beta": 0.5}})
     loaded = load_selected("a,b,c", {"seed": 5}, root)
-    assert {name: chosen["seed"] for name, chosen in loaded.items()} == {
+    assert {name: settings["seed"] for name, settings in loaded.items()} == {
         "a": 5,
         "b-seed-3": 3,
         "c-seed-0": 0,
@@ -67,7 +67,7 @@ def test_several_seeds_make_a_run_of_each_and_share_the_rest(project):
     }
 
 
-def test_a_run_that_is_named_as_a_recipe_is_refused(project):
+def test_a_recipe_may_not_have_the_name_of_another_recipes_run(project):
     root = project(**{"a": {"seeds": [1]}, "a-seed-1": {}})
     with pytest.raises(PipelineError) as refused:
         load_selected("a,a-seed-1", {}, root)
@@ -76,9 +76,9 @@ def test_a_run_that_is_named_as_a_recipe_is_refused(project):
 
 def test_the_command_line_goes_over_the_recipe_and_the_recipe_over_config_yaml(project):
     root = project(mine={"seed": 5, "training": {"beta": 0.5, "epsilon": 0.3}})
-    chosen = effective_settings("mine", {"training": {"beta": 0.25}, "report": {"title": "Mine"}}, root)
-    assert (chosen["seed"], chosen["training"]["beta"], chosen["training"]["epsilon"]) == (5, 0.25, 0.3)
-    assert chosen["report"] == {"title": "Mine", "examples": None}
+    settings = effective_settings("mine", {"training": {"beta": 0.25}, "report": {"title": "Mine"}}, root)
+    assert (settings["seed"], settings["training"]["beta"], settings["training"]["epsilon"]) == (5, 0.25, 0.3)
+    assert settings["report"] == {"title": "Mine", "examples": None}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_mappings_merge_by_key_and_all_else_is_replaced(below, above, merged):
     assert (below, above) == before
 
 
-def test_a_reward_of_ones_own_is_looked_up_in_the_project_and_never_run(project):
+def test_a_custom_reward_is_looked_up_in_the_project_and_does_not_run(project):
     root = project(mine={"training": {"rewards": ["answer", "more/mine.py:brief"]}})
     (root / "more").mkdir()
     (root / "more" / "mine.py").write_text("def brief(prompts, completions, answers): ...\nraise SystemExit('run')\n")
@@ -113,10 +113,10 @@ def test_a_reward_of_ones_own_is_looked_up_in_the_project_and_never_run(project)
 
 
 def test_a_missing_key_is_named():
-    chosen = effective_settings("tiny", {})
-    del chosen["training"]["beta"]
+    settings = effective_settings("tiny", {})
+    del settings["training"]["beta"]
     with pytest.raises(PipelineError) as refused:
-        check_settings(chosen, "here")
+        check_settings(settings, "here")
     assert sentence(refused) == "here: training.beta: this key is missing"
 
 
@@ -167,6 +167,13 @@ def test_a_recipe_may_not_be_named_as_a_folder_of_results(project, name):
     assert sentence(refused).startswith(f"recipes: '{name}' is already a folder of results/")
 
 
+@pytest.mark.parametrize("name", ["a b", "Tiny", "a|b", "a\n", "-a"])
+def test_a_recipe_may_only_have_a_name_that_is_safe_as_a_folder_and_in_a_pattern(project, name):
+    with pytest.raises(PipelineError) as refused:
+        load_selected([name], {}, project(**{name: {}}))
+    assert sentence(refused).startswith("recipes: expected a name of a-z, 0-9, '.', '_' and '-', found ")
+
+
 @pytest.mark.parametrize(
     ("second", "fault"),
     [
@@ -190,7 +197,12 @@ def test_recipes_that_agree_share_their_folders_and_a_download_serves_any_data(p
         d="dataset: {name: more, train_rows: 2000}\n",
     )
     loaded = load_selected("a,b,c,d", {}, root)
-    assert [chosen["model"]["name"] for chosen in loaded.values()] == ["tiny", "tiny", "gemma2-2b-it", "gemma2-2b-it"]
+    assert [settings["model"]["name"] for settings in loaded.values()] == [
+        "tiny",
+        "tiny",
+        "gemma2-2b-it",
+        "gemma2-2b-it",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -240,12 +252,12 @@ def test_frozen_settings_are_read_only_at_every_level():
 
 
 def test_a_stage_gets_its_blocks_from_json_and_from_a_settings_file(tmp_path):
-    chosen = effective_settings("tiny", {})
+    settings = effective_settings("tiny", {})
     path = tmp_path / "settings.yaml"
-    path.write_text(yaml.safe_dump(chosen, allow_unicode=True), encoding="utf-8")
-    for argument in (json.dumps(chosen), str(path)):
+    path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    for argument in (json.dumps(settings), str(path)):
         given = stage_settings(argument, "seed", "training")
-        assert to_plain(given) == {"seed": chosen["seed"], "training": chosen["training"]}
+        assert to_plain(given) == {"seed": settings["seed"], "training": settings["training"]}
         with pytest.raises(TypeError):
             given["training"]["beta"] = 1
 

@@ -65,6 +65,7 @@ EXPECTED = {
     "repeated": "no item twice",
     "string_too_short": "text that is not empty",
     "string_type": "text",
+    "string_unicode": "text",
     "too_long": "a list of at most {max_length}",
     "too_short": "a list of at least {min_length}",
 }
@@ -131,7 +132,7 @@ def _expected(fault: Mapping) -> str:
     context = fault.get("ctx", {})
     if "pattern" in context:
         return PATTERNS[context["pattern"]]
-    return EXPECTED[fault["type"]].format(**context)
+    return EXPECTED.get(fault["type"], "another value").format(**context)
 
 
 def _block_at(key: tuple) -> type[Block]:
