@@ -57,8 +57,8 @@ class Preflight(Block):
 
     accelerator: Literal[tuple(ACCELERATORS)] = "v5e-8"
     """The machine to compile for.
-    - v5e-…, v6e-…, v5p-…: slices of 1 to 16, with the TPU's own compiler (v5p counts TensorCores, two a chip).
-    - rtx4090-24gb, a100-80gb, h100-80gb: one card each, estimated with the CPU's compiler."""
+    - a TPU slice (v5e, v6e, v5p): with the TPU's own compiler. v5p counts TensorCores, two a chip.
+    - a GPU: one card, estimated with the CPU's compiler."""
     level: Literal["screen", "verdict"] = "screen"
     """How well the compiler optimises.
     - screen: level O1, which compiles some five times faster.

@@ -36,7 +36,7 @@ class Lora(Block):
     dropout: ShareBelowOne = 0
     """Dropout of the adapters' inputs, in the loss only."""
     base_weights: Literal["nf4", "int8"] | None = None
-    """QLoRA: the quantised type of the frozen weights of these modules. null leaves them in model.dtype."""
+    """QLoRA: quantises the frozen weights of these modules to nf4 or int8. null leaves them in model.dtype."""
     target_modules: Annotated[list[Literal[LORA_MODULES]], *DISTINCT] = list(families.FAMILIES["gemma2"].modules)
     """The modules that get adapters, by their names in Tunix. Qwen2.5 has q_proj, k_proj, v_proj and o_proj in place of
     Gemma's q_einsum, kv_einsum and attn_vec_einsum."""

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -72,6 +72,13 @@ def _description(field: FieldInfo) -> list[str]:
     return _paragraphs(field.description or nested_block(field.annotation).__doc__)
 
 
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The texts that a setting allows, if its type names them."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next(filter(None, map(_choices, get_args(annotation))), ()) if get_origin(annotation) is Union else ()
+
+
 def _wrap(text: str, first: str, others: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
 
@@ -84,7 +91,11 @@ def config_yaml() -> str:
 
 def _yaml_lines(block: type[Block], name: str, indent: str = "") -> Iterator[str]:
     field = block.model_fields[name]
-    for paragraph in _description(field):
+    first, *items = _description(field)
+    missing = [choice for choice in _choices(field.annotation) if choice not in " ".join([first, *items])]
+    if missing:
+        first += f" One of {', '.join(_choices(field.annotation))}."
+    for paragraph in [first, *items]:
         yield from _wrap(paragraph, f"{indent}# ", f"{indent}#   " if paragraph.startswith("- ") else f"{indent}# ")
     default = field.default
     if isinstance(default, Block):
