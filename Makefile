@@ -41,6 +41,10 @@ docs: .venv-docs/.ready ## the documentation as a site, in site/; a broken link 
 	.venv-docs/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/docs.txt
 	touch $@
 
+.PHONY: generated
+generated: setup ## config.yaml, its JSON schema and docs/configuration.md, from scripts/gsm8k_grpo/config
+	$(RUN) python scripts/generate_config.py
+
 lint: setup ## style of Python and of the workflow
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .

@@ -1,4 +1,4 @@
-"""Stage `settings`: a recipe's effective settings as a file, for the report and for running stages by hand.
+"""Stage `settings`: writes a recipe's effective settings to a file, for the report and for stages that run by hand.
 
 python scripts/settings.py --settings '{"seed": 0, …}' --output results/tiny/settings.yaml
 """
@@ -18,8 +18,8 @@ def main() -> None:
     parser.add_argument("--settings", required=True, help="JSON text of all blocks")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    chosen = json.loads(arguments.settings)
-    files.write_text(arguments.output, yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True, width=100))
+    settings = json.loads(arguments.settings)
+    files.write_text(arguments.output, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100))
 
 
 if __name__ == "__main__":

@@ -63,9 +63,16 @@ def test_a_stage_that_does_not_compute_needs_no_jax_and_loads_only_its_files(roo
     modules = loaded(root, f"runpy.run_path('scripts/{entry}.py', run_name='imported')")
     files = set(source_hash.source_files(entry))
     library = {name.replace(".", "/") for name in modules if name.count(".") == 2 and name.startswith("gsm8k_grpo.")}
+    types_of_settings = {name.replace(".", "/") for name in loaded(root, "import gsm8k_grpo.config.schema")}
     assert "jax" not in modules and len(library) > 4
-    assert {f"scripts/{name}.py" for name in library} <= files
+    assert {f"scripts/{name}.py" for name in library - types_of_settings} <= files
     assert not {f"scripts/gsm8k_grpo/{name}.py" for name in COMPUTING} & files
+
+
+def test_the_types_of_settings_and_the_rewards_that_they_name_rerun_no_other_stage():
+    files = {entry: " ".join(source_hash.source_files(entry)) for entry in ("download", "evaluate", "train")}
+    assert not any("config/schema.py" in names or "config/blocks_" in names for names in files.values())
+    assert [entry for entry, names in files.items() if "rewards/published.py" in names] == ["train"]
 
 
 def test_training_depends_on_the_modules_that_compute():

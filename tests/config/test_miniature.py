@@ -1,4 +1,4 @@
-"""Any recipe as a miniature: it is small and still that recipe. The published recipes are held to their table."""
+"""Any recipe as a miniature is small and still that recipe. A table holds the settings of the published recipes."""
 
 import pytest
 
@@ -33,11 +33,11 @@ SIZES = {
 
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_a_published_recipe_has_its_published_settings(recipe):
-    chosen = effective_settings(recipe, {})
-    training, lora = chosen["training"], chosen["training"]["lora"]
+    settings = effective_settings(recipe, {})
+    training, lora = settings["training"], settings["training"]["lora"]
     assert PUBLISHED[recipe] == (
-        family_of(chosen["model"]["architecture"]).name,
-        chosen["model"]["dtype"],
+        family_of(settings["model"]["architecture"]).name,
+        settings["model"]["dtype"],
         lora and (lora["rank"], lora["alpha"], lora["dropout"]),
         tuple(training[name] for name in ("num_generations", "num_iterations", "beta", "epsilon")),
         training["learning_rate"],
@@ -86,25 +86,31 @@ def test_a_miniature_is_small_and_still_its_recipe(recipe):
 def test_miniatures_have_results_of_their_own_and_one_report():
     runs = load_selected(list(PUBLISHED), {"miniature": True})
     assert list(runs) == [f"{recipe}-miniature" for recipe in PUBLISHED]
-    assert len({chosen["model"]["name"] for chosen in runs.values()}) == len(PUBLISHED)
+    assert len({settings["model"]["name"] for settings in runs.values()}) == len(PUBLISHED)
     seeded = load_selected("minigrpo-fast", {"miniature": True, "seeds": [0, 2]})
     assert list(seeded) == ["minigrpo-fast-miniature-seed-0", "minigrpo-fast-miniature-seed-2"]
     assert runs_by_recipe("minigrpo-fast", seeded) == {"minigrpo-fast-miniature": list(seeded)}
 
 
 def test_the_command_line_goes_over_a_miniature_too():
-    chosen = effective_settings("gemma2-2b-it", {"miniature": True, "training": {"max_steps": 120, "beta": 0.5}})
-    assert (chosen["training"]["max_steps"], chosen["training"]["beta"]) == (120, 0.5)
-    # A part of what only the miniature has, too; and its faults are said as all others.
+    settings = effective_settings("gemma2-2b-it", {"miniature": True, "training": {"max_steps": 120, "beta": 0.5}})
+    assert (settings["training"]["max_steps"], settings["training"]["beta"]) == (120, 0.5)
+    # The command line may also set a part of what only the miniature has; its faults are reported like all others.
     less = {"miniature": True, "model": {"pretraining": {"steps": 400}}}
     whole = effective_settings("gemma2-2b-it", {"miniature": True})
     assert effective_settings("gemma2-2b-it", less) == merge(whole, less)
     for model, sentence in (
         ({"pretraining": {"steps": "x"}}, r"model.pretraining"),
-        ("x", r"model: 'x' is not of type"),
+        ("x", r"model: expected keys and values, found 'x'"),
     ):
         with pytest.raises(PipelineError, match=sentence):
             effective_settings("gemma2-2b-it", {"miniature": True, "model": model})
+
+
+def test_the_command_line_can_change_what_a_recipes_miniature_changes():
+    overrides = {"miniature": True, "at_miniature_size": {"training": {"max_steps": 101}}}
+    training = effective_settings("gemma2-2b-it", overrides)["training"]
+    assert (training["max_steps"], training["checkpoint_interval_steps"]) == (101, 100)
 
 
 def test_the_miniature_of_a_miniature_is_itself():

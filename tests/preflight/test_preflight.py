@@ -13,7 +13,6 @@ from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.accelerators import ACCELERATORS
 from gsm8k_grpo.config.merging import merge
 from gsm8k_grpo.config.recipes import effective_settings
-from gsm8k_grpo.config.schema import config_schema
 from gsm8k_grpo.preflight import alternatives, compilation, verdict
 from gsm8k_grpo.preflight.programs import Programs
 from gsm8k_grpo.preflight.text import table
@@ -397,7 +396,3 @@ def test_without_the_tpus_compiler_it_says_what_to_install(tmp_path):
 )
 def test_what_the_compiler_says_it_needed(text, gib):
     assert compilation.needed_bytes(text) == gib * 2**30
-
-
-def test_the_accelerators_are_those_of_the_schema():
-    assert list(ACCELERATORS) == config_schema()["properties"]["preflight"]["properties"]["accelerator"]["enum"]

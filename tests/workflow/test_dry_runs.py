@@ -102,8 +102,8 @@ def test_every_recipe_has_a_dry_run(snakemake, sources, size):
     [
         ("trainig={beta: 0.05}", "recipe tiny: trainig: unknown key; there are recipes, miniature,"),
         ("training={bata: 0.05}", "recipe tiny: training.bata: unknown key; there are max_steps,"),
-        ("training={learning_rate: 1e-6}", "recipe tiny: training.learning_rate: '1e-6' is text, expected a number"),
-        ("training={num_generations: 1}", "recipe tiny: training.num_generations: 1 is less than the minimum of 2"),
+        ("training={learning_rate: 1e-6}", "recipe tiny: training.learning_rate: expected a number, found '1e-6'"),
+        ("training={num_generations: 1}", "recipe tiny: training.num_generations: expected at least 2, found 1"),
         ("training={micro_batch_prompts: 7}", "recipe tiny: training.micro_batch_prompts: 7 does not divide"),
         ("training={checkpoint_interval_steps: 7}", "recipe tiny: training.checkpoint_interval_steps: 7 lies beyond"),
         ("training={rewards: [mine.py:f]}", "recipe tiny: training.rewards: mine.py"),
@@ -119,7 +119,7 @@ def test_a_fault_of_configuration_ends_the_dry_run_with_one_sentence(snakemake, 
 
 def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemake, finished):
     change = "evaluation={rows: null, extraction: flexible, batch_size: 7}"
-    reason = snakemake.plan(finished, "--config", change)["evaluate tiny evaluations base"]
+    reason = snakemake.plan(finished, "--config", change)["evaluate tiny evaluations base"].reason
     for words in ('"rows":null', '"extraction":"flexible"', '"batch_size":7,'):
         assert words in reason.partition(" now: ")[2]
 

@@ -17,6 +17,9 @@ PACKAGE = "gsm8k_grpo"
 # How a module names the templates or the schema that it reads: both forms name a file or folder beside the module.
 _DATA = re.compile(r'Path\(__file__\)\.(?:parent / |with_name\()"([^"]+)"')
 
+# The types of settings decide whether a stage starts, not what it computes: a new setting or limit reruns nothing.
+_TYPES_OF_SETTINGS = re.compile(r"/config/(schema|blocks_\w+)\.py$")
+
 
 @functools.cache
 def _imported_files(path: Path) -> tuple[Path, ...]:
@@ -57,7 +60,7 @@ def source_files(entry: str) -> tuple[str, ...]:
     seen, waiting = {start}, [start]
     while waiting:
         for path in _imported_files(waiting.pop()):
-            if path not in seen:
+            if path not in seen and not _TYPES_OF_SETTINGS.search(path.as_posix()):
                 seen.add(path)
                 waiting.append(path)
     data = {file for path in seen for file in _data_files(path)}

@@ -1,13 +1,12 @@
-"""Accelerators that a preflight knows by name: what a chip has, and what to compile for.
+"""The accelerators that a preflight knows by name: what a chip has, and what to compile for.
 
-TPUs: cloud.google.com/tpu/docs/{v5e,v6e,v5p} (peak compute, HBM bandwidth, bidirectional interconnect a chip). Their
-usable HBM is what the TPU's compiler itself says is available (libtpu 0.0.42: 15.75, 31.25 and 95.74 GiB; the rest of
-the chip's is reserved). They multiply float32 matrices in bfloat16 passes, one at JAX's default precision: one peak
-stands for both.
+TPUs: cloud.google.com/tpu/docs/{v5e,v6e,v5p} give peak compute, HBM bandwidth and bidirectional interconnect of a chip.
+The usable HBM is what the TPU's compiler offers (libtpu 0.0.42: 15.75, 31.25 and 95.74 GiB); it reserves the rest. TPUs
+multiply float32 matrices in bfloat16 passes, in one pass at JAX's default precision, so one peak stands for both.
 
-GPUs: NVIDIA's data sheets (A100 80 GB SXM, H100 SXM, the Ada GPU architecture paper for the RTX 4090); peaks of dense
-matrices with float32 accumulation, TF32 for float32 (XLA's default). Their usable memory is what JAX takes unless told
-otherwise, three quarters of the card's (XLA_PYTHON_CLIENT_MEM_FRACTION).
+GPUs: NVIDIA's data sheets (A100 80 GB SXM, H100 SXM) and its paper on the Ada architecture (RTX 4090). Peaks are of
+dense matrices with float32 accumulation, and of TF32 for float32 (XLA's default). The usable memory is JAX's default
+share, three quarters of the card's (XLA_PYTHON_CLIENT_MEM_FRACTION).
 """
 
 import dataclasses
@@ -20,9 +19,9 @@ class Accelerator:
     """A machine.
 
     Attributes:
-      name: in settings.
-      chips: as JAX counts devices.
-      topology: the compiler's name of the slice; None where programs are compiled for the CPU instead, an estimate.
+      name: its name in settings.
+      chips: how many devices JAX sees.
+      topology: the compiler's name of the slice; None where programs are compiled for the CPU instead, as an estimate.
       usable_hbm_bytes: of one chip.
       peak_flops: FLOP/s of one chip by precision.
       hbm_bytes_per_second: of one chip.
@@ -39,7 +38,7 @@ class Accelerator:
 
     @property
     def estimated(self) -> bool:
-        """Whether its own compiler is not the one that is asked."""
+        """Whether the CPU's compiler stands in for its own."""
         return self.topology is None
 
 

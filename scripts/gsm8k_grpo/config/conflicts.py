@@ -1,103 +1,79 @@
 """Combinations of settings that no single setting's type rules out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.config.schema import check_types, config_schema
+from gsm8k_grpo.config.blocks_training import REWARDS
+from gsm8k_grpo.config.schema import validated
 from gsm8k_grpo.models import families
 from gsm8k_grpo.rewards import custom
 
+LARGEST_MESH_AXIS = 1024  # of those that a message suggests
 
-def check_settings(settings: Mapping, where: str, root: Path = ROOT) -> None:
-    """Validates merged settings: the schema first, then what spans several keys, then files of code that they name."""
-    check_types(settings, where)
-    for key, problem in _all_conflicts(settings):
+
+def check_settings(settings: Mapping, where: str, root: Path = ROOT) -> dict:
+    """Validates merged settings: types and limits, then what spans several keys, then files of code that they name.
+
+    Args:
+      settings: all blocks.
+      where: begins the message of an error.
+      root: the project's folder, to which paths of custom rewards are relative.
+
+    Returns:
+      the settings as plain values.
+
+    Raises:
+      PipelineError: one sentence that names the first faulty key.
+    """
+    checked = validated(settings, where)
+    for key, problem in _all_conflicts(checked):
         raise PipelineError(f"{where}: {key}: {problem}")
-    built_in = config_schema()["$defs"]["reward"]["else"]["enum"]
-    fault = custom.find_fault(settings["training"]["rewards"], built_in, root)
+    fault = custom.find_fault(checked["training"]["rewards"], REWARDS, root)
     if fault:
         raise PipelineError(f"{where}: training.rewards: {fault}")
+    return checked
 
 
-def _all_conflicts(settings: Mapping):
+def _all_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
     """Yields (key, problem) for combinations that no single key's type rules out."""
-    dataset, model, training = settings["dataset"], settings["model"], settings["training"]
-    if dataset["source"] == "generated" and not (dataset["train_rows"] and dataset["test_rows"]):
-        yield "dataset.train_rows", "generated problems need dataset.train_rows and dataset.test_rows as numbers"
-    if dataset["source"] == "jsonl" and not dataset["path"]:
-        yield "dataset.path", "source jsonl needs the folder of train.jsonl and test.jsonl"
-    if dataset["train_rows"] and dataset["train_rows"] <= settings["prompt"]["dev_rows"]:
-        yield "prompt.dev_rows", f"holds out all of the {dataset['train_rows']} train rows; hold out fewer"
-    yield from _source_conflicts(model)
-    if model["source"] == "pretrained" and not (model["pretraining"] and isinstance(model["architecture"], Mapping)):
-        yield "model.pretraining", "source pretrained needs model.pretraining and the sizes of model.architecture"
-    shape = families.architecture_sizes(model["architecture"])
-    lora = training["lora"]
-    yield from _architecture_conflicts(shape, lora["target_modules"] if lora else [])
+    training = settings["training"]
+    shape = families.architecture_sizes(settings["model"]["architecture"])
+    yield from _dataset_conflicts(settings["dataset"], settings["prompt"]["dev_rows"])
+    yield from _model_conflicts(settings["model"])
+    yield from _architecture_conflicts(shape, training["lora"]["target_modules"] if training["lora"] else [])
     yield from mesh_conflicts(settings)
-    if training["prompts_per_step"] % training["micro_batch_prompts"]:
-        yield (
-            "training.micro_batch_prompts",
-            f"{training['micro_batch_prompts']} does not divide prompts_per_step {training['prompts_per_step']}",
-        )
-    evaluation = settings["evaluation"]
-    split_rows = dataset["test_rows"] if evaluation["split"] == "test" else settings["prompt"]["dev_rows"]
-    if evaluation["rows"] and split_rows and evaluation["rows"] > split_rows:
-        yield "evaluation.rows", f"{evaluation['rows']} rows wanted, the {evaluation['split']} split has {split_rows}"
-    if evaluation["selection_rows"] and evaluation["selection_rows"] > settings["prompt"]["dev_rows"]:
-        yield (
-            "evaluation.selection_rows",
-            f"{evaluation['selection_rows']} rows wanted, the dev split has {settings['prompt']['dev_rows']}",
-        )
-    train_rows = (dataset["train_rows"] or 0) - settings["prompt"]["dev_rows"]
-    if dataset["train_rows"] and training["prompts_per_step"] > train_rows:
-        yield "training.prompts_per_step", f"{training['prompts_per_step']} prompts, but only {train_rows} train rows"
+    yield from _row_conflicts(settings)
     for block in ("training", "evaluation"):
         top_k = settings[block]["top_k"]
         if top_k and top_k > shape["vocabulary_size"]:
             yield f"{block}.top_k", f"{top_k} is more than the {shape['vocabulary_size']} pieces of the vocabulary"
-    if evaluation["samples"] > 1 and not evaluation["temperature"]:
+    samples = settings["evaluation"]["samples"]
+    if samples > 1 and not settings["evaluation"]["temperature"]:
         yield (
             "evaluation.samples",
-            f"{evaluation['samples']} greedy completions of a prompt are the same one; set evaluation.temperature",
+            f"{samples} greedy completions of a prompt are all the same; set evaluation.temperature above 0",
         )
-    if training["checkpoint_interval_steps"] > training["max_steps"]:
-        yield (
-            "training.checkpoint_interval_steps",
-            f"{training['checkpoint_interval_steps']} lies beyond the last step (max_steps {training['max_steps']})",
-        )
-    if training["num_generations"] == 2 and training["advantage_estimator"] == "grpo":
-        yield (
-            "training.advantage_estimator",
-            "with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into ± 0.707; use rloo or drgrpo, or "
-            "more generations",
-        )
-    if lora and lora["dropout"] and training["num_iterations"] > 1:
-        yield (
-            "training.lora.dropout",
-            "with num_iterations > 1 the ratio to the old policy would be one of dropout's noise; set one of them to "
-            "its neutral value (0, 1)",
-        )
-    if training["schedule_steps"] and training["schedule_steps"] < training["max_steps"]:
-        yield (
-            "training.schedule_steps",
-            f"{training['schedule_steps']} is less than max_steps {training['max_steps']}: the rest would be trained "
-            "with a learning rate of 0",
-        )
-    buffer, limit = training["overlong_buffer_tokens"], training["max_completion_tokens"]
-    if training["truncated_completions"] == "penalise" and buffer > limit:
-        yield "training.overlong_buffer_tokens", f"{buffer} is more than max_completion_tokens {limit}"
+    yield from _training_conflicts(training)
     tags = list(settings["prompt"]["tags"].values())
     for index, tag in enumerate(tags):
         if any(tag in other for other in tags[:index] + tags[index + 1 :]):
-            yield "prompt.tags", f"the tag {tag!r} is a part of another tag; the four must tell themselves apart"
+            yield "prompt.tags", f"the tag {tag!r} is a part of another tag; choose four that do not contain each other"
 
 
-def _source_conflicts(model: Mapping):
-    """Yields (key, problem) for what the source of a model does not go with."""
+def _dataset_conflicts(dataset: Mapping, dev_rows: int) -> Iterator[tuple[str, str]]:
+    train_rows = dataset["train_rows"]
+    if dataset["source"] == "generated" and not (train_rows and dataset["test_rows"]):
+        yield "dataset.train_rows", "source generated needs numbers for dataset.train_rows and dataset.test_rows"
+    if dataset["source"] == "jsonl" and not dataset["path"]:
+        yield "dataset.path", "source jsonl needs the folder with train.jsonl and test.jsonl"
+    if train_rows and train_rows <= dev_rows:
+        yield "prompt.dev_rows", f"{dev_rows} held-out rows leave none of the {train_rows} train rows; hold out fewer"
+
+
+def _model_conflicts(model: Mapping) -> Iterator[tuple[str, str]]:
     source, handle, revision = model["source"], model["handle"], model["revision"]
     parts = len(handle.split("/")) if handle else 0
     if source == "kaggle" and parts != 4:
@@ -113,18 +89,20 @@ def _source_conflicts(model: Mapping):
         yield "model.path", "source local needs the folder of the model's files"
     if source != "local" and "lfm2" in (handle or "").lower():
         yield "model.handle", families.LFM2_UNSUPPORTED
+    if source == "pretrained" and not (model["pretraining"] and isinstance(model["architecture"], Mapping)):
+        yield "model.pretraining", "source pretrained needs model.pretraining and the sizes of model.architecture"
 
 
-def _architecture_conflicts(shape: Mapping, target_modules: list[str]):
-    """Yields (key, problem) for sizes that make no model of the family, and modules that it does not have."""
+def _architecture_conflicts(shape: Mapping, target_modules: list[str]) -> Iterator[tuple[str, str]]:
+    """Yields (key, problem) for sizes that make no model of the family, and for modules that the family lacks."""
     family, heads, kv_heads = families.FAMILIES[shape["family"]], shape["num_heads"], shape["num_kv_heads"]
     if heads % kv_heads:
         yield "model.architecture.num_kv_heads", f"{kv_heads} does not divide num_heads {heads}"
     if heads == kv_heads and "kv_einsum" in family.modules:
         yield (
             "model.architecture.num_kv_heads",
-            f"as many as num_heads ({heads}): Tunix then has one matrix for queries, keys and values, which none of "
-            "training.lora.target_modules is; use fewer",
+            f"with as many KV heads as num_heads ({heads}), Tunix makes one matrix for queries, keys and values, which "
+            "training.lora.target_modules cannot name; use fewer",
         )
     window = shape["sliding_window_tokens"]
     if family.windowed and window is None:
@@ -135,32 +113,74 @@ def _architecture_conflicts(shape: Mapping, target_modules: list[str]):
         if module not in family.modules:
             yield (
                 "training.lora.target_modules",
-                f"{module} is no module of {family.title}; there are {', '.join(family.modules)}",
+                f"{family.title} has no module {module}; it has {', '.join(family.modules)}",
             )
 
 
-def mesh_conflicts(settings: Mapping):
+def _row_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
+    """Yields (key, problem) for more rows than there are."""
+    dataset, evaluation, dev_rows = settings["dataset"], settings["evaluation"], settings["prompt"]["dev_rows"]
+    split, rows, selection_rows = evaluation["split"], evaluation["rows"], evaluation["selection_rows"]
+    split_rows = dataset["test_rows"] if split == "test" else dev_rows
+    if rows and split_rows and rows > split_rows:
+        yield "evaluation.rows", f"{rows} rows are more than the {split_rows} of the {split} split"
+    if selection_rows and selection_rows > dev_rows:
+        yield "evaluation.selection_rows", f"{selection_rows} rows are more than the {dev_rows} of the dev split"
+    prompts = settings["training"]["prompts_per_step"]
+    if dataset["train_rows"] and prompts > dataset["train_rows"] - dev_rows:
+        train_rows = dataset["train_rows"] - dev_rows
+        yield "training.prompts_per_step", f"{prompts} prompts are more than the {train_rows} rows to train on"
+
+
+def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
+    prompts, micro_batch, steps = training["prompts_per_step"], training["micro_batch_prompts"], training["max_steps"]
+    if prompts % micro_batch:
+        yield "training.micro_batch_prompts", f"{micro_batch} does not divide prompts_per_step {prompts}"
+    interval = training["checkpoint_interval_steps"]
+    if interval > steps:
+        yield "training.checkpoint_interval_steps", f"{interval} lies beyond the last step (max_steps {steps})"
+    if training["num_generations"] == 2 and training["advantage_estimator"] == "grpo":
+        yield (
+            "training.advantage_estimator",
+            "with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into ± 0.707; use rloo or drgrpo, or "
+            "more generations",
+        )
+    if training["lora"] and training["lora"]["dropout"] and training["num_iterations"] > 1:
+        yield (
+            "training.lora.dropout",
+            "with num_iterations > 1, dropout adds noise to the ratio to the old policy; set dropout to 0 or "
+            "num_iterations to 1",
+        )
+    schedule = training["schedule_steps"]
+    if schedule and schedule < steps:
+        yield (
+            "training.schedule_steps",
+            f"{schedule} is less than max_steps {steps}: the steps after it would have a learning rate of 0",
+        )
+    buffer, limit = training["overlong_buffer_tokens"], training["max_completion_tokens"]
+    if training["truncated_completions"] == "penalise" and buffer > limit:
+        yield "training.overlong_buffer_tokens", f"{buffer} is more than max_completion_tokens {limit}"
+
+
+def mesh_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
     """Yields (key, problem) for sizes that the mesh does not divide: Tunix would fail late, or replicate in silence."""
-    mesh, training = settings["mesh"], settings["training"]
+    training = settings["training"]
     shape = families.architecture_sizes(settings["model"]["architecture"])
+    widths = {"embed_dim": shape["embed_dim"], "hidden_dim": shape["hidden_dim"]}
     sequences = training["micro_batch_prompts"] * training["num_generations"]
     sharded = {
-        # Queries are sharded too; with KV heads that divide, they do.
-        "tp": {"KV heads": "num_kv_heads", "embed_dim": "embed_dim", "hidden_dim": "hidden_dim"},
-        "fsdp": {"embed_dim": "embed_dim", "hidden_dim": "hidden_dim"},
+        # Query heads are a multiple of the KV heads, so what divides these divides those.
+        "tp": {"KV heads": shape["num_kv_heads"]} | widths | {"pieces of the vocabulary": shape["vocabulary_size"]},
+        "fsdp": widths | {"sequences of a micro-batch (micro_batch_prompts × num_generations)": sequences},
     }
-    for axis, names in sharded.items():
-        sizes = {name: shape[key] for name, key in names.items()}
-        if axis == "fsdp":
-            sizes["sequences of a micro-batch (micro_batch_prompts × num_generations)"] = sequences
-        else:
-            sizes["pieces of the vocabulary"] = shape["vocabulary_size"]
-        undivided = [name for name, size in sizes.items() if size % mesh[axis]]
+    for axis, sizes in sharded.items():
+        devices = settings["mesh"][axis]
+        undivided = [name for name, size in sizes.items() if size % devices]
         if undivided:
             common = math.gcd(*sizes.values())
-            works = ", ".join(str(size) for size in range(1, common + 1) if common % size == 0 and size <= 1024)
+            choices = [str(size) for size in range(1, min(common, LARGEST_MESH_AXIS) + 1) if common % size == 0]
             yield (
                 f"mesh.{axis}",
-                f"{mesh[axis]} does not divide the {sizes[undivided[0]]} {undivided[0]}; with these settings it can be "
-                f"{works}",
+                f"{devices} does not divide the {sizes[undivided[0]]} {undivided[0]}; with these settings it can be "
+                f"{', '.join(choices)}",
             )

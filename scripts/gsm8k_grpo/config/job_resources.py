@@ -1,4 +1,7 @@
-"""What a stage that runs a model asks a cluster for, out of the recipe's settings. No JAX here: the rules ask too."""
+"""What a stage that runs a model requests from a cluster of computers, by its recipe's settings.
+
+The rules import this module, so it does not import JAX.
+"""
 
 from collections.abc import Mapping
 
@@ -7,19 +10,19 @@ from gsm8k_grpo.config.accelerators import ACCELERATORS
 from gsm8k_grpo.models import families
 
 MIB = 2**20
-# Python, JAX and its compiler, a miniature and its batches. Seen: up to 1.9 GiB (tiny).
+# Python, JAX with its compiler, a miniature and its batches: twice the most that tiny takes.
 WITHOUT_WEIGHTS_MIB = 4096
 
 
-def tpu_slice(chosen: Mapping) -> str:
-    """The TPU slice that a recipe is for (`preflight.accelerator`), or "" where `platform` is not tpu.
+def tpu_slice(settings: Mapping) -> str:
+    """The TPU slice of a recipe (`preflight.accelerator`), or "" where `platform` is not tpu.
 
     Raises:
       PipelineError: the accelerator is no TPU.
     """
-    if chosen["platform"] != "tpu":
+    if settings["platform"] != "tpu":
         return ""
-    name = chosen["preflight"]["accelerator"]
+    name = settings["preflight"]["accelerator"]
     if ACCELERATORS[name].estimated:
         raise PipelineError(
             f"platform: tpu, but preflight.accelerator is {name}, no TPU; name the slice, such as v5e-8"
@@ -27,21 +30,21 @@ def tpu_slice(chosen: Mapping) -> str:
     return name
 
 
-def generic_resources(chosen: Mapping) -> str:
-    """Accelerators as SLURM's generic resources: `tpu:8` (all of the slice), `gpu:1` (those of the mesh), or ""."""
-    if chosen["platform"] == "cuda":
-        return f"gpu:{chosen['mesh']['fsdp'] * chosen['mesh']['tp']}"
-    name = tpu_slice(chosen)
+def generic_resources(settings: Mapping) -> str:
+    """Accelerators as SLURM's generic resources: `tpu:8` (the whole slice), `gpu:1` (the mesh's devices), or ""."""
+    if settings["platform"] == "cuda":
+        return f"gpu:{settings['mesh']['fsdp'] * settings['mesh']['tp']}"
+    name = tpu_slice(settings)
     return f"tpu:{ACCELERATORS[name].chips}" if name else ""
 
 
-def host_memory_mib(chosen: Mapping) -> int:
-    """Memory of the host that a stage may take: the weights in float32 and in `model.dtype`, and what all stages take.
+def host_memory_mib(settings: Mapping) -> int:
+    """Host memory for a stage: the weights in float32 and in `model.dtype`, and what every stage needs.
 
-    Above what was seen: 12.4 GiB to convert Gemma 2 2B in bfloat16, 9.6 to load it (benchmarks/memory.py); here 18.6.
+    This is a generous bound: benchmarks/memory.py measures what a conversion and a load really take.
     """
-    parameters = families.approximate_parameters(chosen["model"]["architecture"])
-    width = {"float32": 4, "bfloat16": 2}[chosen["model"]["dtype"]]
+    parameters = families.approximate_parameters(settings["model"]["architecture"])
+    width = {"float32": 4, "bfloat16": 2}[settings["model"]["dtype"]]
     return WITHOUT_WEIGHTS_MIB + parameters * (4 + width) // MIB
 
 

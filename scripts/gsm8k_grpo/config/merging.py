@@ -11,7 +11,7 @@ from gsm8k_grpo.common.errors import PipelineError
 
 
 def merge(below: Mapping, above: Mapping) -> dict:
-    """`above` over `below`: mappings key by key, everything else replaced whole."""
+    """Puts `above` over `below`: mappings merge key by key, everything else is replaced whole."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -20,7 +20,7 @@ def merge(below: Mapping, above: Mapping) -> dict:
 
 
 def parse_scalars(value: Any) -> Any:
-    """What `--config` sets, with its numbers, booleans and nulls: Snakemake leaves those inside of mappings as text."""
+    """Reads numbers, booleans and nulls in what `--config` sets: Snakemake leaves those inside mappings as text."""
     if isinstance(value, Mapping):
         return {key: parse_scalars(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -33,7 +33,11 @@ def parse_scalars(value: Any) -> Any:
 
 
 def read_yaml(path: Path) -> dict:
-    """A YAML file that holds one mapping (or nothing)."""
+    """Reads a YAML file that holds one mapping, or nothing.
+
+    Raises:
+      PipelineError: the file is not valid YAML, or holds something else.
+    """
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date such as 2024-13-01
@@ -46,14 +50,14 @@ def read_yaml(path: Path) -> dict:
 
 
 def read_only(value: Any) -> Any:
-    """A read-only view of nested settings."""
+    """A read-only copy of nested settings: mappings and tuples."""
     if isinstance(value, Mapping):
         return MappingProxyType({key: read_only(item) for key, item in value.items()})
     return tuple(read_only(item) for item in value) if isinstance(value, list) else value
 
 
 def to_plain(value: Any) -> Any:
-    """The same as plain dicts and lists, to write or hash."""
+    """The same values as plain dicts and lists, to write or to hash."""
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     return [to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,12 +1,12 @@
-"""Any recipe at the size of recipes/tiny.yaml: how a recipe is tested, and tried before anything is rented."""
+"""Any recipe at the size of recipes/tiny.yaml: how a recipe is tested, and tried before anyone rents hardware."""
 
 from collections.abc import Mapping
 
 from gsm8k_grpo.models.families import family_of
 
-# What a miniature takes from tiny, per block. The rest is the recipe's own: family, tags, rewards, G, μ, β, ε,
+# What a miniature takes from tiny, a block a line. The rest is the recipe's own: family, tags, rewards, G, μ, β, ε,
 # accumulation, precision, estimators, decoding.
-TAKEN_FROM_TINY = {
+KEYS_FROM_TINY = {
     "mesh": ("tp",),
     "dataset": ("name", "source", "train_rows", "test_rows", "seed"),
     "model": ("source", "architecture", "pretraining"),
@@ -23,7 +23,7 @@ TAKEN_FROM_TINY = {
 
 
 def miniature_overlay(recipe: str, settings: Mapping, tiny: Mapping) -> dict:
-    """What goes over a recipe's settings to make it small.
+    """The settings that make a recipe small.
 
     Args:
       recipe: its name; the miniature's base model is called after it.
@@ -31,13 +31,14 @@ def miniature_overlay(recipe: str, settings: Mapping, tiny: Mapping) -> dict:
       tiny: the contents of recipes/tiny.yaml.
 
     Returns:
-      nested settings: sizes, lengths and steps of `tiny`; a base model of the recipe's family, pretrained on
-      demonstrations in the recipe's tags; LoRA of tiny's rank with the recipe's ratio of alpha to rank.
+      nested settings to merge over the recipe's: sizes, lengths and steps of `tiny`; a base model of the recipe's
+      family, pretrained on demonstrations in the recipe's tags; LoRA of tiny's rank with the recipe's ratio of alpha
+      to rank.
     """
-    small = {block: {key: tiny[block][key] for key in keys} for block, keys in TAKEN_FROM_TINY.items()}
+    small = {block: {key: tiny[block][key] for key in keys} for block, keys in KEYS_FROM_TINY.items()}
     small["mesh"]["fsdp"] = 1
     small["evaluation"]["rows"] = None  # all of the generated problems
-    small["training"]["remat"] = False  # there is memory enough
+    small["training"]["remat"] = False  # a miniature needs no memory to be saved
     model, lora = small["model"], settings["training"]["lora"]
     family = family_of(settings["model"]["architecture"])
     model["name"] = f"{recipe}-miniature"

@@ -1,21 +1,23 @@
 """Effective settings: config.yaml, a recipe over it, the command line over both; checked before any job starts."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import RESERVED_NAMES, ROOT
 from gsm8k_grpo.config.conflicts import check_settings
+from gsm8k_grpo.config.fields import NAME, PATTERNS
 from gsm8k_grpo.config.merging import merge, read_yaml
 from gsm8k_grpo.config.miniature import miniature_overlay
-from gsm8k_grpo.config.schema import check_types
+from gsm8k_grpo.config.schema import validated
 
 
 def recipe_names(selected: str | list[str]) -> list[str]:
-    """`config["recipes"]` as a list: one name, several with commas, or a list.
+    """Reads `config["recipes"]` as a list: one name, several with commas, or a list.
 
     Raises:
-      PipelineError: none, one twice, or something that is no name.
+      PipelineError: no name, one name twice, or something that is no name.
     """
     names = [name.strip() for name in selected.split(",")] if isinstance(selected, str) else selected
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
@@ -37,78 +39,89 @@ def effective_settings(recipe: str, overrides: Mapping, root: Path = ROOT) -> di
     Raises:
       PipelineError: one sentence that names the recipe and the key.
     """
+    below = merge(read_yaml(root / "config.yaml"), read_yaml(_recipe_file(recipe, root)))
+    merged, where = merge(below, overrides), f"recipe {recipe}"
+    settings = validated(_without_partial_pretraining(merged), where)
+    if settings["miniature"] and settings["model"]["source"] == "pretrained":
+        merged = merged | {"miniature": False}  # it is one already
+    elif settings["miniature"]:
+        small = miniature_overlay(recipe, settings, read_yaml(root / "recipes" / "tiny.yaml"))
+        merged, where = (
+            merge(merge(merge(below, small), settings["at_miniature_size"]), overrides),
+            f"{where} (miniature)",
+        )
+    return check_settings(merged, where, root)
+
+
+def _recipe_file(recipe: str, root: Path) -> Path:
     if recipe in RESERVED_NAMES:
-        raise PipelineError(f"recipes: {recipe!r} is a folder of results/ already; name the recipe otherwise")
+        raise PipelineError(f"recipes: {recipe!r} is already a folder of results/; choose another name for the recipe")
     known = {path.stem: path for path in (root / "recipes").glob("*.yaml")}
     if recipe not in known:
         raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {', '.join(sorted(known))}")
-    below = merge(read_yaml(root / "config.yaml"), read_yaml(known[recipe]))
-    merged, where = merge(below, overrides), f"recipe {recipe}"
-    check_types(_of_any_size(merged), where)
-    if merged["miniature"] and merged["model"]["source"] == "pretrained":
-        merged = merged | {"miniature": False}  # it is one already
-    elif merged["miniature"]:
-        small = miniature_overlay(recipe, merged, read_yaml(root / "recipes" / "tiny.yaml"))
-        merged, where = merge(merge(merge(below, small), below["at_miniature_size"]), overrides), f"{where} (miniature)"
-    check_settings(merged, where, root)
-    return merged
+    if not re.fullmatch(NAME, recipe):
+        raise PipelineError(f"recipes: expected {PATTERNS[NAME]}, found {recipe!r}; rename the recipe's file")
+    return known[recipe]
 
 
-def _of_any_size(settings: Mapping) -> Mapping:
-    """Settings as they can be checked before a miniature is made of them: a part of `model.pretraining` may be set."""
+def _without_partial_pretraining(settings: Mapping) -> Mapping:
+    """Settings to check before they become a miniature, which completes a `model.pretraining` that is set in part."""
     model = settings["model"]
     if settings["miniature"] is True and isinstance(model, Mapping):
         return settings | {"model": model | {"pretraining": None}}
     return settings
 
 
-def run_names(recipe: str, chosen: Mapping) -> list[str]:
+def run_names(recipe: str, settings: Mapping) -> list[str]:
     """The folders below results/ of a recipe's runs: RECIPE or RECIPE-miniature, and one for each of several seeds.
 
     Args:
       recipe: its name.
-      chosen: its effective settings.
+      settings: its effective settings.
     """
-    name = f"{recipe}-miniature" if chosen["miniature"] else recipe
-    return [f"{name}-seed-{seed}" for seed in chosen["seeds"]] if chosen["seeds"] else [name]
+    name = f"{recipe}-miniature" if settings["miniature"] else recipe
+    return [f"{name}-seed-{seed}" for seed in settings["seeds"]] if settings["seeds"] else [name]
 
 
 def runs_by_recipe(selected: str | list[str], loaded: Mapping[str, Mapping]) -> dict[str, list[str]]:
-    """Which recipes (or their miniatures) have several seeds, and their runs among those that `load_selected` found."""
+    """The recipes (or their miniatures) with several seeds, and their runs among those that `load_selected` found."""
     found: dict[str, list[str]] = {}
     for recipe in recipe_names(selected):
-        for name, chosen in loaded.items():
-            if chosen["seeds"] and run_names(recipe, chosen | {"seeds": [chosen["seed"]]}) == [name]:
-                found.setdefault(name.removesuffix(f"-seed-{chosen['seed']}"), []).append(name)
+        for name, settings in loaded.items():
+            if settings["seeds"] and run_names(recipe, settings | {"seeds": [settings["seed"]]}) == [name]:
+                found.setdefault(name.removesuffix(f"-seed-{settings['seed']}"), []).append(name)
     return found
 
 
 def load_selected(selected: str | list[str], overrides: Mapping, root: Path = ROOT) -> dict[str, dict]:
     """The effective settings of all runs of the selected recipes, by name (`run_names`).
 
-    Recipes that share a name of data or model must agree.
-
     Raises:
-      PipelineError: as `effective` and `recipe_names`, and for one folder claimed with two meanings.
+      PipelineError: as `effective_settings` and `recipe_names`; for two runs of one name; or for a folder of data or a
+        model that two recipes would fill with different contents.
     """
     loaded: dict[str, dict] = {}
     for recipe in recipe_names(selected):
-        chosen = effective_settings(recipe, overrides, root)
-        for name, seed in zip(run_names(recipe, chosen), chosen["seeds"] or [chosen["seed"]], strict=True):
+        settings = effective_settings(recipe, overrides, root)
+        for name, seed in zip(run_names(recipe, settings), settings["seeds"] or [settings["seed"]], strict=True):
             if name in loaded:
                 raise PipelineError(f"recipes: {name!r} is a recipe and a seed of another; rename the recipe")
-            loaded[name] = chosen | {"seed": seed}
-    owners: dict[str, tuple[str, object]] = {}
-    for recipe, chosen in loaded.items():
-        dataset, model = chosen["dataset"], chosen["model"]
-        # A miniature is made from its data set: the same model on other data is another model.
-        made_from = [model, dataset] if model["source"] == "pretrained" else [model]
-        for folder, meaning in ((f"data/{dataset['name']}", dataset), (f"models/{model['name']}", made_from)):
-            owner, first = owners.setdefault(folder, (recipe, meaning))
-            if first != meaning:
-                key = "dataset.name" if folder.startswith("data/") else "model.name"
+            loaded[name] = settings | {"seed": seed}
+    owners: dict[str, tuple[str, list]] = {}
+    for name, settings in loaded.items():
+        for key, folder, contents in _shared_folders(settings):
+            owner, first = owners.setdefault(folder, (name, contents))
+            if first != contents:
                 raise PipelineError(
-                    f"recipes {owner} and {recipe}: {key}: both write results/{folder}, with different settings; "
+                    f"recipes {owner} and {name}: {key}: both write results/{folder}, with different settings; "
                     "give one of them another name"
                 )
     return loaded
+
+
+def _shared_folders(settings: Mapping) -> Iterator[tuple[str, str, list]]:
+    """Yields (key of its name, folder below results/, settings of its contents) of what several recipes may share."""
+    dataset, model = settings["dataset"], settings["model"]
+    yield "dataset.name", f"data/{dataset['name']}", [dataset]
+    # A miniature is pretrained on its data set, so the same model on other data is another model.
+    yield "model.name", f"models/{model['name']}", [model, dataset] if model["source"] == "pretrained" else [model]

@@ -1,54 +1,143 @@
-"""The types and limits of all settings."""
+"""All settings: their names, types, limits, defaults and descriptions, and how a fault in them is reported.
 
-import functools
-import math
-from collections.abc import Mapping
-from pathlib import Path
+config.yaml, schemas/config.schema.json and docs/configuration.md are generated from this model (`make generated`).
+"""
 
-import jsonschema
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.config.merging import read_yaml
-
-# JSON Schema takes 100.0 for an integer, which Python's range() does not, and YAML's .nan and .inf for numbers.
-_TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
-    {
-        "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
-        "number": lambda _, value: (
-            not isinstance(value, bool)
-            and (isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)))
-        ),
-    }
-)
-Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)
+from gsm8k_grpo.config.blocks_inputs import Dataset, Mesh, Model, Prompt
+from gsm8k_grpo.config.blocks_results import Evaluation, Preflight, Published, Report
+from gsm8k_grpo.config.blocks_training import Training
+from gsm8k_grpo.config.fields import DISTINCT, PATTERNS, Block, Seed, nested_block
 
 
-@functools.cache
-def config_schema(root: Path = ROOT) -> dict:
-    """The configuration's JSON schema."""
-    return read_yaml(root / "schemas" / "config.schema.yaml")
+class Settings(Block):
+    """Every setting of the pipeline."""
+
+    recipes: str | Annotated[list[str], *DISTINCT] = ["tiny"]
+    """Which recipes to run and to put into one report: names of files in recipes/."""
+    miniature: bool = False
+    """Runs a recipe at the size of recipes/tiny.yaml, on a CPU, in minutes: its own family of model, tags, rewards, β,
+    ε, G and μ, on generated problems. The results are in results/RECIPE-miniature."""
+    at_miniature_size: dict[str, Any] = {}
+    """What a recipe's miniature needs beyond that (steps, learning rate), as blocks of settings."""
+    seed: Seed = 0
+    """Seed of training. The initial LoRA weights, the order of the prompts and the noise of every rollout derive from
+    it."""
+    seeds: Annotated[list[Seed], *DISTINCT] | None = None
+    """Several seeds, [0, 1, 2], run each recipe once a seed, as RECIPE-seed-0 and so on, and report mean and interval
+    over them (results/RECIPE/seeds.json). null runs it once, with `seed`."""
+    platform: Literal["cpu", "tpu", "cuda"] = "cpu"
+    """Which environment of envs/ the rules get with `--sdm conda`."""
+    mesh: Mesh = Mesh()
+    dataset: Dataset = Dataset()
+    model: Model = Model()
+    prompt: Prompt = Prompt()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    preflight: Preflight = Preflight()
+    report: Report = Report()
+    published: Published | None = None
+    """What the recipe's origin published, shown beside what came out here: `text`, `source`, `conditions` (how they
+    differ from this run's) and `values`, a list of {metric, base, trained, difference}. null is nothing."""
 
 
-def check_types(settings: Mapping, where: str) -> None:
-    """Validates merged settings by the schema alone."""
-    errors = sorted(
-        Validator(config_schema()).iter_errors(settings), key=lambda error: [str(part) for part in error.absolute_path]
-    )
-    if errors:
-        raise PipelineError(f"{where}: {error_sentence(jsonschema.exceptions.best_match(errors))}")
+POWER_OF_TEN = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+")
+EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "keys and values",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "more than {gt:,.12g}",
+    "greater_than_equal": "at least {ge:,.12g}",
+    "int_type": "a whole number",
+    "less_than": "less than {lt:,.12g}",
+    "less_than_equal": "at most {le:,.12g}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "model_type": "keys and values",
+    "multiple_of": "a multiple of {multiple_of}",
+    "repeated": "no item twice",
+    "string_too_short": "text that is not empty",
+    "string_type": "text",
+    "string_unicode": "text",
+    "too_long": "a list of at most {max_length}",
+    "too_short": "a list of at least {min_length}",
+}
 
 
-def error_sentence(error: jsonschema.ValidationError) -> str:
-    key = ".".join(str(part) for part in error.absolute_path) or "top level"
-    if error.validator == "additionalProperties":
-        unknown = sorted(map(str, set(error.instance) - set(error.schema["properties"])))
-        known = ", ".join(error.schema["properties"])
-        prefix = "" if key == "top level" else f"{key}."
-        return f"{prefix}{unknown[0]}: unknown key; there are {known}"
-    if error.validator == "type" and isinstance(error.instance, str) and "number" in error.schema["type"]:
-        return f"{key}: {error.instance!r} is text, expected a number (write 1.0e-6: YAML reads 1e-6 as text)"
-    if error.validator == "required":
-        return f"{key}: {error.message}"
-    described = error.schema.get("description") or (error.parent and error.parent.schema.get("description"))
-    return f"{key}: {error.message}" + (f" ({described.rstrip('.')})" if described else "")
+def validated(settings: Mapping, where: str, blocks: Iterable[str] = tuple(Settings.model_fields)) -> dict:
+    """Settings by the types and limits of `Settings`, as plain values.
+
+    Args:
+      settings: nested settings; every key of the blocks must be there.
+      where: begins the message of an error.
+      blocks: the top-level keys that are checked and returned.
+
+    Raises:
+      PipelineError: one sentence that names the first faulty key.
+    """
+    try:
+        checked = Settings.model_validate(settings).model_dump(include=set(blocks), warnings=False)
+    except pydantic.ValidationError as error:
+        raise PipelineError(f"{where}: {_sentence(error, settings)}") from None
+    for key in _missing_keys(settings, checked):
+        raise PipelineError(f"{where}: {key}: this key is missing")
+    return checked
+
+
+def _missing_keys(given: Mapping, complete: Mapping, path: str = "") -> Iterator[str]:
+    for key, value in complete.items():
+        if key not in given:
+            yield path + key
+        elif isinstance(value, Mapping):
+            yield from _missing_keys(given[key], value, f"{path}{key}.")
+
+
+def _sentence(error: pydantic.ValidationError, settings: Any) -> str:
+    faults = error.errors(include_url=False)
+    keys = [_key(fault, settings) for fault in faults]
+    # Where a setting may be a name or a block, each alternative has faults: those within the block say more.
+    key = max((each for each in keys if each[: len(keys[0])] == keys[0]), key=len)
+    dotted = ".".join(map(str, key)) or "top level"
+    faults = [fault for fault, each in zip(faults, keys, strict=True) if each == key]
+    if faults[0]["type"] in ("extra_forbidden", "invalid_key"):
+        return f"{dotted}: unknown key; there are {', '.join(_block_at(key[:-1]).model_fields)}"
+    if faults[0]["type"] == "missing":
+        return f"{dotted}: this key is missing"
+    found = faults[0]["input"]
+    is_power = faults[0]["type"] == "float_type" and isinstance(found, str) and POWER_OF_TEN.fullmatch(found)
+    hint = " (YAML reads 1e-6 as text; write 1.0e-6)" if is_power else ""
+    return f"{dotted}: expected {' or '.join(map(_expected, faults))}, found {repr(found)[:80]}{hint}"
+
+
+def _key(fault: Mapping, settings: Any) -> tuple:
+    """Where a fault lies, without pydantic's names of alternatives."""
+    key, value = [], settings
+    for part in fault["loc"]:
+        if (isinstance(value, Mapping) and part in value) or (isinstance(value, list) and isinstance(part, int)):
+            key.append(part)
+            value = value[part]
+        elif fault["type"] in ("missing", "invalid_key") and part == fault["loc"][-1]:
+            key.append(part)
+    return tuple(key)
+
+
+def _expected(fault: Mapping) -> str:
+    context = fault.get("ctx", {})
+    if "pattern" in context:
+        return PATTERNS[context["pattern"]]
+    return EXPECTED.get(fault["type"], "another value").format(**context)
+
+
+def _block_at(key: tuple) -> type[Block]:
+    block = Settings
+    for part in key:
+        if isinstance(part, str):  # numbers are places in a list
+            block = nested_block(block.model_fields[part].annotation)
+    return block

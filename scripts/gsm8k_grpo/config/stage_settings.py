@@ -4,12 +4,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import jsonschema
-
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.conflicts import check_settings
 from gsm8k_grpo.config.merging import read_only, read_yaml
-from gsm8k_grpo.config.schema import Validator, config_schema, error_sentence
+from gsm8k_grpo.config.schema import Settings, validated
 
 
 def stage_settings(argument: str, *blocks: str) -> Mapping:
@@ -18,11 +16,13 @@ def stage_settings(argument: str, *blocks: str) -> Mapping:
     Args:
       argument: JSON text (as the rules pass it), or the path of a results/RECIPE/settings.yaml.
       blocks: top-level keys, all needed.
+
+    Raises:
+      PipelineError: no such file, no valid JSON, a block that is missing, or a faulty setting.
     """
-    text = argument.strip()
-    if text.startswith("{"):
+    if argument.strip().startswith("{"):
         try:
-            settings = json.loads(text)
+            settings = json.loads(argument)
         except json.JSONDecodeError as error:
             raise PipelineError(f"--settings: not valid JSON ({error})") from None
     else:
@@ -30,13 +30,9 @@ def stage_settings(argument: str, *blocks: str) -> Mapping:
         if not path.is_file():
             raise PipelineError(f"--settings: {argument}: no such file")
         settings = read_yaml(path)
-        if config_schema()["properties"].keys() <= settings.keys():  # by hand, from a results/RECIPE/settings.yaml
+        if Settings.model_fields.keys() <= settings.keys():  # someone runs a stage by hand with a settings.yaml
             check_settings(settings, argument)
     for block in blocks:
         if block not in settings:
             raise PipelineError(f"--settings: no block {block!r}; this stage needs {', '.join(blocks)}")
-        part = {**config_schema()["properties"][block], "$defs": config_schema()["$defs"]}
-        errors = list(Validator(part).iter_errors(settings[block]))
-        if errors:
-            raise PipelineError(f"--settings: {block}: {error_sentence(jsonschema.exceptions.best_match(errors))}")
-    return read_only({block: settings[block] for block in blocks})
+    return read_only(validated({block: settings[block] for block in blocks}, "--settings", blocks))

@@ -1,6 +1,7 @@
 """What the page needs of each artifact: one of another version is named and left out, and the page is still made."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,18 @@ import jsonschema
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import read_yaml
-from gsm8k_grpo.config.schema import Validator
 
+# JSON Schema takes 100.0 for an integer, which Python's range() does not, and NaN and infinity for numbers.
+_TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+    {
+        "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+        "number": lambda _, value: (
+            not isinstance(value, bool)
+            and (isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)))
+        ),
+    }
+)
+Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)
 SCHEMA = Path(__file__).with_name("artifacts.schema.yaml")
 
 

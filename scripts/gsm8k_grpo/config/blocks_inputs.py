@@ -1,0 +1,164 @@
+"""Settings of the devices, the data set, the base model and the prompt."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gsm8k_grpo.config.fields import (
+    DATASET_HANDLE,
+    Block,
+    Count,
+    Devices,
+    Name,
+    Positive,
+    Seed,
+    Share,
+    Size,
+    Text,
+)
+from gsm8k_grpo.models import families
+
+
+class Mesh(Block):
+    """The devices of training and evaluation, as a mesh of fsdp × tp."""
+
+    fsdp: Devices = 1
+    """Devices that share the batch and the weights."""
+    tp: Devices = 4
+    """Devices that share heads and features. It must divide the number of KV heads."""
+    decode_weights: Literal["gathered", "sharded"] = "gathered"
+    """How weights that are sharded over fsdp are read while tokens are generated.
+    - gathered: each device gets a whole copy once a batch.
+    - sharded: each token gathers them again, layer by layer. That is slower, but needs no memory for copies."""
+
+
+class Dataset(Block):
+    """Where the questions come from."""
+
+    name: Name = "gsm8k"
+    """Names the folder results/data/NAME. Recipes that share a data set share its folder."""
+    source: Literal["huggingface", "kaggle", "tfds", "jsonl", "generated"] = "jsonl"
+    """The first three give the same bytes, which are checked against the published files.
+    - huggingface, kaggle: downloads GSM8K from there.
+    - tfds: takes it from TensorFlow Datasets, after `make setup-tfds`.
+    - jsonl: reads train.jsonl and test.jsonl in `path`: GSM8K as published, or any rows in that form.
+    - generated: makes word problems."""
+    handle: Annotated[str, Field(pattern=DATASET_HANDLE)] | None = None
+    """Where a hub has GSM8K. null is openai/gsm8k (huggingface) or thedevastator/grade-school-math-8k-q-a (kaggle)."""
+    path: str | None = "data/gsm8k"
+    """Folder with train.jsonl and test.jsonl (source jsonl)."""
+    train_rows: Count | None = None
+    """How many train rows to use, from the beginning; null is all. Source generated needs a number."""
+    test_rows: Count | None = None
+    """How many test rows to use, from the beginning; null is all. Source generated needs a number."""
+    seed: Seed = 0
+    """Seed of generated problems."""
+
+
+class Tags(Block):
+    """The output format. Rewards ask for it, and evaluation reads it."""
+
+    reasoning_start: Text = "<reasoning>"
+    """Opens the reasoning."""
+    reasoning_end: Text = "</reasoning>"
+    """Closes the reasoning."""
+    answer_start: Text = "<answer>"
+    """Opens the answer."""
+    answer_end: Text = "</answer>"
+    """Closes the answer."""
+
+
+class Architecture(Block):
+    """The sizes of a miniature (see recipes/tiny.yaml)."""
+
+    family: Literal[tuple(families.FAMILIES)]
+    """Gemma 2, Gemma 3 or Qwen2.5."""
+    num_layers: Size
+    """Decoder layers."""
+    embed_dim: Size
+    """Width of the residual stream."""
+    hidden_dim: Size
+    """Width of the feed-forward layers."""
+    num_heads: Size
+    """Query heads."""
+    num_kv_heads: Size
+    """Key and value heads. Their number divides num_heads."""
+    head_dim: Annotated[int, Field(ge=2, le=2**20, multiple_of=2)]
+    """Width of a head."""
+    vocabulary_size: Annotated[int, Field(ge=400, le=2**20)]
+    """Pieces of the tokenizer."""
+    sliding_window_tokens: Count | None
+    """Window of local layers: every other layer of gemma2, five of six of gemma3. qwen2 has no local layers: null."""
+
+
+class Pretraining(Block):
+    """How a miniature is pretrained (source pretrained; see recipes/tiny.yaml)."""
+
+    system: str
+    """System text of the demonstrations."""
+    tags: Tags
+    """Tags of the demonstrations."""
+    max_tokens: Count
+    """Longest demonstration. Longer rows are left out."""
+    steps: Count
+    """Optimizer steps."""
+    batch_size: Count
+    """Demonstrations of a step."""
+    learning_rate: Positive
+    """Peak of the schedule."""
+    seed: Seed
+    """Seed of the weights, the flaws and the order of the rows."""
+    tagged_share: Share
+    """Share of first words whose problems are usually answered in the right format."""
+    slip_share: Share
+    """Share of first words whose problems usually get a wrong answer."""
+    strength: Share
+    """How often a demonstration does what is usual for its first word."""
+
+
+class Model(Block):
+    """The base model."""
+
+    name: Name = "gemma2-2b-it"
+    """Names the folder results/models/NAME."""
+    source: Literal["kaggle", "huggingface", "local", "pretrained"] = "kaggle"
+    """Where the weights come from.
+    - kaggle (Flax weights), huggingface (safetensors): downloads with the hub's own client, which also finds your
+      credentials (docs/models-and-data.md).
+    - local: reads the same files from the folder `path`.
+    - pretrained: makes a miniature and trains it here on the data set's train rows."""
+    handle: str | None = "google/gemma-2/flax/gemma2-2b-it"
+    """OWNER/MODEL/FRAMEWORK/VARIATION on Kaggle; OWNER/NAME (google/gemma-2-2b-it) on Hugging Face."""
+    revision: Text | int | None = None
+    """The version to use: a version number (kaggle) or a commit (huggingface; a branch or a tag may move). null is the
+    newest, with a warning. model.json records which one it was."""
+    path: str | None = None
+    """Folder of the model's files (source local)."""
+    architecture: Literal[tuple(families.PRESETS)] | Architecture = "gemma2_2b"
+    """A published shape by name (gemma2_2b, gemma3_1b, qwen2.5_0.5b), or the family (gemma2, gemma3, qwen2) and the
+    sizes of a miniature."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of weights and activations."""
+    pretraining: Pretraining | None = None
+    """How a miniature is pretrained (source pretrained)."""
+
+
+class Prompt(Block):
+    """What the model is asked, and the format in which it should answer."""
+
+    system: str = (
+        "You are given a problem. Think about the problem and provide your reasoning. Place it between <reasoning> and "
+        "</reasoning>. Then, provide the final answer (i.e., just one numerical value) between <answer> and </answer>."
+    )
+    """Goes before the question. Gemma has no system role and gets it in the first user turn; Qwen gets a system
+    message."""
+    tags: Tags = Tags()
+    """The output format. Rewards ask for it, and evaluation reads it."""
+    max_tokens: Count = 256
+    """Longest prompt. Rows with a longer one are left out and listed in prompts/summary.json."""
+    dev_rows: Count = 500
+    """How many rows, the last of train, are held out from GRPO to choose settings and checkpoints on. Test is never
+    used for that. The pretraining of a miniature sees them too: they are held out from the training that is
+    measured."""
+    format_check_rows: Count = 48
+    """On how many dev rows the base model is sampled before training, to see whether it writes the tags at all."""

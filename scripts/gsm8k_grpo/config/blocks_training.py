@@ -1,0 +1,136 @@
+"""Settings of training."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gsm8k_grpo.config.fields import (
+    AS_WRITTEN,
+    CUSTOM_REWARD,
+    DISTINCT,
+    LARGEST_COUNT,
+    Block,
+    Count,
+    CountOrZero,
+    Positive,
+    PositiveOrZero,
+    ShareAboveZero,
+    ShareBelowOne,
+    Text,
+)
+from gsm8k_grpo.models import families
+from gsm8k_grpo.rewards import scoring
+
+LORA_MODULES = tuple(dict.fromkeys(module for family in families.FAMILIES.values() for module in family.modules))
+REWARDS = tuple(scoring.REWARDS)
+Reward = Literal[REWARDS] | Annotated[str, Field(pattern=CUSTOM_REWARD)]
+
+
+class Lora(Block):
+    """Low-rank adapters."""
+
+    rank: Count = 64
+    """Rank of the adapters."""
+    alpha: Positive = 64
+    """Scale of the adapters: their product is multiplied by alpha / rank."""
+    dropout: ShareBelowOne = 0
+    """Dropout of the adapters' inputs, in the loss only."""
+    base_weights: Literal["nf4", "int8"] | None = None
+    """QLoRA: quantises the frozen weights of these modules to nf4 or int8. null leaves them in model.dtype."""
+    target_modules: Annotated[list[Literal[LORA_MODULES]], *DISTINCT] = list(families.FAMILIES["gemma2"].modules)
+    """The modules that get adapters, by their names in Tunix. Qwen2.5 has q_proj, k_proj, v_proj and o_proj in place of
+    Gemma's q_einsum, kv_einsum and attn_vec_einsum."""
+
+
+class Training(Block):
+    """GRPO with LoRA."""
+
+    max_steps: Count = 3738
+    """Steps of the whole run. One epoch of 7,473 - 500 rows is 3,486 steps of 2 prompts; the published run made 3,738
+    over all rows."""
+    prompts_per_step: Count = 2
+    """Prompts of one update."""
+    micro_batch_prompts: Count = 2
+    """How many of these prompts are on the device at a time; gradients are accumulated. It divides prompts_per_step."""
+    remat: bool = False
+    """true: the backward pass computes each layer's activations again instead of keeping them (rematerialisation). This
+    saves memory and costs a third more compute; the preflight tries it where memory is short."""
+    num_generations: Annotated[int, Field(ge=2, le=LARGEST_COUNT)] = 4
+    """G: completions sampled for each prompt. Advantages are relative to this group, so a group of one has none."""
+    advantage_estimator: Literal["grpo", "rloo", "drgrpo"] = "grpo"
+    """How a group's rewards r become advantages.
+    - grpo: (r - mean) / standard deviation, as published (DeepSeekMath). With G = 2 it is refused: it would turn any
+      gap into ± 0.707.
+    - rloo: r - mean of the others.
+    - drgrpo: r - mean, so that groups that differ little weigh little."""
+    loss_aggregation: Literal["sequence", "token", "constant"] = "sequence"
+    """What weighs the same in the loss of a mini-batch, however the batch is split.
+    - sequence: each completion (DeepSeekMath, eq. 3).
+    - token: each token (DAPO).
+    - constant: each token too, but sums are divided by a constant length, so that long wrong answers gain nothing (Dr.
+      GRPO)."""
+    dynamic_sampling_draws: CountOrZero = 0
+    """How often a step may draw other prompts in place of groups whose rewards are all equal, since such groups teach
+    nothing (DAPO's dynamic sampling, bounded). 0 keeps what was drawn."""
+    num_iterations: Count = 1
+    """μ: passes over each batch of completions."""
+    beta: PositiveOrZero = 0.08
+    """β: weight of the KL penalty against the base model. 0 needs no reference model and no reference pass."""
+    kl_estimator: Literal["k2", "k3"] = "k3"
+    """Schulman's estimator of the KL penalty. (Tunix's default, k1 as a loss, has no gradient.)
+    - k3: GRPO was published with it (DeepSeekMath, eq. 4), so published β mean the same here.
+    - k2: its gradient is that of the exact KL."""
+    epsilon: Annotated[float, Field(gt=0, lt=1), AS_WRITTEN] = 0.2
+    """ε: clipping range of the probability ratio."""
+    epsilon_high: Positive | None = None
+    """Upper side of the clipping range where it differs (DAPO's clip-higher). null is ε."""
+    max_completion_tokens: Count = 768
+    """Longest completion."""
+    truncated_completions: Literal["keep", "mask", "penalise"] = "keep"
+    """What happens to completions that are cut at the limit.
+    - keep: they count as all others.
+    - mask: they are left out of the loss.
+    - penalise: a further reward falls from 0 to -1 over the last overlong_buffer_tokens before the limit (DAPO, eq.
+      13)."""
+    overlong_buffer_tokens: Count = 128
+    """Tokens before the limit over which the penalty grows."""
+    temperature: Positive = 0.9
+    """Sampling temperature of the rollouts."""
+    top_k: Count | None = 50
+    """Rollouts sample among the k likeliest tokens; null is all."""
+    top_p: ShareAboveZero = 1.0
+    """Rollouts sample among the likeliest tokens that together have this probability."""
+    rewards: Annotated[list[Reward], *DISTINCT] = ["format_exact", "format_approximate", "answer", "number"]
+    """The rewards that are summed. scripts/gsm8k_grpo/rewards/published.py has their ranges, sources and tables of
+    cases.
+    - format_exact, format_approximate, answer, number: those of Tunix and Unsloth.
+    - number_boxed: number, read after the last \\boxed{…} where there is one.
+    - weighted_format, weighted_logic, weighted_accuracy: they weigh 0.25, 0.30 and 0.45.
+    - self_correction, fitting_length: bonuses for these three.
+    - minigrpo: 1, 0.5 or 0.
+    - path/to/file.py:function: a reward of your own (docs/rewards.md)."""
+    learning_rate: Positive = 3.0e-6
+    """Peak of AdamW's learning rate. It rises linearly, then falls to 0 along a cosine."""
+    schedule_steps: Count | None = None
+    """Step at which the learning rate is 0. null is max_steps: then another max_steps is another run. With a number, a
+    larger max_steps continues the same run."""
+    warmup_fraction: Annotated[float, Field(ge=0, le=0.9), AS_WRITTEN] = 0.1
+    """Share of the updates over which the learning rate rises."""
+    adam_b1: ShareBelowOne = 0.9
+    """AdamW's decay of the first moment."""
+    adam_b2: ShareBelowOne = 0.99
+    """AdamW's decay of the second moment."""
+    weight_decay: PositiveOrZero = 0.1
+    """AdamW's weight decay."""
+    max_gradient_norm: Positive = 0.1
+    """Gradients are clipped to this global norm."""
+    lora: Lora | None = Lora()
+    """Low-rank adapters. null trains all weights, and keeps a second model for the KL penalty."""
+    checkpoint_interval_steps: Count = 500
+    """Steps between checkpoints; the last step has one too. All are kept and evaluated."""
+    kept_completions: CountOrZero = 8
+    """How many completions, with their rewards, training/samples.jsonl gets at the first step and at each
+    checkpoint."""
+    wandb_project: Text | None = None
+    """Metrics also go to this project of Weights & Biases, offline unless you are logged in. null is none.
+    TensorBoard's files are always written: results/RECIPE/training/runs/*/tensorboard."""

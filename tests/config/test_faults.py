@@ -1,0 +1,285 @@
+"""Each fault in the settings is one sentence that names the recipe and the key."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.config.conflicts import check_settings
+from gsm8k_grpo.config.merging import merge
+from gsm8k_grpo.config.recipes import effective_settings
+
+ROOT = Path(__file__).parents[2]
+SIZES = {"num_heads": 4, "num_kv_heads": 2}
+RATE = {"metric": "answer_accuracy", "base": None, "trained": 0.5, "difference": None}
+FAULTS = {
+    "unknown key at top": ({"train": 1}, "train: unknown key; there are recipes, miniature, "),
+    "unknown nested key": ({"training": {"lr": 1}}, "training.lr: unknown key; there are max_steps, "),
+    "unknown deeper key": (
+        {"training": {"lora": {"r": 1}}},
+        "training.lora.r: unknown key; there are rank, alpha, dropout, base_weights, target_modules",
+    ),
+    "unknown size": ({"model": {"architecture": {"layers": 3}}}, "model.architecture.layers: unknown key"),
+    "unknown keys that are no text": ({1: 2, "abc": 3}, "1: unknown key"),
+    "block left empty": ({"training": None}, "training: expected keys and values, found None"),
+    "text for an integer": (
+        {"training": {"max_steps": "100"}},
+        "training.max_steps: expected a whole number, found '100'",
+    ),
+    "decimal for an integer": (
+        {"training": {"max_steps": 100.0}},
+        "training.max_steps: expected a whole number, found 100.0",
+    ),
+    "truth for an integer": ({"seed": True}, "seed: expected a whole number, found True"),
+    "text for a number": (
+        {"training": {"learning_rate": "1e-6"}},
+        "training.learning_rate: expected a number, found '1e-6' (YAML reads 1e-6 as text; write 1.0e-6)",
+    ),
+    "text for a text": ({"prompt": {"system": 3}}, "prompt.system: expected text, found 3"),
+    "truth for a number": ({"training": {"beta": True}}, "training.beta: expected a number, found True"),
+    "number for a truth": ({"training": {"remat": 1}}, "training.remat: expected true or false, found 1"),
+    "no number": (
+        {"training": {"learning_rate": float("nan")}},
+        "training.learning_rate: expected a finite number, found nan",
+    ),
+    "infinite number": (
+        {"training": {"max_gradient_norm": float("inf")}},
+        "training.max_gradient_norm: expected a finite number, found inf",
+    ),
+    "number beyond all floats": (
+        {"training": {"lora": {"alpha": 10**400}}},
+        "training.lora.alpha: expected a number, found 1000",
+    ),
+    "size beyond all machines": (
+        {"model": {"architecture": {"embed_dim": 10**12}}},
+        "model.architecture.embed_dim: expected at most 1,048,576, found 1000000000000",
+    ),
+    "more devices than there are": ({"mesh": {"tp": 10**6}}, "mesh.tp: expected at most 65,536, found 1000000"),
+    "steps without end": (
+        {"training": {"max_steps": 10**12}},
+        "training.max_steps: expected at most 1,000,000,000, found 1000000000000",
+    ),
+    "odd heads": (
+        {"model": {"architecture": {"head_dim": 33}}},
+        "model.architecture.head_dim: expected a multiple of 2, found 33",
+    ),
+    "group of one": ({"training": {"num_generations": 1}}, "training.num_generations: expected at least 2, found 1"),
+    "negative beta": ({"training": {"beta": -0.1}}, "training.beta: expected at least 0, found -0.1"),
+    "no steps": ({"training": {"max_steps": 0}}, "training.max_steps: expected at least 1, found 0"),
+    "unknown reward": (
+        {"training": {"rewards": ["answer", "speed"]}},
+        "training.rewards.1: expected 'format_exact', 'format_approximate', 'answer', 'number', 'number_boxed', "
+        "'weighted_format', 'weighted_logic', 'weighted_accuracy', 'self_correction', 'fitting_length' or 'minigrpo' "
+        "or path/to/file.py:function, found 'speed'",
+    ),
+    "a reward that is no text": ({"training": {"rewards": [3]}}, "training.rewards.0: expected 'format_exact', "),
+    "a reward without a function": (
+        {"training": {"rewards": ["mine.py:"]}},
+        "training.rewards.0: expected 'format_exact', ",
+    ),
+    "a reward's file that is not there": (
+        {"training": {"rewards": ["nowhere/mine.py:f"]}},
+        f"training.rewards: nowhere/mine.py:f: {ROOT}/nowhere/mine.py: no such file",
+    ),
+    "reward twice": (
+        {"training": {"rewards": ["answer"] * 2}},
+        "training.rewards: expected no item twice, found ['answer', 'answer']",
+    ),
+    "no rewards": ({"training": {"rewards": []}}, "training.rewards: expected a list of at least 1, found []"),
+    "unknown platform": ({"platform": "gpu"}, "platform: expected 'cpu', 'tpu' or 'cuda', found 'gpu'"),
+    "unknown architecture": (
+        {"model": {"architecture": "gemma9"}},
+        "model.architecture: expected 'gemma2_2b', 'gemma3_1b' or 'qwen2.5_0.5b' or keys and values, found 'gemma9'",
+    ),
+    "name that is a path": (
+        {"dataset": {"name": "../x"}},
+        "dataset.name: expected a name of a-z, 0-9, '.', '_' and '-', found '../x'",
+    ),
+    "name with a line's end": ({"model": {"name": "x\n"}}, "model.name: expected a name of a-z, 0-9, "),
+    "a reward with a line's end": (
+        {"training": {"rewards": ["mine.py:f\n"]}},
+        "training.rewards.0: expected 'format_exact', ",
+    ),
+    "a handle with a line's end": ({"dataset": {"handle": "a/b\n"}}, "dataset.handle: expected OWNER/NAME, found"),
+    "a published range of three": (
+        {"published": {"text": "x", "source": "x", "conditions": "x", "values": [{**RATE, "base": [0.1, 0.2, 0.3]}]}},
+        "published.values.0.base: expected a number or a list of at most 2, found [0.1, 0.2, 0.3]",
+    ),
+    "a published rate above one": (
+        {"published": {"text": "x", "source": "x", "conditions": "x", "values": [{**RATE, "base": [0.1, 2]}]}},
+        "published.values.0.base.1: expected at most 1, found 2",
+    ),
+    "a published rate in part": (
+        {"published": {"text": "x", "source": "x", "conditions": "x", "values": [{"metric": "answer_accuracy"}]}},
+        "published.values.0.base: this key is missing",
+    ),
+    "an unknown key of a published rate": (
+        {"published": {"text": "x", "source": "x", "conditions": "x", "values": [{**RATE, "rows": 3}]}},
+        "published.values.0.rows: unknown key; there are metric, base, trained, difference",
+    ),
+    "batch that does not divide": (
+        {"training": {"prompts_per_step": 8, "micro_batch_prompts": 3}},
+        "training.micro_batch_prompts: 3 does not divide prompts_per_step 8",
+    ),
+    "checkpoint after the last step": (
+        {"training": {"max_steps": 100, "checkpoint_interval_steps": 101}},
+        "training.checkpoint_interval_steps: 101 lies beyond the last step (max_steps 100)",
+    ),
+    "generated without train rows": ({"dataset": {"train_rows": None}}, "dataset.train_rows: source generated needs"),
+    "generated without test rows": ({"dataset": {"test_rows": None}}, "dataset.train_rows: source generated needs"),
+    "file without a path": ({"dataset": {"source": "jsonl", "path": None}}, "dataset.path: source jsonl needs"),
+    "no row left to train on": (
+        {"dataset": {"train_rows": 50}, "prompt": {"dev_rows": 50}},
+        "prompt.dev_rows: 50 held-out rows leave none of the 50 train rows",
+    ),
+    "download without a handle": ({"model": {"source": "kaggle", "handle": None}}, "model.handle: source kaggle needs"),
+    "version in a handle": (
+        {"model": {"source": "kaggle", "handle": "google/gemma-2/flax/gemma2-2b-it/2"}},
+        "model.handle: source kaggle needs a handle such as google/gemma-2/flax/gemma2-2b-it; a version goes into",
+    ),
+    "commit of Kaggle": (
+        {"model": {"source": "kaggle", "handle": "a/b/flax/c", "revision": "main"}},
+        "model.revision: 'main' is no version of a Kaggle model; expected a number from 1, or null",
+    ),
+    "version of Hugging Face": (
+        {"model": {"source": "huggingface", "handle": "a/b", "revision": 2}},
+        "model.revision: 2 is no revision of Hugging Face; expected a commit, tag or branch, or null",
+    ),
+    "half a handle": (
+        {"model": {"source": "huggingface", "handle": "gemma"}},
+        "model.handle: source huggingface needs a handle such as google/gemma-2-2b-it",
+    ),
+    "folder without a path": (
+        {"model": {"source": "local", "path": None}},
+        "model.path: source local needs the folder",
+    ),
+    "LFM2": (
+        {"model": {"source": "huggingface", "handle": "LiquidAI/LFM2-350M"}},
+        "model.handle: LFM2 is not supported: Tunix has no such model, and LFM2-350M was tried on this task and never",
+    ),
+    "data set without an owner": (
+        {"dataset": {"handle": "gsm8k"}},
+        "dataset.handle: expected OWNER/NAME, found 'gsm8k'",
+    ),
+    "miniature without pretraining": ({"model": {"pretraining": None}}, "model.pretraining: source pretrained needs"),
+    "miniature without sizes": (
+        {"model": {"architecture": "gemma2_2b"}},
+        "model.pretraining: source pretrained needs model.pretraining and the sizes of model.architecture",
+    ),
+    "heads not shared evenly": (
+        {"model": {"architecture": {"num_heads": 4, "num_kv_heads": 3}}},
+        "model.architecture.num_kv_heads: 3 does not divide num_heads 4",
+    ),
+    "more devices than KV heads": (
+        {"model": {"architecture": SIZES}, "mesh": {"tp": 4}},
+        "mesh.tp: 4 does not divide the 2 KV heads; with these settings it can be 1, 2",
+    ),
+    "a mesh that does not share the batch": (
+        {"mesh": {"fsdp": 3}, "model": {"architecture": {"embed_dim": 384}}, "training": {"num_generations": 4}},
+        "mesh.fsdp: 3 does not divide the 32 sequences of a micro-batch (micro_batch_prompts × num_generations); with "
+        "these settings it can be 1, 2, 4, 8, 16, 32",
+    ),
+    "a mesh that does not share the width": (
+        {"mesh": {"fsdp": 3}, "training": {"num_generations": 3}},
+        "mesh.fsdp: 3 does not divide the 128 embed_dim; with these settings it can be 1, 2, 4, 8",
+    ),
+    "a group whose gaps are lost": (
+        {"training": {"num_generations": 2}},
+        "training.advantage_estimator: with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into",
+    ),
+    "a ratio of noise": (
+        {"training": {"num_iterations": 2, "lora": {"dropout": 0.1}}},
+        "training.lora.dropout: with num_iterations > 1, dropout adds noise to the ratio to the old policy",
+    ),
+    "a schedule that ends early": (
+        {"training": {"schedule_steps": 30}},
+        "training.schedule_steps: 30 is less than max_steps 60",
+    ),
+    "a penalty over more than the limit": (
+        {"training": {"truncated_completions": "penalise", "overlong_buffer_tokens": 37}},
+        "training.overlong_buffer_tokens: 37 is more than max_completion_tokens 36",
+    ),
+    "an estimator without gradient": (
+        {"training": {"kl_estimator": "k1"}},
+        "training.kl_estimator: expected 'k2' or 'k3', found 'k1'",
+    ),
+    "more rows than the split": (
+        {"evaluation": {"rows": 601}},
+        "evaluation.rows: 601 rows are more than the 600 of the test",
+    ),
+    "a step beyond the rows": (
+        {"prompt": {"dev_rows": 15_999}},
+        "training.prompts_per_step: 8 prompts are more than the 1 rows to train on",
+    ),
+    "more candidates than tokens": ({"training": {"top_k": 641}}, "training.top_k: 641 is more than the 640 pieces"),
+    "a rate that never falls": (
+        {"training": {"warmup_fraction": 1.0}},
+        "training.warmup_fraction: expected at most 0.9, found 1.0",
+    ),
+    "no window": (
+        {"model": {"architecture": {"sliding_window_tokens": None}}},
+        "model.architecture.sliding_window_tokens: Gemma 2 has local layers: expected a number",
+    ),
+    "a window where there is none": (
+        {"model": {"architecture": {"family": "qwen2"}}},
+        "model.architecture.sliding_window_tokens: Qwen2.5 has no local layers: expected null",
+    ),
+    "adapters on modules of another family": (
+        {"model": {"architecture": {"family": "qwen2", "sliding_window_tokens": None}}},
+        "training.lora.target_modules: Qwen2.5 has no module q_einsum; it has q_proj, k_proj, ",
+    ),
+    "fused attention": (
+        {"model": {"architecture": {"num_heads": 2, "num_kv_heads": 2}}},
+        "model.architecture.num_kv_heads: with as many KV heads as num_heads (2), Tunix makes one matrix",
+    ),
+    "tag inside another": (
+        {"prompt": {"tags": {"answer_start": "<reason"}}},
+        "prompt.tags: the tag '<reason' is a part",
+    ),
+    "the same tag twice": (
+        {"prompt": {"tags": {"answer_start": "<a>", "answer_end": "<a>"}}},
+        "prompt.tags: the tag '<a>' is a part of another tag",
+    ),
+    "empty tag": (
+        {"prompt": {"tags": {"answer_end": ""}}},
+        "prompt.tags.answer_end: expected text that is not empty, found ''",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_fault_is_one_sentence_that_names_recipe_and_key(what):
+    overrides, expected = FAULTS[what]
+    with pytest.raises(PipelineError) as refused:
+        effective_settings("tiny", overrides)
+    assert str(refused.value).startswith(f"recipe tiny: {expected}") and "\n" not in str(refused.value)
+
+
+def nested_keys(settings, key=()):
+    """The path of each setting and block."""
+    for name, value in settings.items():
+        yield (*key, name)
+        if isinstance(value, dict):
+            yield from nested_keys(value, (*key, name))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates() | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.integers() | st.none(), inner, max_size=3)
+    ),
+)
+TINY = effective_settings("tiny", {})
+
+
+@given(st.sampled_from(sorted(nested_keys(TINY))), VALUES)
+def test_any_value_of_any_setting_is_either_valid_or_refused_with_one_sentence(key, value):
+    overrides = value
+    for name in reversed(key):
+        overrides = {name: overrides}
+    try:
+        check_settings(merge(TINY, overrides), "here")
+    except PipelineError as error:
+        assert str(error).startswith("here: ") and len(str(error).splitlines()) == 1
