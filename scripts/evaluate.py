@@ -68,7 +68,7 @@ def main() -> None:
     from gsm8k_grpo.generation.sampler import Sampler
     from gsm8k_grpo.models.base_model import load_base_model, load_for_evaluation
     from gsm8k_grpo.models.mesh import make_mesh
-    from gsm8k_grpo.preflight import memory
+    from gsm8k_grpo.preflight.memory_check import require_evaluation_memory
 
     mesh = make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
     loaded = load_base_model(arguments.model, mesh)
@@ -76,7 +76,7 @@ def main() -> None:
     if checkpoint["name"] != "base":
         model = load_for_evaluation(loaded, arguments.checkpoints, checkpoint["name"], mesh)
     batch_size = min(how["batch_size"], len(rows))
-    memory.require_evaluation(loaded.config, batch_size, prompt["max_tokens"], how["max_completion_tokens"], mesh)
+    require_evaluation_memory(loaded.config, batch_size, prompt["max_tokens"], how["max_completion_tokens"], mesh)
     cache = cache_tokens(prompt["max_tokens"], how["max_completion_tokens"])
     gather = chosen["mesh"]["decode_weights"] == "gathered"
     sampler = Sampler(model, loaded.tokenizer, cache, mesh, gather)

@@ -104,6 +104,7 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
     for name in filter(custom.is_custom, training_settings["rewards"]):
         custom.load_function(name, ROOT)  # its faults are said before a model is loaded
     jax_setup.configure_jax()
+    from gsm8k_grpo.common.process_memory import memory_used
     from gsm8k_grpo.grpo import tunix_setup
     from gsm8k_grpo.grpo.learner import Learner
     from gsm8k_grpo.grpo.loop import train_to_end
@@ -111,11 +112,11 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
     from gsm8k_grpo.models.base_model import load_base_model
     from gsm8k_grpo.models.lora import make_policy, trained_variables, with_zero_adapters
     from gsm8k_grpo.models.mesh import make_mesh
-    from gsm8k_grpo.preflight import memory
+    from gsm8k_grpo.preflight.memory_check import require_training_memory
 
     mesh = make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
     loaded = load_base_model(model_folder, mesh)
-    memory.require_training(loaded.config, training_settings, prompt["max_tokens"], mesh)
+    require_training_memory(loaded.config, training_settings, prompt["max_tokens"], mesh)
     lora = training_settings["lora"]
     policy = make_policy(loaded.model, lora, chosen["seed"], mesh)
     reference = None
@@ -147,7 +148,7 @@ def _train(model_folder: Path, manifest: dict, chosen: Mapping, rows: list[dict]
     del loaded, policy, reference  # where all weights are trained, those that it began with are needed no longer
     train_to_end(learner, training_settings, run)
     if jax_setup.is_lead_process():
-        run.note_memory(memory.memory_used())
+        run.note_memory(memory_used())
 
 
 def _write(output: Path, run: Run, steps: list[int], history: list[dict], chosen: Mapping, rows: list) -> None:

@@ -20,7 +20,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
 
 # With a file on each core, the longest files begin first, so that none is left over alone.
-LONG = ("test_resuming", "test_clusters", "test_preflight", "test_artifacts", "test_devices")
+LONG = ("test_resuming", "test_clusters", "test_programs", "test_artifacts", "test_devices")
 MARKERS = ("slow", "browser", "tpu", "parity", "cluster")
 
 

@@ -161,9 +161,9 @@ def test_no_gradient_of_a_frozen_weight_is_formed(lora):
     change = {} if lora else {"training": {"lora": None}}
     chosen, mesh = effective_settings("tiny", {"model": {"architecture": sizes}, **change}), make_mesh(1, 1)
     programs = Programs(chosen, mesh)
-    step = programs._step.func
+    step = programs.train_step
     with jax_internals.devices_seen_as(mesh):
-        traced = step.jitted_fn.trace(*step._arguments, programs._example())
+        traced = step.jitted_fn.trace(*step._arguments, programs.training_example())
     made = {tuple(sorted(shape)) for shape in products_of(traced.jaxpr.jaxpr)}
     base = storage.abstract_model(building.tunix_config(chosen["model"]["architecture"]), mesh, "float32")
     weights = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(base)) if leaf.ndim > 1}
