@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-import download
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.data import gsm8k
+from gsm8k_grpo.data import gsm8k, sources
 from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
@@ -52,7 +51,7 @@ def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
             "'1111111111111111111111111111111111111111' after",
         ),
         ({"question": "q", "answer": "#### A1"}, "'A1' after '####' is not one number"),
-        ({"question": "half \ud800", "answer": "#### 1"}, "'question' has half of a character"),
+        ({"question": "half \ud800", "answer": "#### 1"}, "'question' contains half of a character"),
         ({"question": "q", "answer": "#### many"}, "'many' after '####' is not one number"),
         ({"question": "q", "answer": "#### 1 or 2"}, "'1 or 2' after '####' is not one number"),
         ({"question": "q", "answer": "#### "}, "'' after '####' is not one number"),
@@ -65,7 +64,7 @@ def test_a_row_without_an_answer_is_refused_by_file_and_row(tmp_path, row, fault
     good = json.dumps({"question": "q", "answer": "#### 18"})
     path.write_text(f"{good}\n{json.dumps(row)}\n")
     with pytest.raises(PipelineError) as refused:
-        gsm8k.read(path, "train")
+        sources.jsonl({"path": tmp_path}, None)
     assert str(refused.value).startswith(f"{path}, row 2: {fault}")
 
 
@@ -82,7 +81,7 @@ def test_all_of_gsm8k_is_read_as_published(published, split, size, commas, negat
     path = published / f"{split}.jsonl"
     raw = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     finals = [row["answer"].split("####")[1].strip() for row in raw]
-    rows = gsm8k.read(path, split)
+    rows = gsm8k.normalise_rows(raw, split, str(path))
 
     assert len(rows) == size
     assert [row["answer"] for row in rows] == [str(int(final.replace(",", ""))) for final in finals]
@@ -118,10 +117,10 @@ def test_local_rows_say_whether_they_are_gsm8ks_and_warn_where_test_was_trained_
     rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(4)]
     files.write_jsonl(tmp_path / "train.jsonl", rows)
     files.write_jsonl(tmp_path / "test.jsonl", rows[2:])
-    download.from_jsonl(tmp_path)
+    sources.jsonl({"path": tmp_path}, None)
     said = capsys.readouterr().out
     assert "train.jsonl: 4 rows, not the 7,473 of GSM8K's train as published" in said
     assert "WARNING: dataset.path: 2 questions are in test.jsonl and in train.jsonl" in said
     files.write_jsonl(tmp_path / "test.jsonl", [{"question": "9?", "answer": "#### 9"}])
-    download.from_jsonl(tmp_path)
+    sources.jsonl({"path": tmp_path}, None)
     assert "WARNING" not in capsys.readouterr().out
