@@ -16,6 +16,7 @@ TFDS_PYTHON = Path(os.environ.get("TFDS_PYTHON", ROOT / ".venv-tfds" / "bin" / "
 MIB = 2**20
 
 
+@pytest.mark.slow
 def test_gsm8k_is_the_same_bytes_from_each_hub(hub, raw, normalised, tmp_path):
     put_gsm8k(hub, raw)
     for network in (True, False):

@@ -4,18 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.data import hubs, model_files
+from gsm8k_grpo.data import model_files
 from loopback_hubs import COMMIT, CREDENTIALS, HF_TOKEN, KAGGLE_KEY, KAGGLE_VERSION, assert_no_secret_below
 
 FETCH = """
 import json, sys
-import huggingface_hub  # as Tunix does, before anything could be set for it
+import huggingface_hub  # as Tunix does, before our code can set anything
 from gsm8k_grpo.common import errors
 from gsm8k_grpo.data import hubs, retries
 
@@ -95,7 +93,7 @@ def test_a_revision_that_can_move_is_recorded_and_warned_about(hub, source):
         f"model.revision: none is given, so the newest was taken: it is now {resolved}; write that there"
     )
     assert f"WARNING: {origin['warning']}\n" in text
-    hub.close()  # the newest that is here stands in for the newest that there is
+    hub.close()  # without a network, the newest cached version is used
     assert fetch(hub, model(source))[:2] == (folder, origin)
     assert fetch(hub, model(source), HF_HUB_OFFLINE="1")[:2] == (folder, origin)
 
@@ -149,8 +147,9 @@ def test_no_credentials_and_a_licence_not_accepted(hub, source, credentials, acc
 
 def test_what_is_not_there_is_named(hub):
     missing = "google/gemma-9"
+    page = "https://huggingface.co/google/gemma-9"
     assert refused(hub, model("huggingface", handle=missing)).startswith(
-        "model.handle: there is no model google/gemma-9 at https://huggingface.co/google/gemma-9, or it is hidden from you: "
+        f"model.handle: there is no model google/gemma-9 at {page}, or it is hidden from you: "
     )
     assert "if it is private or gated, set HF_TOKEN" in refused(hub, model("huggingface", handle=missing), False)
     assert refused(hub, model("huggingface", revision="v9")).startswith(
@@ -166,16 +165,17 @@ def test_what_is_not_there_is_named(hub):
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
 def test_a_connection_cut_half_way_is_resumed_where_it_stopped(hub, source, large):
     name = LARGE_FILES[source]
-    # kagglehub asks for the whole file first, reads none of it, and then asks for what is missing.
+    # kagglehub first asks for the whole file, reads none of it, and then asks for what is missing.
     hub.cuts[name] = [13 * MIB, *([None] if source == "kaggle" else []), 21 * MIB // 2]
     folder, _, _ = fetch(hub, model(source))
     (path,) = folder.rglob(name)
     assert path.read_bytes() == large
-    # Clients write whole blocks, of 10 MiB and of 1: what they had of one when the connection was cut comes again.
+    # The clients write whole blocks, of 10 MiB and of 1 MiB: an incomplete block is fetched again.
     starts = {"huggingface": [0, 10 * MIB, 20 * MIB], "kaggle": [0, 13 * MIB, 23 * MIB]}[source]
     assert [0, *hub.resumed(name)] == starts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
 def test_another_run_goes_on_from_what_a_failed_one_had_got(hub, source):
     name = LARGE_FILES[source]
@@ -188,6 +188,7 @@ def test_another_run_goes_on_from_what_a_failed_one_had_got(hub, source):
     assert hub.resumed(name) == [{"huggingface": 10 * MIB, "kaggle": 13 * MIB}[source]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
 def test_a_wrong_checksum_is_fetched_again_and_after_some_attempts_refused(hub, source, large):
     name = LARGE_FILES[source]
@@ -209,8 +210,9 @@ def test_a_file_damaged_in_the_cache_is_found_and_fetched_again(hub, large):
     assert fetch(hub, model("huggingface"))[1] == origin
 
 
+@pytest.mark.slow
 def test_a_cache_that_another_program_filled_in_part_is_completed_or_refused(hub):
-    """As `AutoModel.from_pretrained` leaves it: without what tokenizer and generation need, or a list."""
+    """`AutoModel.from_pretrained` leaves a cache without the files of tokenizer and generation, and without a list."""
     repository = hub.huggingface["model/google/gemma-2-2b-it"]
     repository.files.update({"tokenizer_config.json": b"{}", "generation_config.json": b"{}"})
     folder, whole, _ = fetch(hub, model("huggingface"))
@@ -229,8 +231,9 @@ def test_a_cache_that_another_program_filled_in_part_is_completed_or_refused(hub
     assert "google/gemma-2-2b-it is not complete in" in refused(hub, model("huggingface"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
-def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(hub, source):
+def test_a_file_that_may_grow_no_more_is_one_sentence_and_the_next_run_goes_on(hub, source):
     sentence = refused(hub, model(source), limit_bytes=12 * MIB)
     assert sentence.startswith("model.handle: no space left in ") and f"set {CACHES[source]} to a folder" in sentence
     hub.requests.clear()
@@ -239,9 +242,10 @@ def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(hub, source):
     assert 0 < start <= 12 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
-def test_a_disk_that_is_full_indeed_says_so_and_the_next_run_goes_on(hub, source, large):
-    """As above, but ENOSPC by a file system of 12 MiB instead of EFBIG by a limit."""
+def test_a_full_file_system_is_one_sentence_and_the_next_run_goes_on(hub, source, large):
+    """As above, but a file system of 12 MiB raises ENOSPC, where a limit raises EFBIG."""
     cache = hub.folder / {"huggingface": "huggingface", "kaggle": "kagglehub"}[source]
     cache.mkdir()
     if (
@@ -262,7 +266,7 @@ def test_a_disk_that_is_full_indeed_says_so_and_the_next_run_goes_on(hub, source
 
 
 def credential_file(hub, source):
-    """Where the client keeps its user's credentials, with them in it."""
+    """The file of the client's credentials, with credentials in it."""
     home = Path(hub.environment()["HOME"])
     if source == "huggingface":
         path, text = hub.folder / "huggingface" / "token", HF_TOKEN
@@ -286,8 +290,8 @@ def test_the_clients_own_credential_files_are_used_and_appear_nowhere(hub, sourc
     assert_no_secret_below(hub.folder)
 
 
-BROKEN = "with-\n-a-break"  # KAGGLE_API_TOKEN goes into a header as it is; http.client's error shows it
-HOW = {"huggingface": "and set HF_TOKEN to it", "kaggle": "and set KAGGLE_USERNAME and KAGGLE_KEY"}
+BROKEN = "with-\n-a-break"  # KAGGLE_API_TOKEN goes into a header unchanged; http.client's error shows it
+REMEDIES = {"huggingface": "and set HF_TOKEN to it", "kaggle": "and set KAGGLE_USERNAME and KAGGLE_KEY"}
 
 
 @pytest.mark.parametrize(
@@ -302,7 +306,10 @@ def test_credentials_that_cannot_be_sent_are_one_sentence_that_does_not_show_the
     status, text = hub.run([sys.executable, "-c", FETCH, json.dumps(model(source))], **known)
     assert status == 1 and "Traceback" not in text, text
     assert (
-        "with-" not in text and "tokén" not in text and "has a character that none has" in text and HOW[source] in text
+        "with-" not in text
+        and "tokén" not in text
+        and "has a character that none has" in text
+        and REMEDIES[source] in text
     )
 
 
@@ -310,13 +317,15 @@ def test_credentials_that_cannot_be_sent_are_one_sentence_that_does_not_show_the
 def test_a_credential_file_that_cannot_be_read_is_named(hub, source):
     path = credential_file(hub, source)
     path.unlink()
-    path.mkdir()  # root may read all files, but no folder as one
+    path.mkdir()  # root may read any file, but not a folder as a file
     sentence = refused(hub, model(source), credentials=False)
-    assert f"{path}, where" in sentence and "cannot be read (Is a directory)" in sentence and HOW[source] in sentence
+    assert (
+        f"{path}, where" in sentence and "cannot be read (Is a directory)" in sentence and REMEDIES[source] in sentence
+    )
 
 
 @pytest.mark.parametrize(
-    ("source", "surroundings", "says"),
+    ("source", "environment", "says"),
     [
         ("huggingface", {"HTTPS_PROXY": "nonsense://x"}, "does not understand HTTPS_PROXY"),
         ("kaggle", {"HTTPS_PROXY": "nonsense://x"}, "does not understand HTTPS_PROXY"),
@@ -324,10 +333,11 @@ def test_a_credential_file_that_cannot_be_read_is_named(hub, source):
         ("kaggle", {"REQUESTS_CA_BUNDLE": "/nowhere"}, "SSL_CERT_FILE or REQUESTS_CA_BUNDLE does not name a file"),
     ],
 )
-def test_surroundings_that_no_request_can_be_made_in_are_named(hub, source, surroundings, says):
-    assert says in refused(hub, model(source), **surroundings)
+def test_an_environment_in_which_no_request_works_is_named(hub, source, environment, says):
+    assert says in refused(hub, model(source), **environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "part"), [("huggingface", "/api/models/"), ("kaggle", "GetModelInstance")])
 def test_a_hub_in_trouble_is_asked_again_a_few_times(hub, source, part):
     hub.statuses[part] = [503, 503]
@@ -360,45 +370,4 @@ def test_in_a_notebook_that_mounts_kaggles_data_it_is_used_from_there(hub, noteb
     assert origin["warning"].endswith(
         "Kaggle does not say which version this is; write its number there, from the model's page"
     )
-    assert not hub.requests
-
-
-def test_a_local_folder_is_used_as_it_is_and_checked(hub, tmp_path):
-    folder = tmp_path / "gemma"
-    files = hub.huggingface["model/google/gemma-2-2b-it"].files
-    for name in ("config.json", "tokenizer.model", "model.safetensors.index.json", LARGE_FILES["huggingface"]):
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_bytes(files[name])
-    local = model("local", path=str(folder))
-    assert refused(hub, local).startswith(f"{folder}: model-00001-of-00002.safetensors is missing (1 of 2 ")
-    (folder / "model-00001-of-00002.safetensors").write_bytes(b"a shard")
-    found, origin, _ = fetch(hub, local)
-    assert found == folder and origin == {
-        "source": "local",
-        "path": str(folder),
-        "files": model_files.hashes(folder),
-        "warning": None,
-    }
-    # What did not change since is not read again.
-    known, since = {name: {**facts, "sha256": "known"} for name, facts in origin["files"].items()}, time.time() + 60
-    assert model_files.local_hashes(folder, known, since) == known
-    assert model_files.local_hashes(folder, known, since - 3600) == origin["files"]
-    (folder / "notes.bin").write_bytes(b"not the model's")
-    assert "notes.bin" not in model_files.local_hashes(folder)
-    index = (folder / "model.safetensors.index.json").read_bytes()
-    for damage in ("{}", '{"weight_map": ["a"]}', '{"weight_map": null}', '{"weight_map": {"a": 1}}'):
-        (folder / "model.safetensors.index.json").write_text(damage)
-        with pytest.raises(PipelineError, match="is missing, empty or not a table; fetch the model again"):
-            hubs.fetch_model(local)
-    (folder / "model.safetensors.index.json").write_text("[]")
-    assert "index.json: expected a JSON object, found list" in refused(hub, local)
-    (folder / "model.safetensors.index.json").write_bytes(index)
-    (folder / "tokenizer.model").unlink()
-    assert refused(hub, local).endswith("no tokenizer.json or tokenizer.model; copy the model's own there")
-    (folder / "config.json").write_text('{"model_type": "lfm2"}')
-    assert "LFM2 is not supported: Tunix has no such model" in refused(hub, local)
-    (folder / "config.json").unlink()
-    assert "expected config.json, a tokenizer and safetensors" in refused(hub, local)
-    assert model_files.local_hashes(folder) == {}  # whatever it is: nothing of it is read
-    assert "is not a folder" in refused(hub, model("local", path=str(folder / "none")))
     assert not hub.requests

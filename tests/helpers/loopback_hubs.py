@@ -1,5 +1,5 @@
 """The hubs that tests talk to: one server on the loopback that stands for api.kaggle.com, huggingface.co, their storage
-hosts and raw.githubusercontent.com. The real clients reach it as their HTTPS proxy; it has its own certificate authority.
+hosts and raw.githubusercontent.com. The real clients reach it as their HTTPS proxy, with its certificate authority.
 
 It speaks as much of those protocols as the clients use for downloads, can be told to fail, and records every request.
 """
