@@ -1,4 +1,4 @@
-"""The answer parser: what it reads from texts as models write them, and that no text makes it raise or crawl."""
+"""The answer parser: what it reads from texts as models write them, and that no text makes it raise or slow."""
 
 import subprocess
 import sys
@@ -293,12 +293,12 @@ def test_whatever_is_repeated_is_read_in_linear_time(repeated, end):
     started = time.process_time()
     answers.first_number(text), answers.cascade(text, TAGS), answers.boxed(rf"\boxed{{{text}}}")
     answers.strict(text, TAGS), answers.strict(f"<answer>{text}</answer>", TAGS), answers.has_format(text, TAGS)
-    assert time.process_time() - started < 2  # seconds: some 0.05 where it is linear, 10 and more where quadratic
+    assert time.process_time() - started < 2  # seconds: 0.05 if linear, more than 10 if quadratic
 
 
 READ_ALL = """
 import sys
-from gsm8k_grpo import answers
+from gsm8k_grpo.rewards import answers
 tags = answers.Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 text = sys.argv[1] * (int(sys.argv[3]) // len(sys.argv[1])) + sys.argv[2]
 answers.first_number(text), answers.flexible(text), answers.has_format(text, tags)
@@ -336,7 +336,7 @@ def test_a_megabyte_is_read_in_linear_time(root, repeated, end):
 
 
 def test_megabytes_of_latex_are_read_in_linear_time(root):
-    """Copying what is before each fraction took 8 s for one megabyte, 32 s for two."""
+    """Copying the text before each fraction would take quadratic time."""
     read_all(root, "\\frac{1}{2}", "", 2_000_000)
 
 
