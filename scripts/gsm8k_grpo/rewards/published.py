@@ -210,10 +210,10 @@ def self_correction(completion: str, gold: Fraction, tags: Tags) -> float:
     """A bonus for correcting an error within the reasoning block (gemma2-2b-reasoning). Range 0 … 0.1.
 
     A correction begins with a cue ("wait", "actually", "let me check", …). The last number before the cue must not
-    occur again after the correcting sentence. The last number of the correcting sentence must be another one, and must
-    occur again, in the reasoning or as the answer. A check that changes nothing earns nothing. The bonus needs the right
-    answer and counts once, so that it cannot replace solving. It is small, because it cannot tell a staged mistake from
-    a real one.
+    occur again after the correcting sentence. The last number of the correcting sentence must be another one, and
+    must occur again, in the reasoning or as the answer. A check that changes nothing earns nothing. The bonus needs
+    the right answer and counts once, so that it cannot replace solving. It is small, because it cannot tell a
+    staged mistake from a real one.
 
     | completion                                                   | gold | reward |
     | <r>16 - 3 = 12. Wait, 16 - 3 = 13. 13 + 5 = 18.</r><a>18</a> | 18   | 0.1    |
