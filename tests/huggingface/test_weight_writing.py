@@ -1,7 +1,7 @@
-"""What is exported computes what was trained: through `transformers` and PEFT, merged and as adapters.
+"""An export computes what was trained: through `transformers` and PEFT, merged and as adapters.
 
-Small models of each family, random weights of a size at which logits are about 10, adapters that change them by more
-than 1, float32 on both sides; logits agree to 10⁻⁴. (PyTorch and PEFT are not ours: `make parity` installs them.)
+Small models of each family with random weights, so that logits are about 10, and adapters that change them by more than
+1. Both sides compute in float32; logits agree to 10⁻⁴. `make parity` installs PyTorch and PEFT.
 """
 
 import json
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx, traverse_util
-from test_parity import LENGTHS, PAD, STOPS, Ids, merged, our_logits, their_logits
 
 from generation import FAMILIES, completed, left_padded
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import word_problems
+from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.generation.cache_size import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
@@ -27,11 +27,13 @@ from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
-from gsm8k_grpo.report import model_card
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
+from logits import LENGTHS, PAD, STOPS, Ids, our_logits, their_logits, with_weights  # noqa: E402
+
+pytestmark = pytest.mark.parity
 
 TOLERANCE = 1e-4
 RANK, ALPHA = 3, 5.0
@@ -44,16 +46,15 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def published(name, tmp_path_factory):
-    """A base as it may be published: by `transformers`, in several files."""
+    """A base, published by `transformers` in several files."""
     torch.manual_seed(0)
-    # Eager: what exports are asked to be loaded with, for Gemma 2's soft cap.
     model = transformers.AutoModelForCausalLM.from_config(config_json.transformers_config(FAMILIES[name])).float()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.5))
     folder = tmp_path_factory.mktemp(name)
     model.save_pretrained(folder, max_shard_size="20KB")
-    assert (folder / weight_reading.INDEX_FILE).is_file() and len(list(folder.glob("*.safetensors"))) > 3
+    assert (folder / INDEX_FILE).is_file() and len(list(folder.glob("*.safetensors"))) > 3
     return folder
 
 
@@ -85,7 +86,7 @@ def arrays(policy):
 
 @pytest.fixture(scope="module")
 def base(published, name):
-    return merged(weight_reading.read_huggingface(published, FAMILIES[name]), FAMILIES[name])
+    return with_weights(weight_reading.read_huggingface(published, FAMILIES[name]), FAMILIES[name])
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def test_the_same_greedy_answers_on_50_prompts(name, trained, theirs):
 def test_several_files_with_an_index_are_the_same_model(name, stored, factors, exported, tmp_path):
     write(tmp_path, name, stored, factors, shard_bytes=20_000)
     parts = sorted(path.name for path in tmp_path.glob("*.safetensors"))
-    index = json.loads((tmp_path / weight_writing.INDEX_FILE).read_text())
+    index = json.loads((tmp_path / INDEX_FILE).read_text())
     assert len(parts) > 3 and sorted(set(index["weight_map"].values())) == parts
     whole = safetensors.numpy.load_file(exported / "model.safetensors")
     found = {}
@@ -331,18 +332,3 @@ def test_what_was_published_beside_the_weights_stays_as_it_was(name, published, 
     sampled = transformers.GenerationConfig.from_pretrained(folder)
     assert (sampled.do_sample, sampled.temperature, sampled.top_k, sampled.top_p) == (True, 0.7, 0, 0.9)
     assert not list(folder.glob("*.safetensors*"))
-
-
-@pytest.mark.parametrize(
-    ("origin", "expected"),
-    [
-        ({"source": "kaggle", "handle": "google/gemma-2/flax/gemma2-2b-it"}, "google/gemma-2-2b-it"),
-        ({"source": "kaggle", "handle": "someone/gemma-2/flax/gemma2-2b-it"}, None),
-        ({"source": "kaggle", "handle": "google/gemma/flax/2b-it"}, None),
-        ({"source": "huggingface", "handle": "Qwen/Qwen2.5-0.5B-Instruct"}, "Qwen/Qwen2.5-0.5B-Instruct"),
-        ({"source": "local", "path": "/models/gemma"}, "/models/gemma"),
-        ({"source": "pretrained", "seed": 0, "rows": 3}, None),
-    ],
-)
-def test_the_adapters_name_their_base(origin, expected):
-    assert model_card.base_model(origin) == expected

@@ -9,12 +9,13 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models import families
 
+INDEX_FILE = "model.safetensors.index.json"
 # What a model needs from a repository. Other formats of the same weights (.bin, .gguf, .pth) are not fetched.
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
     "model*.safetensors",
-    "model.safetensors.index.json",
+    INDEX_FILE,
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -79,7 +80,7 @@ def check_model_folder(folder: Path) -> None:
         )
     if str(files.read_json_object(folder / "config.json").get("model_type", "")).startswith("lfm2"):
         raise PipelineError(f"{folder / 'config.json'}: {families.LFM2_UNSUPPORTED}")
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX_FILE
     shards = set(weight_map(index).values()) if index.is_file() else {"model.safetensors"}
     missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing:
