@@ -108,8 +108,8 @@ def _files_of_tensors(folder: Path) -> dict[str, Path]:
     single = folder / "model.safetensors"
     if not single.is_file():
         raise PipelineError(
-            f"{folder}: expected model.safetensors, or {INDEX_FILE} with the files that it names; other formats are not "
-            "supported"
+            f"{folder}: expected model.safetensors, or {INDEX_FILE} with the files that it names; no other "
+            "format is supported"
         )
     try:
         with safetensors.safe_open(single, framework="numpy") as opened:
@@ -125,7 +125,7 @@ def require_all(folder: Path, known: set[str], found: Mapping[str, object]) -> N
         raise PipelineError(
             f"{folder}: {missing[0]} and {len(missing) - 1} other tensors are missing; fetch the model again"
         )
-    # lm_head copies the embedding: the output is tied to it. Old files also hold rotary frequencies, which we compute.
+    # lm_head copies the embedding; the output is tied to it. Old files also hold rotary frequencies, which we compute.
     unknown = sorted(name for name in found.keys() - known if name != "lm_head.weight" and "rotary_emb" not in name)
     if unknown:
         raise PipelineError(
