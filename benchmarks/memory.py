@@ -1,10 +1,10 @@
-r"""Host memory that a published model takes: its conversion (stage `base_model`), loading it to train, and QLoRA.
+r"""Host memory for a published model: to convert it (stage `base_model`), to load it for training, and with QLoRA.
 
   python benchmarks/memory.py --architecture gemma2_2b --folder /tmp/memory
 
-Writes random bfloat16 weights of the real shape, sharded as Hugging Face has them (5 GB for Gemma 2 2B, and the same
-again converted), measures each step in a process of its own, and deletes the folder. Of QLoRA it says what weights and
-adapters take by the bits of their numbers, and what all arrays take that are left on the device.
+Writes random bfloat16 weights of the real shape in several files, as on Hugging Face (5 GB for Gemma 2 2B, and as much
+again when converted). Measures each step in a process of its own, then deletes the folder. For QLoRA it prints the size
+of weights and adapters by the bits of their numbers, and the size of all arrays that stay on the device.
 """
 
 import argparse
@@ -29,11 +29,12 @@ STEPS = ("convert", "load", "adapt-none", "adapt-int8", "adapt-nf4")
 
 
 def write_random(architecture: str, folder: Path) -> int:
-    """A Hugging Face folder of the architecture with random weights; returns their bytes."""
+    """Writes a Hugging Face folder of the architecture with random weights; returns their size in bytes."""
     import ml_dtypes
     import numpy as np
 
     from gsm8k_grpo.data import word_problems
+    from gsm8k_grpo.data.model_files import INDEX_FILE
     from gsm8k_grpo.data.prompts import build_prompt
     from gsm8k_grpo.huggingface import weight_reading
     from gsm8k_grpo.models.tokenizer_training import train_tokenizer
@@ -55,7 +56,7 @@ def write_random(architecture: str, folder: Path) -> int:
         total += array.nbytes
     shards.append(_save(shard, folder / f"model-{len(shards):05}.safetensors"))
     weight_map = {tensor: file for file, names in shards for tensor in names}
-    (folder / weight_reading.INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return total
 
 
@@ -67,7 +68,7 @@ def _save(tensors: dict, path: Path) -> tuple[str, list[str]]:
 
 
 def convert(architecture: str, folder: Path) -> None:
-    """As the stage does it."""
+    """Converts the folder as the stage `base_model` does."""
     import base_model
     from gsm8k_grpo.common import jax_setup
 
@@ -81,7 +82,7 @@ def convert(architecture: str, folder: Path) -> None:
 
 
 def load(architecture: str, folder: Path) -> None:
-    """As training and evaluation do it, onto one device: the CPU."""
+    """Loads the model as training and evaluation do, onto one device: the CPU."""
     from gsm8k_grpo.common import jax_setup
     from gsm8k_grpo.models.base_model import load_base_model
     from gsm8k_grpo.models.mesh import make_mesh
@@ -91,7 +92,7 @@ def load(architecture: str, folder: Path) -> None:
 
 
 def adapt(kind: str, architecture: str, folder: Path) -> None:
-    """The policy as training makes it, its base quantised to `kind` or left as it is; what it was made of is let go."""
+    """Makes the policy as training does, with its base quantised to `kind` or not, and frees the base model."""
     import jax
     import ml_dtypes
     from flax import nnx

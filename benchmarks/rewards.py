@@ -1,9 +1,9 @@
-"""How many completions a second each reward takes, and all published ones together, on one core.
+"""Speed of the rewards on one core: completions a second, for each published reward and for all together.
 
   python benchmarks/rewards.py
 
-The completions are made up: 2,000 of 300 to 600 characters, right, wrong and without format, as a chat model writes
-them. Prints the median of the repeats and what a run of 3,738 steps of 2 prompts and 4 generations spends on it.
+It scores 2,000 synthetic completions of 300 to 600 characters, like a chat model's: right, wrong or without the format.
+It prints the median of the repeats, and the time for a run of 3,738 steps of 2 prompts and 4 generations.
 """
 
 import argparse
@@ -29,8 +29,8 @@ STEPS = (
 )
 
 
-def made_up(rng: random.Random) -> tuple[str, dict]:
-    """One completion with its row."""
+def draw_completion(rng: random.Random) -> tuple[str, dict]:
+    """A synthetic completion with its row."""
     reasoning = ""
     length = rng.randint(260, 460)
     while len(reasoning) < length:
@@ -46,13 +46,13 @@ def made_up(rng: random.Random) -> tuple[str, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--completions", type=int, default=2000, help="how many at a time")
-    parser.add_argument("--repeats", type=int, default=9, help="of which the median is printed")
+    parser.add_argument("--completions", type=int, default=2000, help="how many completions a repeat scores")
+    parser.add_argument("--repeats", type=int, default=9, help="how many times to measure")
     arguments = parser.parse_args()
     rng = random.Random(0)
-    texts, rows = zip(*(made_up(rng) for _ in range(arguments.completions)), strict=True)
+    texts, rows = zip(*(draw_completion(rng) for _ in range(arguments.completions)), strict=True)
     print(f"{len(texts)} completions of {min(map(len, texts))} to {max(map(len, texts))} characters")
-    demo = ["format_exact", "format_approximate", "answer", "number"]  # what the run of 3,738 steps sums
+    demo = ["format_exact", "format_approximate", "answer", "number"]  # the rewards of the run of 3,738 steps
     for label, names in (*((name, [name]) for name in scoring.REWARDS), ("demo", demo), ("all", scoring.REWARDS)):
         seconds = []
         for _ in range(arguments.repeats):
