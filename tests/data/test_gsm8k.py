@@ -1,4 +1,4 @@
-"""Published rows made into this pipeline's rows, on written cases and on all of GSM8K."""
+"""Published rows become this pipeline's rows: single cases, and all of GSM8K."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
         ({"question": None, "answer": "#### 18"}, "'question' is NoneType, expected text"),
     ],
 )
-def test_a_row_without_an_answer_is_refused_by_file_and_row(tmp_path, row, fault):
+def test_a_faulty_row_is_refused_by_file_and_row(tmp_path, row, fault):
     path = tmp_path / "train.jsonl"
     good = json.dumps({"question": "q", "answer": "#### 18"})
     path.write_text(f"{good}\n{json.dumps(row)}\n")
@@ -105,7 +105,7 @@ def test_both_readings_of_each_published_solution_give_its_answer(published):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_published_rows_are_known_whatever_ends_their_lines(published, split, tmp_path):
+def test_published_rows_are_recognised_with_any_line_ends(published, split, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + (published / f"{split}.jsonl").read_bytes().replace(b"\n", b"\r\n"))
     rows = files.read_jsonl(path)
@@ -113,7 +113,7 @@ def test_published_rows_are_known_whatever_ends_their_lines(published, split, tm
     assert not gsm8k.is_published(rows[:-1], split) and not gsm8k.is_published(rows[::-1], split)
 
 
-def test_local_rows_say_whether_they_are_gsm8ks_and_warn_where_test_was_trained_on(tmp_path, capsys):
+def test_local_rows_are_compared_with_gsm8k_and_shared_questions_are_a_warning(tmp_path, capsys):
     rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(4)]
     files.write_jsonl(tmp_path / "train.jsonl", rows)
     files.write_jsonl(tmp_path / "test.jsonl", rows[2:])

@@ -38,7 +38,7 @@ def test_gsm8k_is_the_same_bytes_from_each_hub(hub, raw, normalised, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_workflow_gets_gsm8k_from_each_source_and_no_token_is_left_anywhere(hub, raw, normalised, tmp_path):
+def test_the_workflow_gets_gsm8k_from_each_source_and_leaves_no_token_anywhere(hub, raw, normalised, tmp_path):
     put_gsm8k(hub, raw)
     for repository in (*hub.huggingface.values(), *hub.kaggle.values()):
         repository.gated = True
@@ -84,7 +84,7 @@ def test_rows_that_are_not_utf8_are_refused_in_one_sentence(hub, raw, tmp_path):
     assert "main_train.csv: cannot be read as rows of GSM8K (UnicodeDecodeError)" in text
 
 
-def test_in_a_notebook_that_mounts_kaggles_data_gsm8k_is_read_from_there(hub, notebook, raw, normalised, tmp_path):
+def test_a_notebooks_mounted_folder_is_read(hub, notebook, raw, normalised, tmp_path):
     put_gsm8k(hub, raw)
     environment = notebook(hub.kaggle[f"dataset/{KAGGLE_HANDLE}"].files)
     status, text = download(hub, tmp_path / "data", source="kaggle", environment=environment)
@@ -93,7 +93,7 @@ def test_in_a_notebook_that_mounts_kaggles_data_gsm8k_is_read_from_there(hub, no
     assert not hub.requests
 
 
-def test_gsm8k_from_kaggle_is_resumed_and_its_failures_name_the_data_set(hub, raw, tmp_path):
+def test_a_cut_download_from_kaggle_resumes_and_failures_name_the_data_set(hub, raw, tmp_path):
     assert (
         "ERROR: dataset.handle: Kaggle has no someone/else: check"
         in download(hub, tmp_path / "data", source="kaggle", handle="someone/else")[1]

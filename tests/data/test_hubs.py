@@ -42,7 +42,7 @@ def large(hub):
 
 
 def fetch(hub, settings, credentials=True, **options):
-    """((folder, origin) of a model, what was printed)."""
+    """(folder, origin, output) of a fetched model."""
     known = CREDENTIALS.get(settings["source"], {}) if credentials else {}
     status, text = hub.run([sys.executable, "-c", FETCH, json.dumps(settings)], **known, **options)
     assert status == 0, text
@@ -140,12 +140,12 @@ def test_a_tag_resolves_to_a_commit_and_is_warned_about(hub):
     ],
     ids=["huggingface, nobody", "huggingface, not accepted", "kaggle, nobody", "kaggle, not accepted"],
 )
-def test_no_credentials_and_a_licence_not_accepted(hub, source, credentials, accepted, sentence):
+def test_missing_credentials_and_licences_are_named(hub, source, credentials, accepted, sentence):
     getattr(hub, source)[f"model/{HANDLES[source]}"].accepted = accepted
     assert refused(hub, model(source), credentials) == sentence
 
 
-def test_what_is_not_there_is_named(hub):
+def test_a_missing_repository_or_revision_is_named(hub):
     missing = "google/gemma-9"
     page = "https://huggingface.co/google/gemma-9"
     assert refused(hub, model("huggingface", handle=missing)).startswith(
@@ -163,7 +163,7 @@ def test_what_is_not_there_is_named(hub):
 
 
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
-def test_a_connection_cut_half_way_is_resumed_where_it_stopped(hub, source, large):
+def test_a_cut_download_resumes(hub, source, large):
     name = LARGE_FILES[source]
     # kagglehub first asks for the whole file, reads none of it, and then asks for what is missing.
     hub.cuts[name] = [13 * MIB, *([None] if source == "kaggle" else []), 21 * MIB // 2]
@@ -177,7 +177,7 @@ def test_a_connection_cut_half_way_is_resumed_where_it_stopped(hub, source, larg
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
-def test_another_run_goes_on_from_what_a_failed_one_had_got(hub, source):
+def test_the_next_run_resumes_a_failed_download(hub, source):
     name = LARGE_FILES[source]
     hub.cuts[name] = [13 * MIB] + [0] * 40
     sentence = refused(hub, model(source))
@@ -190,7 +190,7 @@ def test_another_run_goes_on_from_what_a_failed_one_had_got(hub, source):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
-def test_a_wrong_checksum_is_fetched_again_and_after_some_attempts_refused(hub, source, large):
+def test_a_file_with_a_wrong_checksum_is_fetched_again_and_then_refused(hub, source, large):
     name = LARGE_FILES[source]
     hub.damaged[name] = 1
     folder, _, text = fetch(hub, model(source))
@@ -224,7 +224,7 @@ def test_a_cache_that_another_program_filled_in_part_is_completed_or_refused(hub
     partial()
     sentence = refused(hub, model("huggingface"), HF_HUB_OFFLINE="1")
     assert "google/gemma-2-2b-it is not complete in" in sentence and "tokenizer_config.json is missing, and" in sentence
-    assert fetch(hub, model("huggingface"))[:2] == (folder, whole)  # with a network, it is fetched
+    assert fetch(hub, model("huggingface"))[:2] == (folder, whole)  # with a network, the file is fetched
     assert fetch(hub, model("huggingface"), HF_HUB_OFFLINE="1")[:2] == (folder, whole)
     partial()
     hub.close()
@@ -233,7 +233,7 @@ def test_a_cache_that_another_program_filled_in_part_is_completed_or_refused(hub
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
-def test_a_file_that_may_grow_no_more_is_one_sentence_and_the_next_run_goes_on(hub, source):
+def test_a_limit_of_file_sizes_is_one_sentence_and_the_next_run_resumes(hub, source):
     sentence = refused(hub, model(source), limit_bytes=12 * MIB)
     assert sentence.startswith("model.handle: no space left in ") and f"set {CACHES[source]} to a folder" in sentence
     hub.requests.clear()
@@ -244,7 +244,7 @@ def test_a_file_that_may_grow_no_more_is_one_sentence_and_the_next_run_goes_on(h
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
-def test_a_full_file_system_is_one_sentence_and_the_next_run_goes_on(hub, source, large):
+def test_a_full_file_system_is_one_sentence_and_the_next_run_resumes(hub, source, large):
     """As above, but a file system of 12 MiB raises ENOSPC, where a limit raises EFBIG."""
     cache = hub.folder / {"huggingface": "huggingface", "kaggle": "kagglehub"}[source]
     cache.mkdir()
@@ -279,7 +279,7 @@ def credential_file(hub, source):
 
 
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
-def test_the_clients_own_credential_files_are_used_and_appear_nowhere(hub, source):
+def test_the_clients_credential_files_are_used_and_their_contents_appear_nowhere(hub, source):
     assert "accept its licence at" in refused(hub, model(source), credentials=False)
     assert not any(request.authorised for request in hub.requests)
     path = credential_file(hub, source)
@@ -339,7 +339,7 @@ def test_an_environment_in_which_no_request_works_is_named(hub, source, environm
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "part"), [("huggingface", "/api/models/"), ("kaggle", "GetModelInstance")])
-def test_a_hub_in_trouble_is_asked_again_a_few_times(hub, source, part):
+def test_a_failing_hub_is_asked_again_a_few_times(hub, source, part):
     hub.statuses[part] = [503, 503]
     fetch(hub, model(source))
     clear_cache(hub, source)
@@ -350,7 +350,7 @@ def test_a_hub_in_trouble_is_asked_again_a_few_times(hub, source, part):
 
 
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
-def test_without_a_network_what_was_never_fetched_is_named(hub, source):
+def test_a_model_that_is_not_cached_needs_a_network(hub, source):
     assert "HF_HUB_OFFLINE is set: unset it, and fetch the model once" in refused(
         hub, model(source), HF_HUB_OFFLINE="1"
     )
@@ -359,7 +359,7 @@ def test_without_a_network_what_was_never_fetched_is_named(hub, source):
     assert "in 4 attempts (no connection): check the connection" in refused(hub, model(source))
 
 
-def test_in_a_notebook_that_mounts_kaggles_data_it_is_used_from_there(hub, notebook):
+def test_a_notebooks_mounted_folder_is_used(hub, notebook):
     published = hub.kaggle["model/google/gemma-2/flax/gemma2-2b-it"].files
     environment = notebook(published)
     folder, origin, _ = fetch(hub, model("kaggle", revision=KAGGLE_VERSION), **environment)

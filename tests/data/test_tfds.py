@@ -47,7 +47,7 @@ def test_gsm8k_from_tensorflow_datasets_is_the_same_bytes(hub, tfds, published, 
 
 
 @pytest.mark.slow
-def test_failures_of_tensorflow_datasets_are_one_sentence_and_the_next_run_goes_on(hub, tfds):
+def test_each_failure_is_one_sentence_and_the_next_run_resumes(hub, tfds):
     hub.statuses["train.jsonl"] = [404]
     status, text = tfds()
     assert status == 1 and "has for GSM8K answers with status 404: set dataset.source to huggingface" in text

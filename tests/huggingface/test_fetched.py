@@ -155,7 +155,7 @@ def as_published(fetched):
     return nnx.merge(graph, state)
 
 
-def test_what_was_fetched_computes_as_what_was_published(fetched):
+def test_a_fetched_model_computes_the_published_models_logits(fetched):
     results = fetched.folder / "results"
     manifest = files.read_json(results / "models/small/model.json")
     assert manifest["sha256"]["weights"] == storage.weights_hash(fetched.weights)
@@ -179,7 +179,7 @@ def test_what_was_fetched_computes_as_what_was_published(fetched):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_export_of_what_was_fetched_is_the_trained_model(fetched):
+def test_the_export_is_the_trained_model(fetched):
     export = fetched.folder / "results/small/export"
     manifest = files.read_json(export / "export.json")
     assert manifest["changed_weights"] > 0.9 * manifest["adapted_weights"] > 0

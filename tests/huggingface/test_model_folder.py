@@ -31,7 +31,7 @@ def finish(output, *names):
     (output / export.REPLACING).unlink()
 
 
-def test_an_export_replaces_the_earlier_one_and_leaves_what_is_not_its_own(tmp_path):
+def test_an_export_replaces_the_earlier_one_and_leaves_other_files(tmp_path):
     output, first, second = tmp_path / "out", ("a.json", "adapter/b", "base/c"), ("a.json", "adapter/d")
     assert export.earlier_files(output) == set()
     export.replace_files(output, set(), written(tmp_path / "1", *first), first)

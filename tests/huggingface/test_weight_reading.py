@@ -46,7 +46,7 @@ def folder(name, weights, tmp_path):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_a_converted_folder_is_loaded_as_it_was(name, weights, tmp_path, shards):
+def test_a_converted_folder_keeps_its_weights(name, weights, tmp_path, shards):
     folder, output = write_folder(tmp_path / "published", name, weights, shards), tmp_path / "model"
     chosen = read_only({"name": "small", "architecture": SIZES[name], "dtype": "float32"})
     base_model.write(
@@ -64,7 +64,7 @@ def test_a_converted_folder_is_loaded_as_it_was(name, weights, tmp_path, shards)
     assert not list(output.glob(".making*"))
 
 
-def test_a_miniature_that_is_pretrained_alike_takes_the_weights_over(name, weights, folder, tmp_path):
+def test_a_miniature_takes_over_weights_that_were_pretrained_in_the_same_way(name, weights, folder, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     chosen = {"name": "first", "architecture": SIZES[name], "dtype": "float32"}
     base_model.write(first, chosen, lambda making: (base_model.convert(folder, SIZES[name], making), {"seed": 3}))
@@ -72,7 +72,7 @@ def test_a_miniature_that_is_pretrained_alike_takes_the_weights_over(name, weigh
     base_model.write(second, other, lambda making: base_model.take_over(first, making))
     manifest = files.read_json(first / "model.json")
     assert files.read_json(second / "model.json") == {**manifest, "name": "second", "dtype": "bfloat16"}
-    loaded = load_base_model(second, make_mesh(1, 1))  # its hash is that of what lies there
+    loaded = load_base_model(second, make_mesh(1, 1))  # its hash is that of the stored weights
     wide = jax.tree.map(lambda array: array.astype("float32"), storage.weights_of(loaded.model))
     expected = jax.tree.map(lambda array: jnp.asarray(array, "bfloat16").astype("float32"), weights)
     assert storage.weights_hash(wide) == storage.weights_hash(expected)
@@ -120,7 +120,7 @@ for architecture, folder, mesh, modules in json.loads(input()):
     cases = []
     for name, architecture in SIZES.items():
         storage.save(random_weights(name), tmp_path / name)
-        # KV heads bound tp: Gemma 3 1B has one.
+        # KV heads limit tp: Gemma 3 1B has one.
         mesh = (4, 1) if architecture["num_kv_heads"] == 1 else (2, 2)
         cases.append([architecture, str(tmp_path / name), mesh, family_of(architecture).modules])
     done = subprocess.run(
@@ -142,7 +142,10 @@ for architecture, folder, mesh, modules in json.loads(input()):
     for line in lines:
         whole, *held = json.loads(line)
         assert len(held) == 4
-        assert max(held) < 0.4 * whole, (whole, held)  # norms and biases are whole on each, or by tp alone
+        assert max(held) < 0.4 * whole, (
+            whole,
+            held,
+        )  # each device has whole norms and biases, or shards them by tp alone
 
 
 # config.json as on the hub.
@@ -231,13 +234,13 @@ def test_another_model_is_refused_by_the_key(tmp_path, key, value, says):
         ("use_bidirectional_attention", True),
     ],
 )
-def test_what_makes_gemma_2_is_compared(tmp_path, key, value):
+def test_every_key_that_changes_gemma_2s_computation_is_compared(tmp_path, key, value):
     (tmp_path / "config.json").write_text(json.dumps({**HUB["gemma2_2b"], key: value}))
     with pytest.raises(PipelineError, match=f"config.json: {key} is "):
         config_json.check_config(tmp_path, "gemma2_2b")
 
 
-def test_what_is_kept_for_the_export_is_the_models_and_its_licence_and_nothing_else(tmp_path):
+def test_only_the_models_files_and_its_licence_are_kept_for_the_export(tmp_path):
     folder = tmp_path / "published"
     folder.mkdir()
     kept = {"config.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE", "merges.txt"}
@@ -307,7 +310,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_folder_that_lacks_something_is_refused_in_one_sentence(folder, name, fault):
+def test_a_faulty_folder_is_refused_in_one_sentence(folder, name, fault):
     damage, says = FAULTS[fault]
     damage(folder)
     with pytest.raises(PipelineError) as refused:
@@ -315,7 +318,7 @@ def test_a_folder_that_lacks_something_is_refused_in_one_sentence(folder, name, 
     assert says in str(refused.value) and str(folder) in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_copy_of_the_tied_embedding_is_no_fault(folder, name, weights):
+def test_a_copy_of_the_tied_embedding_is_accepted(folder, name, weights):
     retensored(lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]})(folder)
     found, _ = weight_reading.read_model(folder, SIZES[name])
     assert storage.weights_hash(found) == storage.weights_hash(weights)

@@ -100,7 +100,7 @@ def factors(trained, name):
 
 
 def write(folder, name, stored, factors, dtype="float32", **options):
-    """The merged weights with their config.json; returns what the merge did."""
+    """Writes the merged weights with their config.json; returns the record of the merge."""
     shape_of = weight_reading.expected_shapes(FAMILIES[name]).get
     kept = weight_writing.write_weights(
         folder, FAMILIES[name], stored, shape_of, dtype, factors, ALPHA / RANK, **options
@@ -154,7 +154,7 @@ def test_peft_puts_the_adapters_on_the_base_to_the_same_logits(name, trained, pu
     has = {key for key in loaded.state_dict() if "lora_" in key}
     assert len(has) == 2 * len(factors) == 2 * 7 * FAMILIES[name]["num_layers"]
     assert apart(their_logits(loaded, rows), our_logits(trained, rows), rows) < TOLERANCE
-    # PEFT's own merge is ours.
+    # PEFT's own merge gives the same.
     alone = loaded.merge_and_unload()
     assert apart(their_logits(alone, rows), our_logits(trained, rows), rows) < TOLERANCE
 
@@ -234,7 +234,7 @@ def test_half_precision_is_merged_in_float32_and_rounded_once(name, stored, fact
 
 
 def test_qlora_is_merged_into_the_base_before_quantisation(name, base, trained, exported, rows):
-    """The adapters are `trained`'s; the difference from the quantised model is measured, not hidden."""
+    """The adapters are those of `trained`; the difference from the quantised model is measured."""
     quantised = adapted(base, name, {"gemma2": "nf4", "gemma3": "int8", "qwen2": "nf4"}[name])
     assert arrays(quantised).keys() == arrays(trained).keys()
     nnx.update(quantised, nnx.state(trained, nnx.LoRAParam))
@@ -248,7 +248,7 @@ def test_qlora_is_merged_into_the_base_before_quantisation(name, base, trained, 
     assert found["largest_difference"] > 100 * TOLERANCE and found["tokens"] == len(row) - 4
     same = agreement.compare_logits(*(agreement.completion_logits(model, split, PAD) for model in (trained, loaded)))
     assert same["largest_difference"] < TOLERANCE and same["same_next_token"] == 1.0
-    # What is compared is what predicts the completion.
+    # The compared logits are those that predict the completion.
     logits = our_logits(trained, np.array([row]))[0, 3:-1]
     np.testing.assert_allclose(agreement.completion_logits(trained, split, PAD)[0], logits, rtol=0, atol=TOLERANCE)
 
@@ -259,7 +259,9 @@ def test_a_merge_that_is_the_base_is_refused(name, stored, factors, tmp_path):
     with pytest.raises(PipelineError, match=r"equals its base \(training changed no weight\)"):
         weight_writing.require_change(kept, "float32")
     tiny = {key: (a * 1e-5, b * 1e-5) for key, (a, b) in factors.items()}
-    large = {path: np.sign(stored[path]) + (stored[path] == 0) for path in stored}  # next to 1, steps are 2⁻⁸
+    large = {
+        path: np.sign(stored[path]) + (stored[path] == 0) for path in stored
+    }  # bfloat16 numbers near 1 are 2⁻⁸ apart
     (tmp_path / "half").mkdir()
     kept = weight_writing.write_weights(
         tmp_path / "half", FAMILIES[name], large, stored.shape, "bfloat16", tiny, ALPHA / RANK
@@ -284,7 +286,7 @@ def test_stored_weights_have_the_hash_of_what_was_saved(name, stored, published,
 
 
 def test_each_array_of_the_base_is_read_when_its_file_is_written(name, stored, factors, tmp_path):
-    """So that no more than a file's worth is in memory."""
+    """Memory holds no more than one file's worth."""
     asked, asked_before, save = [], [], weight_writing._save
 
     class Watched(dict):
@@ -301,12 +303,12 @@ def test_each_array_of_the_base_is_read_when_its_file_is_written(name, stored, f
         write(tmp_path, name, Watched(), factors, shard_bytes=20_000)
     files = len(list(tmp_path.glob("*.safetensors")))
     assert len(asked_before) == files > 3 and asked_before[0] < len(stored) / 2
-    # Once, but for keys and values that come to lie in two files.
+    # Once, except keys and values that are in two files.
     assert set(asked) == set(stored) and len(asked) < len(stored) + files
 
 
-def test_what_was_published_beside_the_weights_stays_as_it_was(name, published, tmp_path):
-    """config.json but for the precision, and tokenizer files; generation is as it was measured, and stops at turns."""
+def test_published_files_beside_the_weights_stay_unchanged(name, published, tmp_path):
+    """config.json keeps all but the precision. Generation is as measured, and stops at the end of a turn."""
     template = family_of(FAMILIES[name]).template
     folder, model = tmp_path / "export", tmp_path / "model"
     folder.mkdir(), model.mkdir()
@@ -324,7 +326,7 @@ def test_what_was_published_beside_the_weights_stays_as_it_was(name, published, 
     assert ours == {**theirs, "dtype": "bfloat16"}
     assert (folder / "tokenizer_config.json").read_text() == '{"tokenizer_class": "theirs"}'
     generation = json.loads((folder / "generation_config.json").read_text())
-    # Those that our sampler stops at, so that generation is the same here and there.
+    # Our sampler stops at the same tokens.
     assert generation["eos_token_id"] == [tokenizer.piece_to_id(token) for token in template.stops]
     assert generation["max_new_tokens"] == 77 and generation["do_sample"] is False
     assert "repetition_penalty" not in generation and generation["suppress_tokens"] == [tokenizer.pad_id()]

@@ -16,11 +16,11 @@ TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 
 def number(text):
-    """An expected number as these tables write it."""
+    """A number of these tables."""
     return None if text is None else Fraction(text)
 
 
-# text: the number that it states as a whole, the first and the last number in it
+# text: its only number, its first number, its last number
 READINGS = {
     "18": ("18", "18", "18"),
     "1,000": ("1000", "1000", "1000"),
@@ -35,7 +35,7 @@ READINGS = {
     "x = −7": ("-7", "-7", "-7"),
     ".5": ("0.5", "0.5", "0.5"),
     "-.5": ("-0.5", "-0.5", "-0.5"),
-    # The points of a sentence are no decimal point.
+    # A sentence's points are not decimal points.
     "The answer is...18": ("18", "18", "18"),
     "..5": ("5", "5", "5"),
     "some eggs.5": ("5", "5", "5"),
@@ -68,7 +68,7 @@ READINGS = {
     r"\frac123": ("123", "123", "123"),
     r"\frac{3}{4}100": (None, "3/4", "100"),
     r"\frac{3}{0}": (None, "3", "0"),
-    # A whole number, one space and a fraction are one number, as recipes and carpenters write it.
+    # A whole number, one space and a fraction are one number.
     "1 1/2": ("3/2", "3/2", "3/2"),
     "-1 1/2": ("-3/2", "-3/2", "-3/2"),
     "1 1/2 cups": ("3/2", "3/2", "3/2"),
@@ -331,7 +331,7 @@ answers.cascade(text, tags), answers.cascade(f"\\boxed{{{text}}}", tags)
     ],
 )
 def test_a_megabyte_is_read_in_linear_time(root, repeated, end):
-    """In a process of its own, so that a pattern that explodes fails instead of hanging the tests."""
+    """In a process of its own, so that a slow pattern fails instead of hanging the tests."""
     read_all(root, repeated, end, 1_000_000)
 
 
