@@ -50,7 +50,9 @@ def test_gsm8k_from_tensorflow_datasets_is_the_same_bytes(hub, tfds, published, 
 def test_each_failure_is_one_sentence_and_the_next_run_resumes(hub, tfds):
     hub.statuses["train.jsonl"] = [404]
     status, text = tfds()
-    assert status == 1 and "has for GSM8K answers with status 404: set dataset.source to huggingface" in text
+    assert (
+        status == 1 and "GSM8K answers with status 404: try again later; or set dataset.source to huggingface" in text
+    )
     status, text = tfds(limit_bytes=MIB)
     assert status == 1 and "ERROR: dataset.source: no space left in " in text and "TFDS_DATA_DIR" in text
     hub.requests.clear()

@@ -7,6 +7,7 @@ from gsm8k_grpo.data import retries
 from gsm8k_grpo.internals import kagglehub_internals
 
 HUB_NAMES = {"huggingface": "Hugging Face", "kaggle": "Kaggle"}
+CACHE_VARIABLES = {"huggingface": "HF_HOME", "kaggle": "KAGGLEHUB_CACHE"}
 TOKENS = "https://huggingface.co/settings/tokens"
 CREDENTIALS = {
     "huggingface": f"create a token at {TOKENS} and set HF_TOKEN to it",
@@ -30,34 +31,21 @@ def cache_folder(hub: str) -> str:
 
 def explain(error: BaseException, hub: str, kind: str, handle: str, revision: object) -> str | None:
     """One sentence about a hub's failure and its remedy, or None for any other error."""
-    name, key = HUB_NAMES[hub], f"{kind}.handle"
-    cache, home = cache_folder(hub), {"huggingface": "HF_HOME", "kaggle": "KAGGLEHUB_CACHE"}[hub]
-    if full := retries.no_space(error):
-        return (
-            f"{key}: no space left in {cache} for {handle} ({full.strerror}): free some, or set {home} to a folder on "
-            f"a larger disk, {retries.RUN_AGAIN}"
-        )
+    name, key, cache = HUB_NAMES[hub], f"{kind}.handle", cache_folder(hub)
     if isinstance(error, NotFetched) or retries.is_any(error, "OfflineModeIsEnabled"):
         return (
             f"{key}: {handle} is not complete in {cache}, and HF_HUB_OFFLINE is set: unset it, and fetch the {kind} "
             "once with a connection"
         )
-    if retries.is_any(error, "Damaged", "DataCorruptionError"):
-        return (
-            f"{key}: a file of {handle} arrived damaged {retries.ATTEMPTS} times (its checksum is not {name}'s): run "
-            "the same command again later, or over another network"
-        )
-    if explained := _explain_environment(error, hub, key):
-        return explained
     status = retries.status(error)
-    refused = (_explain_huggingface if hub == "huggingface" else _explain_kaggle)(error, status, kind, handle, revision)
-    if refused:
-        return refused
-    if retries.is_transient(error):
-        return (
-            f"{key}: {handle} could not be fetched from {name} in {retries.ATTEMPTS} attempts "
-            f"({retries.describe(error)}): check the connection, {retries.RUN_AGAIN}"
-        )
+    explain_hub = _explain_huggingface if hub == "huggingface" else _explain_kaggle
+    explained = (
+        _explain_environment(error, hub, key)
+        or explain_hub(error, status, kind, handle, revision)
+        or retries.explain(error, key, handle, name, cache, CACHE_VARIABLES[hub])
+    )
+    if explained:
+        return explained
     if status is not None or retries.is_any(error, "RequestException", "HTTPError", "LocalEntryNotFoundError"):
         return f"{key}: {handle} could not be fetched from {name} ({retries.describe(error)})"
     return None
@@ -71,9 +59,8 @@ def _explain_environment(error: BaseException, hub: str, key: str) -> str | None
             f"{key}: the token or key for {name} has a character that none has, such as a line break or an accent; "
             f"copy it again ({CREDENTIALS[hub]})"
         )
-    if retries.is_any(error, "PermissionError", "IsADirectoryError") and not _is_below(
-        error.filename, cache_folder(hub)
-    ):
+    unreadable = retries.is_any(error, "PermissionError", "IsADirectoryError") and error.filename
+    if unreadable and not Path(os.path.abspath(unreadable)).is_relative_to(os.path.abspath(cache_folder(hub))):
         return (
             f"{key}: {error.filename}, where {name}'s client looks for credentials, cannot be read ({error.strerror}): "
             f"make it readable, or move it away ({CREDENTIALS[hub]})"
@@ -84,10 +71,6 @@ def _explain_environment(error: BaseException, hub: str, key: str) -> str | None
     if "certificate bundle" in text or (type(error) is FileNotFoundError and error.filename is None):
         return f"{key}: SSL_CERT_FILE or REQUESTS_CA_BUNDLE does not name a file of certificates: correct or unset it"
     return None
-
-
-def _is_below(path: object, folder: str) -> bool:
-    return path is not None and Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 
 def _explain_huggingface(

@@ -8,7 +8,6 @@ import tenacity
 ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.5  # between attempts; each later pause is twice as long
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-RUN_AGAIN = "then run the same command again: it goes on from what has been downloaded"  # the end of messages
 
 
 class Damaged(Exception):
@@ -101,3 +100,33 @@ def describe(error: BaseException) -> str:
     if is_any(error, "Damaged", "DataCorruptionError"):
         return "a wrong checksum"
     return "no connection" if is_unreachable(error) else type(error).__name__
+
+
+def explain(error: BaseException, key: str, what: str, source: str, folder: str, folder_variable: str) -> str | None:
+    """One sentence about a download that failed, with the remedy, or None for another error.
+
+    Args:
+      error: what `retry` raised.
+      key: the setting that asked for the download.
+      what: the name of what was to be fetched.
+      source: from where.
+      folder: of the download.
+      folder_variable: the environment variable that moves that folder.
+    """
+    again = "then run the same command again: it goes on from what has been downloaded"
+    if full := no_space(error):
+        return (
+            f"{key}: no space left in {folder} for {what} ({full.strerror}): free some, or set {folder_variable} to a "
+            f"folder on a larger disk, {again}"
+        )
+    if is_any(error, "Damaged", "DataCorruptionError"):
+        return (
+            f"{key}: a file of {what} arrived damaged {ATTEMPTS} times (another checksum than at {source}): run the "
+            "same command again later, or over another network"
+        )
+    if is_transient(error):
+        return (
+            f"{key}: {what} could not be fetched from {source} in {ATTEMPTS} attempts ({describe(error)}): check the "
+            f"connection, {again}"
+        )
+    return None

@@ -48,15 +48,13 @@ def load_rows(dataset_settings: Mapping, tfds_folder: Path | None) -> tuple[Rows
 @source
 def huggingface(dataset_settings: Mapping, _: Path | None) -> tuple[Rows, dict]:
     """GSM8K from a Hugging Face data set's parquet files."""
-    folder, origin = _fetch("huggingface", dataset_settings)
-    return _published_rows({split: read_parquet(folder, split) for split in SPLITS}, "huggingface", origin)
+    return _from_hub("huggingface", dataset_settings, read_parquet)
 
 
 @source
 def kaggle(dataset_settings: Mapping, _: Path | None) -> tuple[Rows, dict]:
     """GSM8K from a Kaggle data set's CSV or JSONL files."""
-    folder, origin = _fetch("kaggle", dataset_settings)
-    return _published_rows({split: read_csv(folder, split) for split in SPLITS}, "kaggle", origin)
+    return _from_hub("kaggle", dataset_settings, read_csv)
 
 
 @source
@@ -106,12 +104,12 @@ def generated(dataset_settings: Mapping, _: Path | None) -> tuple[Rows, dict]:
     }, {"seed": seed}
 
 
-def _fetch(hub: str, dataset_settings: Mapping) -> tuple[Path, dict]:
-    """The folder of a data set in a hub's cache, and its handle with the commit or version."""
+def _from_hub(hub: str, dataset_settings: Mapping, read: Callable[[Path, str], list[dict]]) -> tuple[Rows, dict]:
     handle = dataset_settings["handle"] or gsm8k.HANDLES[hub]
     folder, origin = hubs.fetch(hub, "dataset", handle, None, ("main/*.parquet",))
-    # `_published_rows` checks the contents, so that a revision and hashes of files add nothing.
-    return folder, {key: origin[key] for key in ("handle", "commit", "version") if key in origin}
+    # The contents are compared with the published ones, so that hashes of files add nothing.
+    facts = {key: origin[key] for key in ("handle", "commit", "version") if key in origin}
+    return _published_rows({split: read(folder, split) for split in SPLITS}, hub, facts)
 
 
 def _published_rows(raw: Rows, name: str, origin: Mapping) -> tuple[Rows, dict]:

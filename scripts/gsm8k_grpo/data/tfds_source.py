@@ -44,10 +44,15 @@ def prepare_rows() -> tuple[dict[str, list[dict]], dict]:
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(download_config=config)
     except Exception as error:
-        sentence = _explain(error, str(prepared.parents[1]))
-        if sentence is None:
+        explained = retries.explain(
+            error, "dataset.source", "GSM8K", "TensorFlow Datasets' address", str(prepared.parents[1]), "TFDS_DATA_DIR"
+        )
+        if explained is None and retries.status(error) is not None:
+            answer = retries.describe(error)
+            explained = f"dataset.source: TensorFlow Datasets' address of GSM8K answers with {answer}: try again later"
+        if explained is None:
             raise
-        raise PipelineError(sentence) from None
+        raise PipelineError(f"{explained}; or set dataset.source to huggingface") from None
     rows = {}
     for split in gsm8k.PUBLISHED:
         examples = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
@@ -79,28 +84,3 @@ def _download(url: str, partial: Path) -> None:
     if sha256 and files.sha256_file(partial) != sha256:
         partial.unlink()
         raise retries.Damaged(url)
-
-
-def _explain(error: Exception, folder: str) -> str | None:
-    """One sentence about a failed download and its remedy, or None for another failure."""
-    if full := retries.no_space(error):
-        return (
-            f"dataset.source: no space left in {folder} ({full.strerror}): free some, or set TFDS_DATA_DIR to a folder "
-            f"on a larger disk, {retries.RUN_AGAIN}"
-        )
-    if retries.is_any(error, "Damaged"):
-        return (
-            f"dataset.source: GSM8K arrived damaged {retries.ATTEMPTS} times (its checksum is not the published one): "
-            "run the same command again later, or set dataset.source to huggingface"
-        )
-    if retries.is_transient(error):
-        return (
-            f"dataset.source: GSM8K could not be fetched for TensorFlow Datasets in {retries.ATTEMPTS} attempts "
-            f"({retries.describe(error)}): check the connection, {retries.RUN_AGAIN}"
-        )
-    if retries.status(error) is not None:
-        return (
-            f"dataset.source: the address that TensorFlow Datasets has for GSM8K answers with "
-            f"{retries.describe(error)}: set dataset.source to huggingface"
-        )
-    return None
