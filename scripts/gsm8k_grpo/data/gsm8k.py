@@ -83,16 +83,7 @@ def is_published(rows: list[dict], split: str) -> bool:
 
 
 def check_published(rows: list[dict], split: str, where: str) -> None:
-    """Refuses raw rows that are not those of a published file, in its order.
-
-    Args:
-      rows: raw rows.
-      split: `train` or `test`.
-      where: their source, for the error.
-
-    Raises:
-      PipelineError: another number of rows, or other contents.
-    """
+    """Refuses raw rows that are not those of a published file, in its order; `where` names their source."""
     size, sha256 = PUBLISHED[split]
     if len(rows) != size:
         raise PipelineError(f"{where}: {len(rows):,} rows, GSM8K's {split} has {size:,}; take another source")

@@ -16,10 +16,6 @@ CREDENTIALS = {
 }
 
 
-class NotFetched(Exception):
-    """Offline, and not in the cache."""
-
-
 def cache_folder(hub: str) -> str:
     """The folder of all that a hub's client has fetched."""
     if hub == "huggingface":
@@ -32,7 +28,7 @@ def cache_folder(hub: str) -> str:
 def explain(error: BaseException, hub: str, kind: str, handle: str, revision: object) -> str | None:
     """One sentence about a hub's failure and its remedy, or None for any other error."""
     name, key, cache = HUB_NAMES[hub], f"{kind}.handle", cache_folder(hub)
-    if isinstance(error, NotFetched) or retries.is_any(error, "OfflineModeIsEnabled"):
+    if retries.is_any(error, "OfflineModeIsEnabled"):
         return (
             f"{key}: {handle} is not complete in {cache}, and HF_HUB_OFFLINE is set: unset it, and fetch the {kind} "
             "once with a connection"

@@ -178,7 +178,7 @@ def _fetch_kaggle(kind: str, handle: str, version: int | None) -> tuple[Path, in
     cached = kagglehub_internals.cached_folder(parsed)
     if huggingface_hub.is_offline_mode():  # HF_HUB_OFFLINE counts for Kaggle too, which has no such switch
         if cached is None:
-            raise hub_errors.NotFetched
+            raise huggingface_hub.errors.OfflineModeIsEnabled(handle)
         folder = cached
     else:
         download = kagglehub.model_download if kind == "model" else kagglehub.dataset_download

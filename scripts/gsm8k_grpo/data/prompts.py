@@ -38,17 +38,10 @@ def build_prompts(
     template: families.Template,
     count_tokens: Callable[[str], int],
 ) -> tuple[list[dict], dict]:
-    """The prompts of one split. A prompt longer than `max_tokens` is left out, never cut.
+    """The prompts of one split, and their summary (`rows`, `longest_tokens`, `left_out`).
 
-    Args:
-      rows: normalised rows (`id`, `question`, `answer`).
-      split: for messages.
-      prompt_settings: the block `prompt`.
-      template: the family's chat template.
-      count_tokens: the length of a prompt in tokens, with its <bos>.
-
-    Returns:
-      rows with `id`, `prompt`, `answer`, `prompt_tokens`; and their summary: `rows`, `longest_tokens`, `left_out`.
+    Rows have `id`, `question` and `answer`; prompts have `id`, `prompt`, `answer` and `prompt_tokens`. A prompt longer
+    than `max_tokens` is left out, never cut. `count_tokens` gives the tokens of a prompt, with its <bos>.
     """
     limit_tokens = prompt_settings["max_tokens"]
     kept, too_long = [], []
@@ -64,5 +57,5 @@ def build_prompts(
             f"prompt.max_tokens: none of the {len(rows)} {split} prompts fits into {limit_tokens} tokens; the shortest "
             f"takes {min(row['prompt_tokens'] for row in too_long)}"
         )
-    longest_tokens = max(row["prompt_tokens"] for row in kept)
-    return kept, {"rows": len(kept), "longest_tokens": longest_tokens, "left_out": too_long}
+    longest = max(row["prompt_tokens"] for row in kept)
+    return kept, {"rows": len(kept), "longest_tokens": longest, "left_out": too_long}

@@ -103,15 +103,10 @@ def describe(error: BaseException) -> str:
 
 
 def explain(error: BaseException, key: str, what: str, source: str, folder: str, folder_variable: str) -> str | None:
-    """One sentence about a download that failed, with the remedy, or None for another error.
+    """One sentence about a failed download and its remedy, or None for another error.
 
-    Args:
-      error: what `retry` raised.
-      key: the setting that asked for the download.
-      what: the name of what was to be fetched.
-      source: from where.
-      folder: of the download.
-      folder_variable: the environment variable that moves that folder.
+    `key` is the setting that asked for `what` from `source`; the environment variable `folder_variable` moves `folder`,
+    where downloads are kept.
     """
     again = "then run the same command again: it goes on from what has been downloaded"
     if full := no_space(error):

@@ -22,16 +22,9 @@ Row = tuple[Sequence[int], Sequence[int]]
 
 
 def measure_agreement(folder: Path, results: Path, run: str, settings: Mapping) -> dict:
-    """Compares the logits of the measured model with those of an exported folder. Memory holds one model at a time.
+    """Compares the logits of a run's measured model with those of its exported folder (see `compare_logits`).
 
-    Args:
-      folder: the exported model.
-      results: the folder of all artifacts.
-      run: the run's name.
-      settings: the run's effective settings.
-
-    Returns:
-      see `compare_logits`.
+    Memory holds one model at a time.
     """
     mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
     model = layout.model_folder(results, settings["model"]["name"])

@@ -48,12 +48,11 @@ def base_name(origin: Mapping) -> str | None:
 
 
 def write_model(folder: Path, results: Path, run: str, settings: Mapping, base_folder: Path) -> dict:
-    """Writes the trained model: weights, adapters, and the files beside them.
+    """Writes a run's trained model: weights, adapters, and the files beside them.
 
     Args:
       folder: where to.
-      results: the folder of all artifacts.
-      run: the run's name.
+      results, run: the folder of all artifacts, and the run's name in it.
       settings: the run's effective settings.
       base_folder: the later place of a base that no hub has, such as a miniature's.
 
@@ -117,17 +116,10 @@ def write_model(folder: Path, results: Path, run: str, settings: Mapping, base_f
 
 
 def replace_export(output: Path, write: Callable[[Path], dict]) -> dict:
-    """Writes an export into a temporary folder and then puts its files in the place of an earlier export's.
+    """Writes an export into a temporary folder; its files then replace those of an earlier export in `output`.
 
-    Args:
-      output: the folder of the export.
-      write: writes into the folder that it gets, and returns the manifest without the hashes of files.
-
-    Returns:
-      the manifest (export.json), with the SHA-256 of each file as `files`.
-
-    Raises:
-      PipelineError: the folder has files, but no export made them.
+    `write` fills the folder that it gets and returns the manifest. The result is the manifest (export.json) with the
+    SHA-256 of each file as `files`. Raises as `earlier_files`.
     """
     earlier = earlier_files(output)
     output.mkdir(parents=True, exist_ok=True)

@@ -145,13 +145,8 @@ def _after_hashes(completion: str) -> Fraction | None:
     return parse_number(rest.partition("\n")[0]) if mark else None
 
 
-def cascade(completion: str, tags: Tags) -> Fraction | None:
-    """The first number of these: in the last box, in the recipe's answer block, the last one anywhere."""
-    return readings(completion, tags)[2]
-
-
 def readings(completion: str, tags: Tags) -> tuple[Fraction | None, Fraction | None, Fraction | None]:
-    """The readings `strict`, `flexible` and `cascade`, in one pass."""
+    """The readings `strict`, `flexible` and cascade (see above), in one pass."""
     block = answer_block(completion, tags)
     in_tags = None if block is None else parse_number(block)
     last, box = flexible(completion), boxed(completion)
@@ -190,15 +185,10 @@ def plain(value: Fraction | None) -> str | None:
         return None
     if value.denominator == 1:
         return str(value.numerator)
-    denominator = value.denominator
-    twos = fives = 0
-    while denominator % 2 == 0:
-        denominator, twos = denominator // 2, twos + 1
-    while denominator % 5 == 0:
-        denominator, fives = denominator // 5, fives + 1
-    if denominator != 1:
+    # A finite decimal has fewer places than its denominator has bits.
+    places = next((n for n in range(value.denominator.bit_length()) if 10**n % value.denominator == 0), None)
+    if places is None:
         return f"{value.numerator}/{value.denominator}"
-    places = max(twos, fives)
     digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
     return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
 
