@@ -55,7 +55,7 @@ def _explain_environment(error: BaseException, hub: str, key: str) -> str | None
             f"{key}: the token or key for {name} has a character that none has, such as a line break or an accent; "
             f"copy it again ({CREDENTIALS[hub]})"
         )
-    unreadable = retries.is_any(error, "PermissionError", "IsADirectoryError") and error.filename
+    unreadable = retries.is_any(error, "PermissionError", "IsADirectoryError") and getattr(error, "filename", None)
     if unreadable and not Path(os.path.abspath(unreadable)).is_relative_to(os.path.abspath(cache_folder(hub))):
         return (
             f"{key}: {error.filename}, where {name}'s client looks for credentials, cannot be read ({error.strerror}): "

@@ -123,13 +123,14 @@ def _require_complete(handle: str, snapshot: Path) -> None:
     cache, there may be no such list; then the client takes any snapshot.
     """
     import huggingface_hub
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     missing = [name for name in OPTIONAL_FILES if not (snapshot / name).is_file()]
     if not missing:
         return
     try:
         huggingface_hub.get_cached_repo_tree(handle, revision=snapshot.name)
-    except huggingface_hub.errors.CachedRepoTreeNotFoundError:
+    except CachedRepoTreeNotFoundError:
         raise PipelineError(
             f"model.handle: {handle} is not complete in {hub_errors.cache_folder('huggingface')}: {missing[0]} is "
             "missing, and Hugging Face cannot be asked for it; fetch the model once with a connection, and without "
@@ -171,6 +172,7 @@ def _fetch_kaggle(kind: str, handle: str, version: int | None) -> tuple[Path, in
     os.environ.setdefault("TQDM_MININTERVAL", "30")  # few lines of progress in a log
     import huggingface_hub
     import kagglehub
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     parsed = kagglehub_internals.parse_handle(kind, handle)
     if version is not None:
@@ -178,7 +180,7 @@ def _fetch_kaggle(kind: str, handle: str, version: int | None) -> tuple[Path, in
     cached = kagglehub_internals.cached_folder(parsed)
     if huggingface_hub.is_offline_mode():  # HF_HUB_OFFLINE counts for Kaggle too, which has no such switch
         if cached is None:
-            raise huggingface_hub.errors.OfflineModeIsEnabled(handle)
+            raise OfflineModeIsEnabled(handle)
         folder = cached
     else:
         download = kagglehub.model_download if kind == "model" else kagglehub.dataset_download
