@@ -278,6 +278,7 @@ def credential_file(hub, source):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
 def test_the_clients_credential_files_are_used_and_their_contents_appear_nowhere(hub, source):
     assert "accept its licence at" in refused(hub, model(source), credentials=False)
@@ -349,6 +350,7 @@ def test_a_failing_hub_is_asked_again_a_few_times(hub, source, part):
     assert len([request for request in hub.requests if part in request.path]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "kaggle"])
 def test_a_model_that_is_not_cached_needs_a_network(hub, source):
     assert "HF_HUB_OFFLINE is set: unset it, and fetch the model once" in refused(
@@ -359,6 +361,7 @@ def test_a_model_that_is_not_cached_needs_a_network(hub, source):
     assert "in 4 attempts (no connection): check the connection" in refused(hub, model(source))
 
 
+@pytest.mark.slow
 def test_a_notebooks_mounted_folder_is_used(hub, notebook):
     published = hub.kaggle["model/google/gemma-2/flax/gemma2-2b-it"].files
     environment = notebook(published)

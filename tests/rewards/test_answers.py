@@ -307,6 +307,7 @@ answers.readings(text, tags), answers.readings(f"\\boxed{{{text}}}", tags)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("repeated", "end"),
     [
@@ -335,6 +336,7 @@ def test_a_megabyte_is_read_in_linear_time(root, repeated, end):
     read_all(root, repeated, end, 1_000_000)
 
 
+@pytest.mark.slow
 def test_megabytes_of_latex_are_read_in_linear_time(root):
     """Copying the text before each fraction would take quadratic time."""
     read_all(root, "\\frac{1}{2}", "", 2_000_000)
