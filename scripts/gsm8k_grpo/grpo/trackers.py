@@ -8,6 +8,7 @@ import tensorboardX
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import to_plain
+from gsm8k_grpo.internals import wandb_internals
 
 
 class Trackers:
@@ -56,13 +57,11 @@ def _wandb_run(folder: Path, project: str, name: str, settings: Mapping) -> obje
     """A run of Weights & Biases that continues by its name: online when logged in, else in files below `folder`."""
     try:
         import wandb
-        from wandb.sdk.lib import wbauth
     except ImportError:
         raise PipelineError(
             "training.wandb_project: the package wandb is not installed; pip install wandb, or set it to null"
         ) from None
-    known = wandb.setup().settings
-    logged_in = known.api_key or wbauth.read_netrc_auth(host=known.base_url)
+    logged_in = wandb_internals.is_logged_in()
     return wandb.init(
         project=project,
         id=name,

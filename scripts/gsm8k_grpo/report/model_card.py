@@ -11,6 +11,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.evaluation.metric_names import RATES
+from gsm8k_grpo.huggingface.export import base_name
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.report import numbers, sentences
 
@@ -19,19 +20,6 @@ TEMPLATES = Path(__file__).parent / "model_card_template"
 # template; Qwen2.5's sizes have different ones, so that only the preset's, from its makers, is known.
 GEMMA = ("gemma", "the Gemma Terms of Use", "https://ai.google.dev/gemma/terms")
 APACHE = ("apache-2.0", "the Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0")
-
-
-def base_model(origin: Mapping) -> str | None:
-    """The base's name on the Hugging Face hub, or its folder; None where it has neither: the export holds it then.
-
-    Args:
-      origin: of model.json. Kaggle's Gemma 2 (google/gemma-2/flax/gemma2-2b-it) is on the hub as google/gemma-2-2b-it;
-        what others put on Kaggle is not there, or is another model.
-    """
-    if origin["source"] == "kaggle":
-        variation = origin["handle"].removeprefix("google/gemma-2/flax/gemma2-")
-        return None if variation == origin["handle"] else f"google/gemma-2-{variation}"
-    return origin.get("handle") or origin.get("path")
 
 
 def licence(model: Mapping) -> tuple[str, str, str] | None:
@@ -50,8 +38,7 @@ def licence(model: Mapping) -> tuple[str, str, str] | None:
 
 def published_rows(dataset: Mapping) -> bool:
     """Whether a data set (dataset.json) was made of GSM8K's published files, by their hashes."""
-    expected = {f"{split}.jsonl": sha256 for split, (_, sha256) in gsm8k.PUBLISHED.items()}
-    return dataset["origin"].get("sha256") == expected
+    return dataset["origin"].get("sha256") == gsm8k.published_hashes()
 
 
 def facts(results: Path, recipe: str) -> dict:
@@ -67,7 +54,7 @@ def facts(results: Path, recipe: str) -> dict:
         "dataset": files.read_json(results / "data" / chosen["dataset"]["name"] / "dataset.json"),
         "model": model,
         "family": family,
-        "base_model": base_model(model["origin"]),
+        "base_model": base_name(model["origin"]),
         "licence": licence(model),
         "training": files.read_json(folder / "training" / "summary.json"),
         "best": files.read_json(folder / "best.json"),
