@@ -34,11 +34,12 @@ def set_train_step(trainer: Any, function: Callable) -> None:
 
 
 def run_train_step(trainer: Any, model: Any, optimizer: Any, example: Any) -> tuple:
-    """Runs Tunix's uncompiled training step, which is the private method `_train_step`.
+    """Runs Tunix's uncompiled training step, which updates model and optimizer in place.
 
-    It updates model and optimizer in place and returns what the trainer logs: (loss, figures, gradient norm).
+    Returns:
+      what the trainer logs: (loss, figures, gradient norm).
     """
-    return trainer._train_step(model, optimizer, example)
+    return trainer.create_train_step_fn()(model, optimizer, example)
 
 
 def latest_train_metrics(trainer: Any) -> Any:
@@ -47,3 +48,17 @@ def latest_train_metrics(trainer: Any) -> Any:
     The trainer keeps it in `_prev_buffered_train_metrics` until the next update, and gives it to metric loggers only.
     """
     return trainer._prev_buffered_train_metrics
+
+
+def replace_class(module: Any, kind: type) -> None:
+    """Turns a finished module into one of a subclass, with its weights.
+
+    Tunix's models name the classes of their parts in their constructors and take no others. Assigning `__class__` keeps
+    the module's variables, paths and random draws as they are.
+    """
+    module.__class__ = kind
+
+
+def normalise_query_and_key(attention: Any, query: Any, key: Any) -> tuple:
+    """Applies the norms of Gemma 3's attention, which it keeps in `_query_norm` and `_key_norm`."""
+    return attention._query_norm(query), attention._key_norm(key)
