@@ -21,7 +21,7 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How evaluation chooses tokens: greedily at temperature 0, else randomly among the `top_k` and `top_p` likeliest."""
+    """How evaluation chooses tokens: greedily at temperature 0, else among the `top_k` and `top_p` likeliest."""
 
     temperature: float
     top_k: int | None

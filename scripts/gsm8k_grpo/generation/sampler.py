@@ -25,7 +25,7 @@ HALVINGS = 3  # how often decoding may go on with half as many rows
 
 @dataclasses.dataclass(frozen=True)
 class DrawingOptions:
-    """What programs are compiled for: the completions' limit and stop tokens, and how to draw (temperature 0: greedily)."""
+    """What programs are compiled for: limit and stop tokens of completions, how to draw (temperature 0: greedily)."""
 
     max_completion_tokens: int
     stop_ids: tuple[int, ...]

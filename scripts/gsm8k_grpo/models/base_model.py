@@ -40,8 +40,8 @@ def load_base_model(folder: Path, mesh: Mesh) -> BaseModel:
     rows = architecture_sizes(manifest["architecture"])["vocabulary_size"]
     if len(tokenizer) > rows:
         raise PipelineError(
-            f"{folder / 'tokenizer.model'}: has {len(tokenizer)} pieces, more than the model's {rows} embeddings; use the "
-            "model's own tokenizer"
+            f"{folder / 'tokenizer.model'}: has {len(tokenizer)} pieces, more than the model's {rows} embeddings; use "
+            "the model's own tokenizer"
         )
     model = storage.load(folder / "weights", config, mesh, jnp.dtype(manifest["dtype"]))
     return BaseModel(model, config, tokenizer, tokenizers.stop_ids(tokenizer, template), manifest["sha256"])
@@ -70,8 +70,8 @@ def checkpoint_folder(sha256: dict, manifest_file: Path, name: str) -> Path:
     folder = manifest_file.parent / by_name[name]["path"]
     if not folder.is_dir() or files.sha256_tree(folder) != by_name[name]["sha256"]:
         raise PipelineError(
-            f"{folder}: is not the checkpoint that training wrote (missing or changed); run again with --forcerun train, "
-            "which sets it aside and makes it again from the previous one"
+            f"{folder}: is not the checkpoint that training wrote (missing or changed); run again with --forcerun "
+            "train, which sets it aside and makes it again from the previous one"
         )
     return folder
 

@@ -68,7 +68,7 @@ def _fan_in(name: str, shape: tuple[int, ...]) -> int:
 
 
 def structure(model_config: object, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
-    """Makes a model without weights that computes in `dtype`; a family without such a setting uses its weights' type."""
+    """Makes a model without weights that computes in `dtype`; a family without that setting uses its weights' own."""
     if "dtype" in {field.name for field in dataclasses.fields(model_config)}:
         model_config = dataclasses.replace(model_config, dtype=dtype)
     return nnx.eval_shape(lambda: build(model_config))

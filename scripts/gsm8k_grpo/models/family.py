@@ -1,4 +1,4 @@
-"""What the library knows about a family of models, as data. No JAX here: the rules and the settings ask a family too."""
+"""What the library knows about a family of models, as data. No JAX here: rules and settings ask a family too."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping

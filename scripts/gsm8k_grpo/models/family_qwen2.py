@@ -82,7 +82,8 @@ QWEN2 = Family(
     norm_weight="w",
     tokenizer=ByteLevelLayout(
         # The published tokenizer.json splits a text so before it merges bytes: each digit is alone.
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     ),
     licence=_licence,

@@ -135,7 +135,7 @@ class Gemma2(Windowed, tunix_gemma2.Gemma):
 
     @staticmethod
     def config_values(sizes: Sizes) -> dict:
-        """What Tunix's configuration has beyond the sizes that all families share: layers are local and global in turn."""
+        """What Tunix's configuration has beyond shared sizes; layers are local and global in turn."""
         local, everywhere = tunix_gemma2.AttentionType.LOCAL_SLIDING, tunix_gemma2.AttentionType.GLOBAL
         return {
             "num_embed": sizes["vocabulary_size"],

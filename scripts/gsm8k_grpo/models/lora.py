@@ -43,7 +43,7 @@ def _in_precision_of(lhs: jax.Array, product: jax.Array) -> jax.Array:
 
 
 def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Module:
-    """Adds fresh LoRA adapters (arXiv 2106.09685): A is drawn from the seed and B is zero, so the outputs stay the same.
+    """Adds fresh LoRA adapters (arXiv 2106.09685): A is drawn from the seed and B is zero, so outputs stay the same.
 
     Args:
       model: a loaded base model, whose weights are shared except those that are quantised; or one of

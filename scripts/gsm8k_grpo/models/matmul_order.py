@@ -141,7 +141,7 @@ def _as_stored(value: object) -> object:
 
 
 def _as_laid_out(value: object, over: tuple[int, ...]) -> tuple[jax.Array, tuple[int, ...]]:
-    """Gives an operand contracted over `over` in its own layout where that fits, and its contracted dimensions there."""
+    """Gives an operand contracted over `over`, in its own layout if that fits, and its contracted dimensions there."""
     if not isinstance(value, _LaidOut) or set(over) != set(value.contracted):
         return _as_stored(value), over  # a weight may be multiplied a second time, over other dimensions
     kept = value.moved.ndim - len(over)

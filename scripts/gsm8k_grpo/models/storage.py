@@ -120,8 +120,8 @@ def load(folder: Path, model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nn
             restored = checkpointer.restore(folder.absolute(), nnx.to_pure_dict(state))
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise PipelineError(
-            f"{folder}: these weights do not fit model.architecture ({str(error).splitlines()[0]}); make them again with "
-            "--forcerun base_model"
+            f"{folder}: these weights do not fit model.architecture ({str(error).splitlines()[0]}); make them again "
+            "with --forcerun base_model"
         ) from None
     nnx.replace_by_pure_dict(state, restored)
     return nnx.merge(graph, state)

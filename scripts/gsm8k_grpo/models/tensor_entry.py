@@ -35,7 +35,7 @@ class TensorEntry:
         """Converts Qwix's LoRA adapters of this array to PEFT's, whose product B·A changes each tensor.
 
         Qwix's A has the weight's input axes, then the rank; its B has the rank, then the other axes. So B is laid out
-        like a weight whose input is the rank, and `to_hf` converts it. Keys and values, one array in Gemma, share one A.
+        like a weight whose input is the rank, and `to_hf` converts it. Gemma's keys and values, one array, share A.
 
         Returns:
           by tensor name: A [rank, inputs], B [outputs, rank].
