@@ -31,7 +31,7 @@ from tunix.rl.grpo import dapo_learner, grpo_learner
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 from tunix.sft import checkpoint_manager, peft_trainer
 
-from generation import ARCHITECTURE, FAMILIES, QUESTIONS, completed
+from small_models import ARCHITECTURE, FAMILIES, QUESTIONS, completed
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.recipes import effective_settings

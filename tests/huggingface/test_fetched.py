@@ -16,7 +16,7 @@ from flax import nnx, traverse_util
 from test_families import PROGRAM
 from test_pretrained import SIZES, write_flax, write_folder
 
-from generation import left_padded
+from small_models import left_padded
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import to_plain

@@ -17,7 +17,7 @@ import safetensors.numpy
 from flax import nnx, traverse_util
 
 import base_model
-from generation import FAMILIES, QUESTIONS
+from small_models import FAMILIES, QUESTIONS
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
@@ -40,7 +40,7 @@ def write_folder(folder, name, weights, shards=1, seed=0):
     config_json.transformers_config(architecture).save_pretrained(folder)
     template = family_of(architecture).template
     texts = [build_prompt("", question, template) for question in QUESTIONS] * 20
-    file = weight_reading.TOKENIZERS[template.name][0]
+    file = family_of(architecture).tokenizer.files[0]
     (folder / file).write_bytes(train_tokenizer(texts, architecture["vocabulary_size"], name))
     arrays = storage.leaves(weights)
     tensors = {}

@@ -14,7 +14,7 @@ import safetensors.numpy
 from flax import nnx, traverse_util
 from test_parity import LENGTHS, PAD, STOPS, Ids, merged, our_logits, their_logits
 
-from generation import FAMILIES, completed, left_padded
+from small_models import FAMILIES, completed, left_padded
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import word_problems
 from gsm8k_grpo.data.prompts import build_prompt

@@ -11,7 +11,6 @@ from tunix.models.gemma import model as gemma2_lib
 from tunix.models.gemma3 import model as gemma3_lib
 from tunix.models.qwen2 import model as qwen2_lib
 
-from generation import FAMILIES
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.generation.sampler import DrawingOptions, Sampler
 from gsm8k_grpo.models import building, families, storage
@@ -19,6 +18,7 @@ from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import can_merge, merge_adapters, with_lora, with_zero_adapters
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.preflight import compilation, programs
+from small_models import FAMILIES
 
 ARCHITECTURE = {
     "family": "gemma2",

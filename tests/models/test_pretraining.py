@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import generation
+import small_models
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models import building, pretraining
 
-ARCHITECTURE = generation.ARCHITECTURE | {"vocabulary_size": 32, "sliding_window_tokens": 16}
+ARCHITECTURE = small_models.ARCHITECTURE | {"vocabulary_size": 32, "sliding_window_tokens": 16}
 
 
 def test_rows_are_padded_right_and_only_completions_are_targets():

@@ -7,7 +7,7 @@ import time
 import pytest
 import yaml
 
-from generation import completed
+from small_models import completed
 from gsm8k_grpo.common.errors import PipelineError
 from small_run import ended, read, rows
 
