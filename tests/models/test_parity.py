@@ -1,7 +1,7 @@
 """Loaded weights compute what Hugging Face's implementation computes: logits, log-probs, greedy completions.
 
-`transformers` writes small random models of each family in float32, and our code reads them. Logits of about 10 agree to
-10⁻⁴. PyTorch is not a dependency of the project: `make parity` installs it.
+`transformers` writes small random models of each family in float32, and our code reads them. Logits of about 10 agree
+to 10⁻⁴. PyTorch is not a dependency of the project: `make parity` installs it.
 """
 
 import copy
