@@ -22,7 +22,16 @@ from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
-from small_models import ARCHITECTURE, FAMILIES, NUMBER_PROMPTS, NUMBER_STOPS, QUESTIONS, Numbers, completed
+from small_models import (
+    ARCHITECTURE,
+    FAMILIES,
+    NUMBER_PROMPTS,
+    NUMBER_STOPS,
+    ONE_FAMILY_QUICK,
+    QUESTIONS,
+    Numbers,
+    completed,
+)
 
 LIMIT = 12
 STOPS = (107, 1)  # <end_of_turn>, <eos>
@@ -188,9 +197,7 @@ def plain_tokens(model, prompt, key, limit, temperature):
     return found
 
 
-@pytest.mark.parametrize(
-    "family", ["gemma2", pytest.param("gemma3", marks=pytest.mark.slow), pytest.param("qwen2", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("family", ONE_FAMILY_QUICK)
 def test_completions_are_those_of_the_plain_path(family, monkeypatch):
     """Grouped prompts, padding, shorter prompts, a growing cache and smaller batches do not change the tokens."""
     monkeypatch.setattr(cache_size, "WORTH_A_PROGRAM_TOKENS", 2)

@@ -1,6 +1,7 @@
 """Sizes of small models, a few prompts, a tokenizer of numbers, and whole evaluations of prompts, for the tests."""
 
 import numpy as np
+import pytest
 
 from gsm8k_grpo.generation.batches import Decoding, complete_batch, plan_batches
 
@@ -26,6 +27,8 @@ FAMILIES = {
     "gemma3": {"family": "gemma3", **SMALL, "num_layers": 7, "num_kv_heads": 1, "sliding_window_tokens": 5},
     "qwen2": {"family": "qwen2", **SMALL, "num_layers": 2, "num_kv_heads": 2, "sliding_window_tokens": None},
 }
+# Parameters of long tests: one family is quick enough for every run.
+ONE_FAMILY_QUICK = ["gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3", "qwen2"))]
 
 
 def completed(sampler, prompts, batch_size, max_prompt_tokens, limit, stop_ids, mesh, decoding=GREEDY, samples=1):

@@ -1,4 +1,4 @@
-"""A prompt computed once for its group, and logits a few at a time: the numbers and gradients of Tunix's plain pass."""
+"""Sharing prompts within groups and computing logits in parts keep numbers and gradients of Tunix's plain pass."""
 
 import functools
 import math
@@ -15,6 +15,7 @@ from gsm8k_grpo.generation import padding
 from gsm8k_grpo.models import building, log_probs
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
+from small_models import ONE_FAMILY_QUICK
 
 PAD, TEMPERATURE, VOCABULARY = 0, 0.9, 67  # a size that nothing else has
 GENERATIONS, PROMPT, COMPLETION = 3, 12, 10
@@ -28,9 +29,9 @@ LORA = {
 }
 
 
-@pytest.fixture(scope="module", params=["gemma2", "gemma3", "qwen2"])
+@pytest.fixture(scope="module", params=ONE_FAMILY_QUICK)
 def policy(request):
-    """With adapters that do something; local layers (Gemma 3: five in six) see fewer tokens than a prompt has."""
+    """A policy with adapters that are not zero and with local layers that see fewer tokens than a prompt has."""
     family = request.param
     window = {} if family == "qwen2" else {"sliding_window_tokens": 8}
     sizes = SIZES | window | {"num_layers": 6 if family == "gemma3" else 2, "vocabulary_size": VOCABULARY}
