@@ -81,7 +81,7 @@ def invented(monkeypatch):
 
 
 def test_a_family_that_is_registered_works_everywhere(invented, tmp_path):
-    sizes = {**FAMILIES["qwen2"], "family": "invented", "vocabulary_size": 400}
+    sizes = {**FAMILIES["qwen2"], "family": "invented", "num_layers": 1, "vocabulary_size": 400}
     template = families.family_of(sizes).template
     assert (
         build_prompt("", " Why? ", template) == "<start_of_turn>user\nThink. Why?<end_of_turn>\n<start_of_turn>model\n"
@@ -91,9 +91,9 @@ def test_a_family_that_is_registered_works_everywhere(invented, tmp_path):
     tokenizer = tokenizers.load_tokenizer(weight_reading.tokenizer_file(tmp_path, sizes), template)
     assert tokenizer.piece_to_id("<start_of_turn>") == 105 and len(tokenizer) == 380
 
-    model = building.initialise(building.tunix_config(sizes), seed=0)
-    mask = jnp.tri(8, dtype=bool)[None]
-    assert model(jnp.arange(8)[None], jnp.arange(8)[None], None, mask)[0].shape == (1, 8, 400)
+    model, tokens = building.initialise(building.tunix_config(sizes), seed=0), jnp.arange(8)[None]
+    logits = jax.eval_shape(lambda: model(tokens, tokens, None, jnp.tri(8, dtype=bool)[None])[0])
+    assert logits.shape == (1, 8, 400)
     table = tensor_names.tensor_table(sizes)
     assert {entry.path for entry in table} == weight_reading.expected_shapes(sizes).keys()
     assert table[1].names[0].startswith("model.layers.0.invented.")

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
-from published_models import write_flax
 from tunix.generate import utils
 from tunix.rl import common
 
@@ -262,6 +261,8 @@ def test_the_table_has_each_tensor_once_both_ways(theirs, folder, name):
 
 
 def test_kaggles_flax_layout_computes_the_same(tmp_path):
+    from published_models import write_flax
+
     architecture = FAMILIES["gemma2"]
     weights = storage.weights_of(building.initialise(building.tunix_config(architecture), seed=4))
     write_flax(tmp_path / "gemma2-2b-it", architecture, weights)
