@@ -111,7 +111,7 @@ def test_a_family_that_is_registered_works_everywhere(invented, tmp_path):
     assert model_card.licence({"origin": origin, "architecture": sizes}).title == "my terms"
 
 
-# As if on a command line with several stages: JAX is imported once.
+# Runs several stages in one process, which imports JAX once.
 PROGRAM = """
 import importlib, json, sys
 for stage, *arguments in json.loads(input()):

@@ -47,7 +47,7 @@ def policy(request):
 
 @pytest.fixture(scope="module")
 def tokens():
-    """(prompts [2, P] left-padded, completions [6, T] right-padded, weights [6, T] that are 0 at padding)."""
+    """Gives prompts [2, P] left-padded, completions [6, T] right-padded, and weights [6, T] that are 0 at padding."""
     rng = np.random.default_rng(2)
     prompts = rng.integers(3, VOCABULARY, (2, PROMPT)).astype(np.int32)
     prompts[0, :5], prompts[1, :1] = PAD, PAD
@@ -57,7 +57,7 @@ def tokens():
 
 
 def differentiated(model, find, weights):
-    """(log-probs, entropies) of `find(model)` and the gradient of the weighted log-probs."""
+    """Gives log-probs and entropies of `find(model)` and the gradient of the weighted log-probs."""
     graph, adapters, base = nnx.split(model, nnx.LoRAParam, ...)
 
     @jax.jit
@@ -113,7 +113,7 @@ def test_log_probs_entropies_and_gradients_are_those_of_tunix(
 
 
 def test_no_array_has_a_logit_for_every_token(policy, tokens, monkeypatch):
-    """Neither forwards nor backwards, in the program as the compiler leaves it."""
+    """The compiled program of forward and backward pass is searched for such arrays."""
     prompts, completions, weights = tokens
     monkeypatch.setattr(log_probs, "LOGITS_AT_A_TIME", 2 * completions.shape[0] * VOCABULARY)
     graph, adapters, base = nnx.split(policy, nnx.LoRAParam, ...)
