@@ -21,6 +21,7 @@ from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.huggingface import config_json, tensor_names, weight_reading
 from gsm8k_grpo.models import building, families, tokenizers
+from gsm8k_grpo.models.family import Licence
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
 from gsm8k_grpo.report import model_card
 from small_models import FAMILIES
@@ -72,7 +73,7 @@ def invented(monkeypatch):
             dataclasses.replace(entry, names=tuple(f"invented.{name}" for name in entry.names))
             for entry in qwen.layer_tensors(sizes)
         ],
-        licence=lambda architecture, handle: model_card.Licence("mine", "my terms", "here", "Under my terms."),
+        licence=lambda architecture, handle: Licence("mine", "my terms", "here", "Under my terms."),
         kaggle_handles=("maker/invented/", "maker/hub-"),
     )
     monkeypatch.setitem(families.FAMILIES, "invented", family)
@@ -106,8 +107,8 @@ def test_a_family_that_is_registered_works_everywhere(invented, tmp_path):
     assert (config.vocab_size, config.architectures) == (400, ["Qwen2ForCausalLM"])
     config.save_pretrained(tmp_path)
     config_json.check_config(tmp_path, sizes)
-    origin = {"source": "kaggle", "handle": "maker/invented/small"}
-    assert model_card.base_model(origin) == "maker/hub-small"
+    assert families.hub_name("maker/invented/small") == "maker/hub-small"
+    origin = {"source": "huggingface", "handle": "maker/hub-small"}
     assert model_card.licence({"origin": origin, "architecture": sizes}).title == "my terms"
 
 

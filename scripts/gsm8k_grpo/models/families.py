@@ -31,6 +31,17 @@ def family_of(architecture: Mapping | str) -> Family:
     return FAMILIES[architecture_sizes(architecture)["family"]]
 
 
+def hub_name(kaggle_handle: str) -> str | None:
+    """Translates the Kaggle handle of a model by a family's authors to its name on the Hugging Face hub.
+
+    Others' models are not on the hub, or are different ones there: None.
+    """
+    for kaggle, hub in filter(None, (family.kaggle_handles for family in FAMILIES.values())):
+        if kaggle_handle.startswith(kaggle):
+            return hub + kaggle_handle.removeprefix(kaggle)
+    return None
+
+
 def approximate_parameters(architecture: Mapping | str) -> int:
     """Counts the scalars of embedding, attention and gated MLP; norms and biases are less than 0.1 % of a model."""
     sizes = architecture_sizes(architecture)

@@ -11,7 +11,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.evaluation.metric_names import RATES
-from gsm8k_grpo.models.families import FAMILIES, family_of
+from gsm8k_grpo.models.families import family_of, hub_name
 from gsm8k_grpo.models.family import Licence
 from gsm8k_grpo.report import numbers, sentences
 
@@ -26,10 +26,7 @@ def base_model(origin: Mapping) -> str | None:
         what others put on Kaggle is not there, or is another model.
     """
     if origin["source"] == "kaggle":
-        for kaggle, hub in filter(None, (family.kaggle_handles for family in FAMILIES.values())):
-            if origin["handle"].startswith(kaggle):
-                return hub + origin["handle"].removeprefix(kaggle)
-        return None
+        return hub_name(origin["handle"])
     return origin.get("handle") or origin.get("path")
 
 
