@@ -43,7 +43,7 @@ def write_random(architecture: str, folder: Path) -> int:
     rows, _ = word_problems.generate_problems(seed=0, train_rows=200, test_rows=0)
     template = family_of(architecture).template
     texts = [build_prompt("", row["question"], template) for row in rows]
-    name = weight_reading.TOKENIZERS[template.name][0]
+    name = family_of(architecture).tokenizer.files[0]
     (folder / name).write_bytes(train_tokenizer(texts, 500, family_of(architecture).name))
     rng, shapes = np.random.default_rng(0), weight_reading.expected_shapes(architecture)
     shards, shard, total = [], {}, 0

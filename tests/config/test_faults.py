@@ -157,7 +157,7 @@ FAULTS = {
     ),
     "LFM2": (
         {"model": {"source": "huggingface", "handle": "LiquidAI/LFM2-350M"}},
-        "model.handle: LFM2 is not supported: Tunix has no such model, and LFM2-350M was tried on this task and never",
+        "model.handle: LFM2 is not supported: Tunix has no such model; take a Gemma or Qwen2.5 model",
     ),
     "data set without an owner": (
         {"dataset": {"handle": "gsm8k"}},

@@ -1,4 +1,4 @@
-"""Tokens drawn without sorting a vocabulary are those that Tunix draws with a sort, for the same keys."""
+"""Drawing without sorting a vocabulary gives the tokens that Tunix draws with a sort, for the same keys."""
 
 import re
 
@@ -24,7 +24,7 @@ def sorted_draw(logits, keys, temperature, top_k, top_p):
     return jax.vmap(draw)(logits, keys)
 
 
-# Peaked: the mass is in few tokens. Flat: in more than the candidates hold, so that all are sorted after all.
+# Peaked: few tokens have the mass. Flat: more tokens than the candidates have it, so that all are sorted.
 @pytest.mark.parametrize(("name", "scale"), [("peaked", 4.0), ("flat", 0.1)])
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"),
@@ -32,7 +32,7 @@ def sorted_draw(logits, keys, temperature, top_k, top_p):
 )
 def test_draws_are_tunixs(keys, name, scale, temperature, top_k, top_p):
     logits = scale * jax.random.normal(jax.random.key(7), (ROWS, VOCABULARY))
-    logits = logits.at[:, 5].set(-np.inf)  # the padding token, as the sampler has it
+    logits = logits.at[:, 5].set(-np.inf)  # as the sampler rules out padding
     found = jax.jit(next_token.sample_token, static_argnums=(2, 3, 4))(logits, keys, temperature, top_k, top_p)
     expected = sorted_draw(logits, keys, temperature, None if top_k is None else min(top_k, VOCABULARY), top_p)
     np.testing.assert_array_equal(found, expected)
@@ -40,11 +40,11 @@ def test_draws_are_tunixs(keys, name, scale, temperature, top_k, top_p):
     likeliest = np.sort(np.exp(np.asarray(logits) / temperature), axis=-1)[:, -next_token.CANDIDATES :].sum(axis=-1)
     mass = likeliest / np.exp(np.asarray(logits) / temperature).sum(axis=-1)
     if top_k is None and top_p == 0.9:
-        assert (mass > top_p).all() == (name == "peaked")  # both ways are taken
+        assert (mass > top_p).all() == (name == "peaked")  # both branches run
 
 
 def test_a_program_sorts_no_whole_vocabulary_unless_it_must(keys):
-    """What is compiled for each setting: candidates and, behind a condition, the whole."""
+    """Each setting compiles a search of the candidates and, behind a condition, of the whole vocabulary."""
     logits = jax.ShapeDtypeStruct((ROWS, VOCABULARY), np.float32)
 
     def sorts(top_k, top_p):

@@ -1,4 +1,4 @@
-"""Generation: greedy completions that do not hang on their batch, rollouts whose noise derives from seed and step."""
+"""The sampler: tokens do not depend on the batch, noise derives from seed and step, stop tokens stay."""
 
 import json
 import os
@@ -12,7 +12,6 @@ from flax import nnx
 from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout
 
-from generation import ARCHITECTURE, FAMILIES, QUESTIONS, completed
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.generation import cache_size
 from gsm8k_grpo.generation.batches import Decoding
@@ -23,15 +22,27 @@ from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
+from small_models import (
+    ARCHITECTURE,
+    FAMILIES,
+    NUMBER_PROMPTS,
+    NUMBER_STOPS,
+    ONE_FAMILY_QUICK,
+    QUESTIONS,
+    Numbers,
+    completed,
+)
 
 LIMIT = 12
 STOPS = (107, 1)  # <end_of_turn>, <eos>
+ASKED = [build_prompt("", question) for question in QUESTIONS]
+MESH = make_mesh(1, 1)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    path.write_bytes(train_tokenizer([build_prompt("", question) for question in QUESTIONS] * 20, 400))
+    path.write_bytes(train_tokenizer(ASKED * 20, 400))
     return tokenizers.load_tokenizer(path)
 
 
@@ -40,30 +51,30 @@ def model():
     return building.initialise(building.tunix_config(ARCHITECTURE), seed=0)
 
 
-def test_greedy_completions_do_not_depend_on_the_batch(model, tokenizer):
-    sampler = Sampler(model, tokenizer, 88, make_mesh(1, 1))
-    asked = [build_prompt("", question) for question in QUESTIONS]
+@pytest.fixture(scope="module")
+def sampler(model, tokenizer):
+    return Sampler(model, tokenizer, 88, MESH)
+
+
+def test_greedy_completions_do_not_depend_on_the_batch(sampler, tokenizer):
     assert tokenizers.stop_ids(tokenizer, families.GEMMA) == STOPS
-    mesh = make_mesh(1, 1)
-    together, alone = (completed(sampler, asked, size, 72, LIMIT, STOPS, mesh) for size in (4, 1))
-    uneven = completed(sampler, asked[::-1], 3, 72, LIMIT, STOPS, mesh)
+    together, alone = (completed(sampler, ASKED, size, 72, LIMIT, STOPS, MESH) for size in (4, 1))
+    uneven = completed(sampler, ASKED[::-1], 3, 72, LIMIT, STOPS, MESH)
     assert sorted(together) == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert together == alone
     assert [together[index, 0] for index in range(4)] == [uneven[3 - index, 0] for index in range(4)]
     assert all(each.tokens <= LIMIT and each.truncated == (each.tokens == LIMIT) for each in together.values())
 
 
-def test_samples_differ_and_do_not_depend_on_the_batch(model, tokenizer):
-    sampler = Sampler(model, tokenizer, 88, make_mesh(1, 1))
-    asked = [build_prompt("", question) for question in QUESTIONS]
+def test_samples_differ_and_do_not_depend_on_the_batch(sampler):
     decoding = Decoding(temperature=1.0, top_k=None, top_p=1.0, seed=5)
-    arguments = (72, LIMIT, STOPS, make_mesh(1, 1))
-    by_five, by_three = (completed(sampler, asked, size, *arguments, decoding, samples=3) for size in (5, 3))
+    arguments = (72, LIMIT, STOPS, MESH)
+    by_five, by_three = (completed(sampler, ASKED, size, *arguments, decoding, samples=3) for size in (5, 3))
     assert sorted(by_five) == [(index, sample) for index in range(4) for sample in range(3)]
     assert by_five == by_three
     assert len({each.text for each in by_five.values()}) > 6
     other = Decoding(temperature=1.0, top_k=None, top_p=1.0, seed=6)
-    assert completed(sampler, asked, 5, *arguments, other, samples=3) != by_five
+    assert completed(sampler, ASKED, 5, *arguments, other, samples=3) != by_five
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +88,13 @@ def engine(model, tokenizer):
         eos_tokens=list(STOPS),
     )
     adapted = tokenizer_adapter.TokenizerAdapter(tokenizer)
-    return SeededRollout(model, adapted, make_mesh(1, 1), config, seed=7), config
+    return SeededRollout(model, adapted, MESH, config, seed=7), config
 
 
 def drawn(engine, step, calls=1):
     rolled, config = engine
     rolled.start_draw(step)
-    asked = [build_prompt("", question) for question in QUESTIONS]
-    return [[row.tolist() for row in rolled.generate(asked, config).tokens] for _ in range(calls)]
+    return [[row.tolist() for row in rolled.generate(ASKED, config).tokens] for _ in range(calls)]
 
 
 def test_noise_differs_by_step_and_call_and_row_but_not_between_runs(engine):
@@ -94,7 +104,7 @@ def test_noise_differs_by_step_and_call_and_row_but_not_between_runs(engine):
     assert drawn(engine, step=3, calls=2) == [first, second]
     rolled, config = engine
     rolled.start_draw(3)
-    rows = rolled.generate([build_prompt("", QUESTIONS[0])] * 4, config).tokens
+    rows = rolled.generate(ASKED[:1] * 4, config).tokens
     assert len({tuple(row.tolist()) for row in rows}) > 1
 
 
@@ -103,7 +113,7 @@ def test_the_stop_token_stays_in_the_tokens_unless_the_limit_cut_them(engine):
     stopped = 0
     for step in range(40):
         rolled.start_draw(step)
-        output = rolled.generate([build_prompt("", question) for question in QUESTIONS], config)
+        output = rolled.generate(ASKED, config)
         for row, text in zip(output.tokens, output.text, strict=True):
             assert len(row) <= LIMIT
             assert len(row) == LIMIT or row[-1] in STOPS
@@ -114,7 +124,7 @@ def test_the_stop_token_stays_in_the_tokens_unless_the_limit_cut_them(engine):
 
 @pytest.fixture(params=["<end_of_turn>", "<eos>"])
 def leaning(request, engine, model, tokenizer):
-    """(The rollout of a model that draws this stop token at about every tenth place, the token)."""
+    """The rollout of a model that draws this stop token at about every tenth place, and the token."""
     rolled, _ = engine
     copy = nnx.clone(model)
     embedding = copy.embedder.input_embedding
@@ -127,11 +137,10 @@ def leaning(request, engine, model, tokenizer):
 
 def test_each_stop_token_ends_a_completion_and_stays_in_its_tokens(leaning, engine, tokenizer):
     (rolled, token), config = leaning, engine[1]
-    asked = [build_prompt("", question) for question in QUESTIONS]
     stop, ended = tokenizer.piece_to_id(token), 0
     for step in range(10):
         rolled.start_draw(step)
-        output = rolled.generate(asked, config)
+        output = rolled.generate(ASKED, config)
         for row, text in zip(map(np.ndarray.tolist, output.tokens), output.text, strict=True):
             assert row[-1] in STOPS or len(row) == LIMIT
             assert not set(STOPS) & set(row[:-1])
@@ -142,9 +151,8 @@ def test_each_stop_token_ends_a_completion_and_stays_in_its_tokens(leaning, engi
 
 def test_each_stop_token_ends_a_completion_of_evaluation(leaning):
     rolled, token = leaning
-    asked = [build_prompt("", question) for question in QUESTIONS]
     decoding = Decoding(temperature=1.0, top_k=None, top_p=1.0, seed=5)
-    found = list(completed(rolled._sampler, asked, 4, 72, LIMIT, STOPS, make_mesh(1, 1), decoding, samples=5).values())
+    found = list(completed(rolled._sampler, ASKED, 4, 72, LIMIT, STOPS, MESH, decoding, samples=5).values())
     assert {each.truncated for each in found} == {True, False}
     for each in found:
         assert each.tokens == LIMIT or not each.truncated
@@ -156,84 +164,71 @@ def test_log_probs_are_taken_at_the_rollouts_temperature(model, tokenizer):
     config = base_rollout.RolloutConfig(
         max_tokens_to_generate=LIMIT, max_prompt_length=8, kv_cache_size=24, temperature=0.5, eos_tokens=list(STOPS)
     )
-    rolled = SeededRollout(model, tokenizer_adapter.TokenizerAdapter(tokenizer), make_mesh(1, 1), config, seed=0)
+    rolled = SeededRollout(model, tokenizer_adapter.TokenizerAdapter(tokenizer), MESH, config, seed=0)
     prompt, completion = np.array([[2, 106, 150, 151]]), np.array([[152, 153, 107]])
     found = np.asarray(rolled.get_per_token_logps(jax.numpy.array(prompt), jax.numpy.array(completion)))
     tokens = jax.numpy.array(np.concatenate([prompt, completion], axis=1))
     mask = jax.numpy.tril(jax.numpy.ones((1, 7, 7), bool))
-    logits = np.asarray(model(tokens, jax.numpy.arange(7)[None], None, mask)[0], np.float64)[0, 3:6] / 0.5
+    forward = nnx.jit(lambda model: model(tokens, jax.numpy.arange(7)[None], None, mask)[0])
+    logits = np.asarray(forward(model), np.float64)[0, 3:6] / 0.5
     expected = logits[range(3), completion[0]] - np.log(np.exp(logits).sum(axis=1))
     np.testing.assert_allclose(found[0], expected, atol=1e-4)
 
 
-class Numbers:
-    """A tokenizer of text that is numbers."""
-
-    pad_id, eos_id, bos_id = (lambda self: 0), (lambda self: 1), (lambda self: 2)
-
-    def encode(self, text):
-        return [int(word) for word in text.split()]
-
-    def decode(self, ids):
-        return " ".join(map(str, ids))
-
-
-ENDS = [7, 21, 34]
-PROMPTS = [" ".join(str(4 + (5 * row + 3 * place) % 60) for place in range(3 + 4 * row)) for row in range(3)]
-DRAWN = {"greedy": {"top_p": None}, "all": {"temperature": 1.1, "top_p": 1.0}}
+OPTIONS = {"greedy": {"top_p": None}, "all": {"temperature": 1.1, "top_p": 1.0}}
 
 
 @nnx.jit(static_argnames="temperature")
 def plain_token(model, ids, last, key, temperature):
-    """What follows the token at place `last`, from a whole pass over [1, T]: no cache, no padding, no neighbours."""
+    """Draws what follows place `last` from a whole pass over [1, T]: no cache, no padding, no other rows."""
     places = jax.numpy.arange(ids.shape[1])[None]
     logits = model(ids, places, None, jax.numpy.tri(ids.shape[1], dtype=bool)[None])[0][0, last].at[0].set(-np.inf)
     return jax.random.categorical(key, logits / temperature) if temperature else logits.argmax()
 
 
-def plainly(model, prompt, key, limit, temperature):
-    """The tokens of one row."""
+def plain_tokens(model, prompt, key, limit, temperature):
+    """Draws the tokens of one row."""
     ids, length = np.zeros((1, 32), np.int32), 1 + len(prompt.split())
     ids[0, :length] = [2, *map(int, prompt.split())]
     found = []
-    while len(found) < limit and not (found and found[-1] in ENDS):
+    while len(found) < limit and not (found and found[-1] in NUMBER_STOPS):
         place = length + len(found)
         found.append(int(plain_token(model, ids, place - 1, jax.random.fold_in(key, len(found)), temperature)))
         ids[0, place] = found[-1]
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_FAMILY_QUICK)
 def test_completions_are_those_of_the_plain_path(family, monkeypatch):
-    """Grouped prompts, padding, half the prompts' limit, a cache that grows, smaller batches: the same tokens."""
+    """Grouped prompts, padding, shorter prompts, a growing cache and smaller batches do not change the tokens."""
     monkeypatch.setattr(cache_size, "WORTH_A_PROGRAM_TOKENS", 2)
     model = building.initialise(building.tunix_config(FAMILIES[family]), seed=3)
-    mesh, limit, repeats = make_mesh(1, 1), 14, 4
-    keys = jax.random.split(jax.random.key(5), len(PROMPTS) * repeats)
-    asked = [prompt for prompt in PROMPTS for _ in range(repeats)]
-    sampler = Sampler(model, Numbers(), 80, mesh)
+    limit, repeats = 14, 4
+    keys = jax.random.split(jax.random.key(5), len(NUMBER_PROMPTS) * repeats)
+    asked = [prompt for prompt in NUMBER_PROMPTS for _ in range(repeats)]
+    sampler = Sampler(model, Numbers(), 80, MESH)
     shapes = []
     for name in ("prefill", "decode"):
-        monkeypatch.setattr(sampler, name, noted(getattr(sampler, name), shapes))
-    for name, how in DRAWN.items():
+        monkeypatch.setattr(sampler, name, with_noted_shapes(getattr(sampler, name), shapes))
+    for name, options in OPTIONS.items():
         shapes.clear()
-        with mesh:
-            output = sampler(asked, limit, 34, eos_tokens=ENDS, seed=keys, repeats=repeats, **how)
-        temperature = how.get("temperature")
-        expected = [plainly(model, prompt, key, limit, temperature) for prompt, key in zip(asked, keys, strict=True)]
+        with MESH:
+            output = sampler(asked, limit, 34, eos_tokens=NUMBER_STOPS, seed=keys, repeats=repeats, **options)
+        rows = zip(asked, keys, strict=True)
+        expected = [plain_tokens(model, prompt, key, limit, options.get("temperature")) for prompt, key in rows]
         assert [row.tolist() for row in output.tokens] == expected, name
-        stopped = [row[:-1] if row[-1] in ENDS else row for row in expected]
+        stopped = [row[:-1] if row[-1] in NUMBER_STOPS else row for row in expected]
         assert output.text == [" ".join(map(str, row)) for row in stopped]
         assert output.padded_prompt_tokens.shape == (12, 34)
-        # Each prompt once, at half the limit; then all rows, a half, a quarter, as rows end. The cache has room for
-        # half of a completion's tokens, not one more, then for all.
+        # Each prompt is computed once, at half the limit. Then all rows decode, half, and a quarter, as rows end. The
+        # cache has room for half of a completion's tokens, then for all.
         assert shapes[:2] == [(3, 17), (12, 17 + 7)] and shapes[-1][1] == 32
         if name == "all":
             assert len(set(map(len, expected))) > 3 and shapes[-1][0] in (6, 3)
 
 
-def noted(program, shapes):
-    """The same program, which notes the shape of the prompts, or how many rows there are and places in the cache."""
+def with_noted_shapes(program, shapes):
+    """Makes a program note the prompts' shape, or the numbers of rows and of places in the cache."""
 
     def call(weights, given, *arguments, **options):
         prompts = isinstance(given, np.ndarray)
@@ -243,17 +238,15 @@ def noted(program, shapes):
     return call
 
 
-def test_a_group_that_is_no_group_is_computed_row_by_row(model, tokenizer, engine):
-    """Prompts that differ where G equal ones are usual."""
-    _, config = engine
-    adapted = tokenizer_adapter.TokenizerAdapter(tokenizer)
-    rolled = SeededRollout(model, adapted, make_mesh(1, 1), config, seed=7, generations=4)
-    asked = [build_prompt("", question) for question in QUESTIONS]
-    assert [row.tolist() for row in rolled.generate(asked, config).tokens] == drawn(engine, step=0)[0]
+def test_prompts_that_differ_within_a_group_are_computed_row_by_row(engine, monkeypatch):
+    monkeypatch.setattr(engine[0], "_generations", 4)
+    grouped = drawn(engine, step=0)
+    monkeypatch.undo()
+    assert grouped == drawn(engine, step=0)
 
 
-def test_from_merged_weights_the_policys_own_tokens_are_drawn(model, tokenizer, engine):
-    """Those of the policy as it is then."""
+@pytest.mark.slow
+def test_merged_weights_draw_the_tokens_of_the_current_policy(model, tokenizer, engine):
     lora = {
         "rank": 4,
         "alpha": 8,
@@ -261,11 +254,9 @@ def test_from_merged_weights_the_policys_own_tokens_are_drawn(model, tokenizer, 
         "base_weights": None,
         "target_modules": list(family_of(ARCHITECTURE).modules),
     }
-    policy, config = with_lora(model, lora, 0, make_mesh(1, 1)), engine[1]
+    policy, config = with_lora(model, lora, 0, MESH), engine[1]
     adapted = tokenizer_adapter.TokenizerAdapter(tokenizer)
-    both = [
-        (SeededRollout(policy, adapted, make_mesh(1, 1), config, seed=7, lora=each), config) for each in (None, lora)
-    ]
+    both = [(SeededRollout(policy, adapted, MESH, config, seed=7, lora=each), config) for each in (None, lora)]
     assert [bool(each._sampler._merged_lora) for each, _ in both] == [False, True]
     found = []
     for step in range(3):
@@ -277,49 +268,49 @@ def test_from_merged_weights_the_policys_own_tokens_are_drawn(model, tokenizer, 
 
 
 SHARDED = """
-import json, sys
+import json
 
 import jax
-import numpy as np
 from flax import nnx
+from gsm8k_grpo.generation import cache_size
+from gsm8k_grpo.generation.sampler import Sampler
+from gsm8k_grpo.models import building
+from gsm8k_grpo.models.mesh import make_mesh
+from small_models import FAMILIES, NUMBER_PROMPTS, NUMBER_STOPS, Numbers
 
-sys.path.insert(0, "tests")
-from generation import FAMILIES
-from test_rollout import PROMPTS, ENDS, Numbers
-from gsm8k_grpo import models, rollout
-
-rollout.WORTH_A_PROGRAM_TOKENS = 2
+cache_size.WORTH_A_PROGRAM_TOKENS = 2
 found = {}
 for fsdp, tp in ((1, 1), (2, 4)):
-    mesh = models.make_mesh(fsdp, tp)
+    mesh = make_mesh(fsdp, tp)
     sizes = {**FAMILIES["gemma2"], "num_kv_heads": 4}
-    graph, state = nnx.split(models.initialise(models.config(sizes), seed=3))
+    graph, state = nnx.split(building.initialise(building.tunix_config(sizes), seed=3))
     model = nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
-    sampler = rollout.Sampler(model, Numbers(), 80, mesh)
+    sampler = Sampler(model, Numbers(), 80, mesh)
     keys = jax.random.split(jax.random.key(5), 12)
     batches, decode = [], sampler.decode
 
-    def noted(weights, state, *arguments, **options):
+    def noting(weights, state, *arguments, **options):
         batches.append([len(state.done), str(state.cache["layer_0"]["v"].sharding.shard_shape((12, 4, 40, 8)))])
         return decode(weights, state, *arguments, **options)
 
-    sampler.decode = noted
-    asked = [prompt for prompt in PROMPTS for _ in range(4)]
+    sampler.decode = noting
+    asked = [prompt for prompt in NUMBER_PROMPTS for _ in range(4)]
     with mesh:
-        output = sampler(asked, 14, 40, eos_tokens=ENDS, temperature=1.0, top_p=1.0, seed=keys, repeats=4)
+        output = sampler(asked, 14, 40, eos_tokens=NUMBER_STOPS, temperature=1.0, top_p=1.0, seed=keys, repeats=4)
     found[f"{fsdp} {tp}"] = {"tokens": [row.tolist() for row in output.tokens], "batches": batches}
 print(json.dumps(found))
 """
 
 
-def test_on_eight_devices_the_same_is_drawn(root):
+@pytest.mark.slow
+def test_eight_devices_draw_the_same_tokens_as_one(root):
     done = subprocess.run(
         [sys.executable, "-c", SHARDED],
         cwd=root,
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": "scripts",
+            "PYTHONPATH": "scripts:tests/helpers",
             "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         },
         capture_output=True,

@@ -31,7 +31,6 @@ from tunix.rl.grpo import dapo_learner, grpo_learner
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 from tunix.sft import checkpoint_manager, peft_trainer
 
-from generation import ARCHITECTURE, FAMILIES, QUESTIONS, completed
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.recipes import effective_settings
@@ -52,6 +51,7 @@ from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
 from gsm8k_grpo.rewards.answers import Tags
+from small_models import ARCHITECTURE, FAMILIES, QUESTIONS, completed
 
 PROMPTS = [build_prompt("", question) for question in QUESTIONS]
 PAD, EOS, BOS, STOP = 0, 1, 2, 107

@@ -7,13 +7,13 @@ import orbax.checkpoint as ocp
 import safetensors.numpy
 from flax import traverse_util
 
-from generation import FAMILIES, QUESTIONS
 from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.huggingface import config_json, tensor_names, weight_reading
 from gsm8k_grpo.models import storage
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
+from small_models import FAMILIES, QUESTIONS
 
 SIZES = {name: {**sizes, "vocabulary_size": 420} for name, sizes in FAMILIES.items()}
 
@@ -25,7 +25,7 @@ def write_folder(folder, name, weights, shards=1):
     config_json.transformers_config(architecture).save_pretrained(folder)
     template = family_of(architecture).template
     texts = [build_prompt("", question, template) for question in QUESTIONS] * 20
-    file = weight_reading.TOKENIZERS[template.name][0]
+    file = family_of(architecture).tokenizer.files[0]
     (folder / file).write_bytes(train_tokenizer(texts, architecture["vocabulary_size"], name))
     arrays = storage.leaves(weights)
     tensors = {}

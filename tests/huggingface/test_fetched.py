@@ -15,7 +15,6 @@ import pytest
 import yaml
 from flax import nnx
 
-from generation import left_padded
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import to_plain
@@ -26,6 +25,7 @@ from gsm8k_grpo.models.base_model import load_base_model, load_checkpoint
 from gsm8k_grpo.models.mesh import make_mesh
 from loopback_hubs import COMMIT, CREDENTIALS, KAGGLE_VERSION, SECRETS, Hubs, Repository
 from published_models import SIZES, random_weights, write_flax, write_folder
+from small_models import left_padded
 
 pytestmark = [pytest.mark.slow, pytest.mark.parity]
 # Runs several stages in one process, so that JAX is imported once.

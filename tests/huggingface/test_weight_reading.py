@@ -16,7 +16,6 @@ import safetensors.numpy
 from flax import nnx
 
 import base_model
-from generation import FAMILIES
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
@@ -28,6 +27,7 @@ from gsm8k_grpo.models.base_model import load_base_model
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.mesh import make_mesh
 from published_models import SIZES, random_weights, write_folder
+from small_models import FAMILIES
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

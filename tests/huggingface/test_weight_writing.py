@@ -13,7 +13,6 @@ import pytest
 import safetensors.numpy
 from flax import nnx, traverse_util
 
-from generation import FAMILIES, completed, left_padded
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import word_problems
 from gsm8k_grpo.data.model_files import INDEX_FILE
@@ -27,6 +26,7 @@ from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
+from small_models import FAMILIES, completed, left_padded
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

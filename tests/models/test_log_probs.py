@@ -1,4 +1,4 @@
-"""A prompt computed once for its group, and logits a few at a time: the numbers and gradients of Tunix's plain pass."""
+"""Sharing prompts within groups and computing logits in parts keep numbers and gradients of Tunix's plain pass."""
 
 import functools
 import math
@@ -15,6 +15,7 @@ from gsm8k_grpo.generation import padding
 from gsm8k_grpo.models import building, log_probs
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
+from small_models import ONE_FAMILY_QUICK
 
 PAD, TEMPERATURE, VOCABULARY = 0, 0.9, 67  # a size that nothing else has
 GENERATIONS, PROMPT, COMPLETION = 3, 12, 10
@@ -28,9 +29,9 @@ LORA = {
 }
 
 
-@pytest.fixture(scope="module", params=["gemma2", "gemma3", "qwen2"])
+@pytest.fixture(scope="module", params=ONE_FAMILY_QUICK)
 def policy(request):
-    """With adapters that do something; local layers (Gemma 3: five in six) see fewer tokens than a prompt has."""
+    """A policy with adapters that are not zero and with local layers that see fewer tokens than a prompt has."""
     family = request.param
     window = {} if family == "qwen2" else {"sliding_window_tokens": 8}
     sizes = SIZES | window | {"num_layers": 6 if family == "gemma3" else 2, "vocabulary_size": VOCABULARY}
@@ -46,7 +47,7 @@ def policy(request):
 
 @pytest.fixture(scope="module")
 def tokens():
-    """(prompts [2, P] left-padded, completions [6, T] right-padded, weights [6, T] that are 0 at padding)."""
+    """Gives prompts [2, P] left-padded, completions [6, T] right-padded, and weights [6, T] that are 0 at padding."""
     rng = np.random.default_rng(2)
     prompts = rng.integers(3, VOCABULARY, (2, PROMPT)).astype(np.int32)
     prompts[0, :5], prompts[1, :1] = PAD, PAD
@@ -56,7 +57,7 @@ def tokens():
 
 
 def differentiated(model, find, weights):
-    """(log-probs, entropies) of `find(model)` and the gradient of the weighted log-probs."""
+    """Gives log-probs and entropies of `find(model)` and the gradient of the weighted log-probs."""
     graph, adapters, base = nnx.split(model, nnx.LoRAParam, ...)
 
     @jax.jit
@@ -112,7 +113,7 @@ def test_log_probs_entropies_and_gradients_are_those_of_tunix(
 
 
 def test_no_array_has_a_logit_for_every_token(policy, tokens, monkeypatch):
-    """Neither forwards nor backwards, in the program as the compiler leaves it."""
+    """The compiled program of forward and backward pass is searched for such arrays."""
     prompts, completions, weights = tokens
     monkeypatch.setattr(log_probs, "LOGITS_AT_A_TIME", 2 * completions.shape[0] * VOCABULARY)
     graph, adapters, base = nnx.split(policy, nnx.LoRAParam, ...)

@@ -1,4 +1,4 @@
-"""Products in another order: the same numbers, with the operands where they are to be."""
+"""Products in another order give the same numbers, with their operands in the fast order."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def random(*shape):
 
 
 def dots(function, *arguments):
-    """(shape of the left operand, dimensions that it is contracted over) of all products of a function."""
+    """Lists the shape of the left operand and its contracted dimensions for all products of a function."""
 
     def of(jaxpr):
         for equation in jaxpr.eqns:
@@ -29,7 +29,7 @@ def dots(function, *arguments):
 
 
 def heads(weights, rows):
-    """What models do with weights: products of many forms, a transposed one, a table that is also looked up."""
+    """Does what models do with weights: products of many forms, one transposed, and a table that is also looked up."""
     query, out, plain, table = weights
     x = table[jnp.arange(len(rows))] + rows
     x = jnp.einsum("bd,ndh->bnh", x, query)
@@ -53,15 +53,15 @@ def test_weights_come_first_contracted_last_and_nothing_else_changes():
     assert all(ROWS in left for left, _ in dots(heads, WEIGHTS, X))
 
 
-def test_the_weights_of_a_call_are_those_that_count():
+def test_a_call_uses_its_own_weights():
     forward = matmul_order.WeightsFirst(heads, [jnp.zeros_like(weight) for weight in WEIGHTS], X)
     np.testing.assert_allclose(
         forward(forward.laid_out(WEIGHTS), X)["logits"], heads(WEIGHTS, X)["logits"], rtol=1e-5, atol=1e-4
     )
 
 
-def test_a_weight_that_a_model_has_first_is_laid_out_too():
-    """As Gemma's keys and values: einsum puts the weight of more dimensions on the left."""
+def test_a_weight_on_the_left_is_laid_out_too():
+    """For Gemma's keys and values, einsum puts the weight, which has more dimensions, on the left."""
 
     def function(weights, rows):
         return jnp.einsum("bd,kdh->kbh", rows, weights[0]), jax.lax.dot(weights[1], rows.T)
@@ -85,8 +85,8 @@ def test_a_weight_that_is_multiplied_twice_may_be_contracted_over_other_dimensio
     np.testing.assert_allclose(forward(forward.laid_out(weights), X), function(weights, X), rtol=1e-5, atol=1e-4)
 
 
-def test_gradients_turn_the_smaller_operand_around():
-    """Of adapters: a gradient of [tokens, out] and activations of [tokens, rank] are contracted over the tokens."""
+def test_gradients_transpose_the_smaller_operand():
+    """An adapter's gradient contracts a gradient [tokens, out] and activations [tokens, rank] over the tokens."""
     tokens, base, left, right = 200, random(WIDTH, 60), random(WIDTH, 2), random(2, 60)
     x = random(tokens, WIDTH)
 
@@ -94,18 +94,18 @@ def test_gradients_turn_the_smaller_operand_around():
         left, right = adapters
         return jnp.sum(jnp.sin(x @ base + x @ left @ right))
 
-    plain, turned = jax.grad(loss), matmul_order.with_smaller_operand_first(jax.grad(loss))
-    for one, other in zip(plain((left, right), x), turned((left, right), x), strict=True):
+    plain, reordered = jax.grad(loss), matmul_order.with_smaller_operand_first(jax.grad(loss))
+    for one, other in zip(plain((left, right), x), reordered((left, right), x), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
-    def turned_around(function):
+    def transposed(function):
         return {shape for shape, over in dots(function, (left, right), x) if over != (1,)}
 
-    assert (tokens, 60) in turned_around(plain)
-    assert (tokens, 60) not in turned_around(turned)
+    assert (tokens, 60) in transposed(plain)
+    assert (tokens, 60) not in transposed(reordered)
 
 
-def test_products_in_batches_stay_as_they_are():
+def test_batched_products_stay_as_they_are():
     def function(x):
         return jnp.einsum("bij,bjk->bik", x, x)
 

@@ -1,7 +1,7 @@
-"""Loaded weights mean what they mean in Hugging Face's implementation: logits, log-probs, greedy completions.
+"""Loaded weights compute what Hugging Face's implementation computes: logits, log-probs, greedy completions.
 
-Small random models of each family, float32 on both sides, written by `transformers` and read by our path. Logits agree
-to 10⁻⁴ where they are about 10 in size. (PyTorch is no dependency of the project: `make parity` installs it.)
+`transformers` writes small random models of each family in float32, and our code reads them. Logits of about 10 agree
+to 10⁻⁴. PyTorch is not a dependency of the project: `make parity` installs it.
 """
 
 import copy
@@ -12,11 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
-from test_pretrained import write_flax
 from tunix.generate import utils
 from tunix.rl import common
 
-from generation import FAMILIES, completed, left_padded
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.generation.cache_size import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
@@ -24,7 +22,9 @@ from gsm8k_grpo.huggingface import config_json, flax_reading, tensor_names, weig
 from gsm8k_grpo.models import attention, building, storage
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.mesh import make_mesh
+from small_models import FAMILIES, completed, left_padded
 
+pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -261,6 +261,8 @@ def test_the_table_has_each_tensor_once_both_ways(theirs, folder, name):
 
 
 def test_kaggles_flax_layout_computes_the_same(tmp_path):
+    from published_models import write_flax
+
     architecture = FAMILIES["gemma2"]
     weights = storage.weights_of(building.initialise(building.tunix_config(architecture), seed=4))
     write_flax(tmp_path / "gemma2-2b-it", architecture, weights)

@@ -1,14 +1,17 @@
-"""Pretraining: what is packed, what is predicted, and that the loss is the mean over the completion's tokens."""
+"""Pretraining: rows are packed, only completions are predicted, and the loss is the mean over their tokens."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-import generation
+import small_models
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models import building, pretraining
 
-ARCHITECTURE = generation.ARCHITECTURE | {"vocabulary_size": 32, "sliding_window_tokens": 16}
+loss = nnx.jit(pretraining.next_token_loss, static_argnames="pad_id")
+forward = nnx.jit(lambda model, tokens: model(tokens, jnp.arange(4)[None], None, jnp.tri(4, dtype=bool)[None])[0])
+ARCHITECTURE = small_models.ARCHITECTURE | {"vocabulary_size": 32, "sliding_window_tokens": 16}
 
 
 def test_rows_are_padded_right_and_only_completions_are_targets():
@@ -24,12 +27,11 @@ def test_the_loss_is_the_mean_over_target_tokens_in_float64():
     batch = pretraining.pack_rows([[2, 5], [2, 6, 7]], [[8, 1], [9]], pad_id=0, max_tokens=8)
     total = []
     for tokens, mask in zip(batch.tokens, batch.target_mask, strict=True):
-        logits = model(jnp.array(tokens)[None], jnp.arange(4)[None], None, jnp.tril(jnp.ones((1, 4, 4), bool)))[0]
-        scores = np.asarray(logits, np.float64)[0]
+        scores = np.asarray(forward(model, jnp.array(tokens)[None]), np.float64)[0]
         for place in np.flatnonzero(mask):
             total.append(np.log(np.exp(scores[place - 1]).sum()) - scores[place - 1, tokens[place]])
     assert len(total) == 3
-    assert float(pretraining.next_token_loss(model, batch, 0)) == pytest.approx(np.mean(total), abs=1e-5)
+    assert float(loss(model, batch, pad_id=0)) == pytest.approx(np.mean(total), abs=1e-5)
 
 
 def test_training_learns_what_it_is_shown():
@@ -37,6 +39,6 @@ def test_training_learns_what_it_is_shown():
     batch = pretraining.pack_rows(
         [[2, n] for n in range(5, 13)], [[n + 8, 1] for n in range(5, 13)], pad_id=0, max_tokens=8
     )
-    before = float(pretraining.next_token_loss(model, batch, 0))
+    before = float(loss(model, batch, pad_id=0))
     pretraining.pretrain_model(model, batch, {"steps": 40, "batch_size": 8, "learning_rate": 0.01}, seed=0, pad_id=0)
-    assert before > 2.5 and float(pretraining.next_token_loss(model, batch, 0)) < 0.1
+    assert before > 2.5 and float(loss(model, batch, pad_id=0)) < 0.1

@@ -1,4 +1,4 @@
-"""The miniature's tokenizer in Gemma's layout, and the checks of any tokenizer that is loaded."""
+"""The miniatures' tokenizers have their families' layouts, and a loaded tokenizer must fit its chat template."""
 
 import io
 import json
@@ -96,7 +96,7 @@ def test_a_vocabulary_that_does_not_fit_the_texts_is_refused(texts, size):
 
 
 def plain(texts, **options):
-    """A tokenizer as sentencepiece trains it by itself, with some ids or symbols."""
+    """Trains a tokenizer with sentencepiece's own defaults, except some ids or symbols."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),

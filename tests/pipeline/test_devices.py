@@ -89,7 +89,7 @@ class Tokenizer:
 sampler = rollout.Sampler(adapted, Tokenizer(), 16, mesh)
 ids, keys = np.full((4, 8), 5, np.int32), jax.random.split(jax.random.key(0), 4)
 how = rollout.Drawing(8, (1,), 0.0, None, 1.0)
-cache = sampler.prefill(sampler._flattened_transformer_state, ids, keys, copies=1, room=8, how=how).cache["layer_0"]
+cache = sampler.prefill(sampler.model_def_and_state()[1], ids, keys, copies=1, capacity=8, options=how).cache["layer_0"]
 for name, shape in (("k", (8, 16)), ("v", (16, 8))):
     assert cache[name].shape == (4, 4, *shape)
     assert cache[name].addressable_shards[0].data.shape == (2, 1, *shape), cache[name].sharding

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from generation import completed
+from small_models import completed
 from small_run import fails, read, rows, snakemake
 
 

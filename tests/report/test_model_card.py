@@ -6,6 +6,7 @@ import yaml
 import synthetic
 from gsm8k_grpo.common import files
 from gsm8k_grpo.data import gsm8k
+from gsm8k_grpo.models import families
 from gsm8k_grpo.report import model_card
 
 PUBLISHED = {f"{split}.jsonl": sha256 for split, (_, sha256) in gsm8k.PUBLISHED.items()}
@@ -57,7 +58,7 @@ def test_only_published_rows_are_called_gsm8k(origin, is_gsm8k):
         "recipe": "mine",
         "settings": {"training": {"lora": None}},
         "model": model(),
-        "licence": model_card.GEMMA,
+        "licence": families.FAMILIES["gemma2"].licence("gemma2_2b", ""),
         "base_model": "google/gemma-2-2b-it",
         "dataset": {"name": "rows", "origin": origin},
         "final": {"split": "test", "answer_accuracy": {"value": 0.5}},

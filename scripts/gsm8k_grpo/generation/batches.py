@@ -1,4 +1,4 @@
-"""How evaluation cuts prompts into batches and completes them."""
+"""Cuts an evaluation's prompts into batches and completes them."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from gsm8k_grpo.generation.sampler import Sampler
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One generated completion: its text without the stop token, its length with it, and whether the limit cut it."""
+    """A completion: its text without the stop token, its tokens including it, and whether the limit cut it off."""
 
     text: str
     tokens: int
@@ -21,7 +21,7 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How evaluation picks tokens: greedily at temperature 0, else among the `top_k` and `top_p` likeliest."""
+    """How evaluation chooses tokens: greedily at temperature 0, else among the `top_k` and `top_p` likeliest."""
 
     temperature: float
     top_k: int | None
@@ -30,14 +30,14 @@ class Decoding:
 
 
 def plan_batches(prompts: list[str], samples: int, batch_size: int) -> list[list[tuple[int, int]]]:
-    """How an evaluation is cut into batches: (index of the prompt, number of the sample), longest prompts first.
+    """Cuts an evaluation into batches of (index of the prompt, number of the sample), longest prompts first.
 
-    Prompts of like length share a batch. A function of its arguments alone: an evaluation that was stopped goes on with
-    the batches that are left.
+    Prompts of similar length share a batch. The result depends on the arguments alone, so that a stopped evaluation can
+    go on with the remaining batches.
     """
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
-    asked = [(index, sample) for index in order for sample in range(samples)]
-    return [asked[start : start + batch_size] for start in range(0, len(asked), batch_size)]
+    rows = [(index, sample) for index in order for sample in range(samples)]
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
 def complete_batch(
@@ -52,14 +52,13 @@ def complete_batch(
     mesh: Mesh,
     samples: int = 1,
 ) -> list[Completion]:
-    """The completions of one of `batches`.
+    """Completes one batch of `plan_batches`.
 
-    Every batch has `batch_size` rows (one that has fewer is filled up, and the filling dropped) and one of few padded
-    lengths: few programs serve all. The noise of a row derives from the seed, its prompt's index and its sample's
-    number.
+    A smaller batch is filled up to `batch_size` rows and prompts have few padded lengths, so that few programs serve
+    all. A row's noise derives from the seed, its prompt's index and its sample's number.
 
     Args:
-      samples: as `batches` got it; samples of one prompt that fall into one batch cost one prompt.
+      samples: as in `plan_batches`; samples of one prompt that share a batch share its computation.
     """
     filled = batch + [batch[-1]] * (batch_size - len(batch))
     rows = np.array(filled)
@@ -73,7 +72,7 @@ def complete_batch(
             max_prompt_length=max_prompt_tokens,
             eos_tokens=list(stop_ids),
             temperature=decoding.temperature if sampled else 1.0,
-            # Tunix: greedy is top_p None; temperature 0 with top_p 1 is not.
+            # In Tunix, top_p None means greedy decoding; temperature 0 does not.
             top_p=decoding.top_p if sampled else None,
             top_k=decoding.top_k if sampled else None,
             seed=keys,

@@ -1,13 +1,14 @@
-"""How many tokens the KV cache has room for."""
+"""Chooses how many tokens the KV cache has room for."""
 
 import math
 
-# Finished rows make room, and the cache begins half as long, where that program of its own may save so many tokens.
+# Decoding goes on with fewer rows, and starts with half a cache, only where so many tokens may follow: each is one
+# more program to compile.
 WORTH_A_PROGRAM_TOKENS = 64
 
 
 def cache_capacities(max_completion_tokens: int) -> tuple[int, ...]:
-    """For how many completion tokens the cache has room, one after the other: half of the limit where worth it, all."""
+    """Lists the completion tokens that the cache has room for, in turn: half the limit where that pays, then all."""
     half = -(-max_completion_tokens // 2)
     if max_completion_tokens - half < WORTH_A_PROGRAM_TOKENS:
         return (max_completion_tokens,)
@@ -15,5 +16,5 @@ def cache_capacities(max_completion_tokens: int) -> tuple[int, ...]:
 
 
 def cache_tokens(max_prompt_tokens: int, max_completion_tokens: int) -> int:
-    """KV cache positions for a prompt and a completion, rounded up to a multiple of 8."""
+    """Counts the KV cache's places for a prompt and a completion, rounded up to a multiple of 8."""
     return math.ceil((max_prompt_tokens + max_completion_tokens) / 8) * 8

@@ -1,20 +1,20 @@
-"""How the next token is drawn from logits, without sorting a whole vocabulary."""
+"""Draws the next token from logits without sorting a whole vocabulary."""
 
 import jax
 import jax.numpy as jnp
 
-CANDIDATES = 256  # of top-p sampling without top-k: the likeliest tokens, which nearly always hold its mass
+CANDIDATES = 256  # top-p sampling without top-k first looks at so many likeliest tokens, which nearly always suffice
 
 
 def sample_token(logits: jax.Array, keys: jax.Array, temperature: float, top_k: int | None, top_p: float) -> jax.Array:
-    """A token of each row, from its own key: what Tunix's `sample_top_p` draws, in every row the same.
+    """Draws a token for each row with the row's own key; Tunix's `sample_top_p` draws the same for the same key.
 
     Args:
       logits: [B, V].
-      keys: [B] of JAX.
+      keys: [B] JAX keys.
       temperature: above 0.
-      top_k: draws among so many likeliest tokens; None is all.
-      top_p: and of those among the likeliest that together have this probability.
+      top_k: the number of likeliest tokens to draw from; None is all.
+      top_p: the probability that the likeliest of them to draw from have together.
 
     Returns:
       [B] int32.
@@ -37,19 +37,22 @@ def sample_token(logits: jax.Array, keys: jax.Array, temperature: float, top_k: 
 
 
 def most_likely(logits: jax.Array) -> jax.Array:
-    """[B] the index of the greatest of [B, V], the first of several; the last of all where there is a NaN.
+    """Finds the index of the greatest of [B, V] in each row: the first of several, or V - 1 where there is a NaN.
 
-    `argmax` of noise that XLA's compiler for the CPU puts into the same loop took ten times as long.
+    XLA's CPU compiler fuses `argmax` with the computation of noise into one slow loop; this form avoids that.
+
+    Returns:
+      [B] int32.
     """
     size = logits.shape[-1]
-    logits = jax.lax.optimization_barrier(logits)  # computed twice, rounded otherwise, nothing might equal the greatest
+    logits = jax.lax.optimization_barrier(logits)  # computed twice they could round differently and equal no maximum
     greatest = jnp.max(logits, axis=-1, keepdims=True)
     places = jnp.where(logits == greatest, jnp.arange(size, dtype=jnp.int32), size - 1)
     return jnp.min(places, axis=-1)
 
 
 def _categorical(keys: jax.Array, logits: jax.Array) -> jax.Array:
-    """[B] what `jax.random.categorical` draws from each row of [B, V] with its own key."""
+    """Draws from each row of [B, V] with its own key what `jax.random.categorical` draws; returns [B]."""
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], logits.dtype))(keys)
     return most_likely(logits + noise)
 
@@ -57,9 +60,9 @@ def _categorical(keys: jax.Array, logits: jax.Array) -> jax.Array:
 def _sample_among(
     keys: jax.Array, logits: jax.Array, tokens: jax.Array, top_p: float, normaliser: jax.Array | None = None
 ) -> jax.Array:
-    """Of each row's `tokens`, [B, C], likeliest first, those before which there is no more than `top_p`; one of them.
+    """Draws one of each row's `tokens`, [B, C], likeliest first, whose predecessors have at most `top_p` together.
 
-    The noise of the token at a place is the same however many places there are (JAX's counter-based generator).
+    The noise at a place does not depend on the number of places, because JAX's generator is counter-based.
     """
     if top_p < 1.0:
         if normaliser is None:

@@ -1,4 +1,4 @@
-"""Generation through Tunix's sampler: rollouts for training, greedy completions for evaluation."""
+"""Generates completions through Tunix's sampler, for training's rollouts and for evaluation."""
 
 import dataclasses
 import math
@@ -20,12 +20,12 @@ from gsm8k_grpo.models import attention, matmul_order
 from gsm8k_grpo.models.hidden_states import output_logits, prefill
 from gsm8k_grpo.models.lora import can_merge, merge_adapters
 
-HALVINGS = 3
+HALVINGS = 3  # how often decoding may go on with half as many rows
 
 
 @dataclasses.dataclass(frozen=True)
 class DrawingOptions:
-    """What programs are compiled for: limit and stop tokens of completions, how tokens are drawn (0 is greedily)."""
+    """What programs are compiled for: limit and stop tokens of completions, how to draw (temperature 0: greedily)."""
 
     max_completion_tokens: int
     stop_ids: tuple[int, ...]
@@ -36,15 +36,15 @@ class DrawingOptions:
 
 @flax.struct.dataclass
 class DecodingState:
-    """Between programs.
+    """The state of a batch between programs.
 
     Attributes:
       tokens: [B, max_completion_tokens] of the completions.
-      drawn: how many of them are drawn, in all rows alike; those after a row's stop token mean nothing.
+      drawn: the number of drawn tokens, equal in all rows; those after a row's stop token mean nothing.
       done: [B] which rows have drawn a stop token.
-      keys: [B] of their noise.
-      padding: [B] places of padding before the prompts.
-      cache: of `attention.empty_cache`, with all tokens but the newest; as long as `rooms` says.
+      keys: [B] of the rows' noise.
+      padding: [B] the number of padding places before the prompts.
+      cache: of `attention.empty_cache`, with all tokens but the newest; `cache_capacities` says how long it is.
     """
 
     tokens: jax.Array
@@ -56,18 +56,18 @@ class DecodingState:
 
 
 class Sampler(tunix_sampler.Sampler):
-    """Tunix's sampler with programs of our own, which pay for the tokens that are there.
+    """Tunix's sampler with our own programs, whose cost follows the number of tokens.
 
-    - A prompt is computed once for all its rows, with logits of its last place alone, and no longer than it must be.
-    - Decoding ends with the last row. Where many tokens may follow, rows that are done make room: a smaller batch goes
-      on. A row draws the same in any batch.
-    - Each row has noise of its own, from its own key: what is drawn for it does not depend on its neighbours.
-    - The padding token is never drawn: everything downstream tells tokens from padding by it.
-    - The stop token that a row drew stays at the end of its tokens (not of its text). Stock cuts it off, so that a
-      model is never trained to stop.
-    - The KV cache is born in its shards, not on the first device. Of long completions it has room for half of the limit
-      until a row comes so far: every token attends to all of it.
-    - Weights that are sharded over `fsdp` are gathered once a program, not again for every token.
+    - A prompt is computed once for all its rows, with little padding, and only its last place gets logits.
+    - Decoding ends when the last row is done. Where many tokens may follow, it goes on with a smaller batch of the rows
+      that are not done.
+    - Each row has its own noise, from its own key: its tokens do not depend on the batch.
+    - The padding token is never drawn, because all later code tells tokens from padding by it.
+    - A drawn stop token stays at the end of a row's tokens, but not of its text. Tunix cuts it off, so that a model
+      never learns to stop.
+    - The KV cache is created in its shards, not on the first device. For long completions it starts with half of the
+      limit, because every token attends to all of it.
+    - Weights that are sharded over `fsdp` are gathered once per program, not for every token.
     """
 
     def __init__(
@@ -80,16 +80,15 @@ class Sampler(tunix_sampler.Sampler):
         lora: Mapping | None = None,
         for_cpu: bool | None = None,
     ):
-        """Keep what this makes: each new sampler compiles anew.
+        """Keep the sampler: each new one compiles its programs again.
 
         Args:
           cache_tokens: the most that a prompt and its completion take.
-          gather_weights: whether the decoding loop has whole copies of the weights along `fsdp` (sharded over `tp`
-            still), for as long as it lasts. Where there is no memory for them, each token gathers them layer by layer.
-          lora: as `models.with_lora` got it. Where `models.merges`, programs begin with merging adapters: a product of
-            one takes as long there as of a weight. None leaves them where they are.
-          for_cpu: whether programs are made as a CPU's compiler is fast at them (products.py); None: where the mesh is
-            of CPUs.
+          gather_weights: whether the decoding loop holds copies of the weights that are whole along `fsdp` (and still
+            sharded over `tp`). Without memory for them, each token gathers them layer by layer.
+          lora: as in `with_lora`. Where `can_merge` allows it, programs first merge the adapters, whose separate
+            products are slow on a CPU. None never merges.
+          for_cpu: whether to order products for a CPU (`matmul_order`); None: if the mesh is of CPUs.
         """
         config = model.config
         self._gathered = gather_weights and mesh.shape["fsdp"] > 1
@@ -101,10 +100,10 @@ class Sampler(tunix_sampler.Sampler):
         self._mesh, self._for_cpu = mesh, matmul_order.on_cpu(mesh) if for_cpu is None else for_cpu
         merges = can_merge(lora, model.embedder.input_embedding.dtype, self._for_cpu)
         self._merged_lora = lora if merges else None
-        self.prefill = jax.jit(self._prefill, static_argnames=("copies", "room", "how"))
-        self.decode = jax.jit(self._decode, static_argnames="how", donate_argnames="state")
-        self._take = jax.jit(self._taken)
-        self._grow = jax.jit(self._grown, static_argnames="more")
+        self.prefill = jax.jit(self._prefill, static_argnames=("copies", "capacity", "options"))
+        self.decode = jax.jit(self._decode, static_argnames="options", donate_argnames="state")
+        self.select_rows = jax.jit(self._select_rows)
+        self.grow_cache = jax.jit(self._grow_cache, static_argnames="tokens")
 
     def __call__(
         self,
@@ -118,21 +117,21 @@ class Sampler(tunix_sampler.Sampler):
         seed: jax.Array | None = None,
         repeats: int = 1,
     ) -> base_sampler.SamplerOutput:
-        """Completes prompts; arguments and output are Tunix's, but for these.
+        """Completes prompts. Arguments and output are Tunix's, with these differences.
 
         Args:
-          seed: [B] keys of the rows (greedy: none are needed).
-          repeats: how many prompts beside each other are equal, all over the batch: they are computed once.
+          seed: [B] keys of the rows; greedy decoding needs none.
+          repeats: how many neighbouring prompts are equal, throughout the batch; each group is computed once.
 
         Returns:
-          `tokens`: each row's up to and including the stop token, where the limit did not cut them;
+          `tokens`: each row's tokens, including the stop token unless the limit cut the row off;
           `padded_prompt_tokens`: [B, max_prompt_length].
 
         Raises:
-          PipelineError: a prompt of more than `max_prompt_length` tokens.
+          PipelineError: a prompt has more than `max_prompt_length` tokens.
         """
         if [text for text in input_strings[::repeats] for _ in range(repeats)] != list(input_strings):
-            raise ValueError(f"prompts that are not in groups of {repeats} equal ones")
+            raise ValueError(f"expected prompts in groups of {repeats} equal ones")
         prompts = [self.tokenize(text) for text in input_strings[::repeats]]
         longest = max(map(len, prompts))
         max_prompt_length = max_prompt_length or longest
@@ -142,18 +141,18 @@ class Sampler(tunix_sampler.Sampler):
                 "make the prompts again with --forcerun prompts"
             )
         if max_prompt_length + max_generation_steps > self.cache_config.cache_size:
-            raise ValueError(f"{max_prompt_length} + {max_generation_steps} tokens: more than the cache may hold")
+            raise ValueError(f"{max_prompt_length} + {max_generation_steps} tokens are more than the cache can hold")
         ids = np.full((len(prompts), max_prompt_length), self.tokenizer.pad_id(), np.int32)
         for row, prompt in zip(ids, prompts, strict=True):
             row[max_prompt_length - len(prompt) :] = prompt
         stop_ids = tuple(eos_tokens or (self.tokenizer.eos_id(),))
         greedy = top_p is None
-        how = DrawingOptions(
+        options = DrawingOptions(
             max_generation_steps, stop_ids, 0.0 if greedy else temperature, top_k, 1.0 if greedy else top_p
         )
         keys = jax.random.split(jax.random.key(0), len(input_strings)) if seed is None else seed
         length = padding.padded_length(longest, max_prompt_length, padding.PROMPT_LENGTHS)
-        drawn = self._complete(ids[:, max_prompt_length - length :], keys, how)
+        drawn = self._complete(ids[:, max_prompt_length - length :], keys, options)
         ends = [np.flatnonzero(np.isin(row, stop_ids))[:1] for row in drawn]
         tokens = [row[: end[0] + 1] if len(end) else row for row, end in zip(drawn, ends, strict=True)]
         return base_sampler.SamplerOutput(
@@ -167,55 +166,69 @@ class Sampler(tunix_sampler.Sampler):
             logprobs=None,
         )
 
-    def _complete(self, prompt_ids: np.ndarray, keys: jax.Array, how: DrawingOptions) -> np.ndarray:
-        """[B, max_completion_tokens] tokens for [B / repeats, P] prompts and [B] keys."""
-        weights, limit = self._flattened_transformer_state, how.max_completion_tokens
-        *longer, room = reversed(cache_capacities(limit))
+    def _complete(self, prompt_ids: np.ndarray, keys: jax.Array, options: DrawingOptions) -> np.ndarray:
+        """Draws [B, max_completion_tokens] tokens for [B / repeats, P] prompts and [B] keys."""
+        weights, limit = self._weights(), options.max_completion_tokens
+        *larger_capacities, capacity = reversed(cache_capacities(limit))
         copies = padding.prompt_copies(len(prompt_ids), len(keys) // len(prompt_ids), self._mesh.shape["fsdp"])
         state = self.prefill(
             weights,
             np.repeat(prompt_ids, copies, axis=0),
             keys,
             copies=len(keys) // len(prompt_ids) // copies,
-            room=room,
-            how=how,
+            capacity=capacity,
+            options=options,
         )
-        found, rows, drawn = np.zeros((len(keys), limit), np.int32), np.arange(len(keys)), 1
+        tokens, rows, drawn = np.zeros((len(keys), limit), np.int32), np.arange(len(keys)), 1
         sizes = self._batch_sizes(len(keys))
         while True:
             smaller = max((size for size in sizes if size < len(rows)), default=0)
             left = smaller if limit - drawn >= cache_size.WORTH_A_PROGRAM_TOKENS else 0
-            state = self.decode(weights, state, np.int32(left), np.int32(room), how=how)
+            state = self.decode(weights, state, np.int32(left), np.int32(capacity), options=options)
             drawn, done = int(state.drawn), np.asarray(state.done)
-            found[rows] = np.asarray(state.tokens)
+            tokens[rows] = np.asarray(state.tokens)
             if drawn == limit or done.all():
-                return found
+                return tokens
             size = min(size for size in sizes if size >= np.count_nonzero(~done))
             if size < len(rows):
-                kept = np.argsort(done, kind="stable")[:size]  # those that go on; then some that are done fill it up
-                state, rows = self._take(state, kept), rows[kept]
-            if drawn == room:
-                places = cache_tokens(prompt_ids.shape[1], room)
-                room = longer.pop()
-                state = self._grow(state, more=cache_tokens(prompt_ids.shape[1], room) - places)
+                kept = np.argsort(done, kind="stable")[:size]  # all rows that go on, filled up with rows that are done
+                state, rows = self.select_rows(state, kept), rows[kept]
+            if drawn == capacity:
+                places = cache_tokens(prompt_ids.shape[1], capacity)
+                capacity = larger_capacities.pop()
+                state = self.grow_cache(state, tokens=cache_tokens(prompt_ids.shape[1], capacity) - places)
 
     def _batch_sizes(self, rows: int) -> list[int]:
-        """With how many rows decoding may go on: all, a half, and so on, sharded over `fsdp` as all of them are."""
+        """Lists with how many rows decoding may go on: all, half, and so on, if they are sharded over `fsdp` alike."""
         fsdp = self._mesh.shape["fsdp"]
         sizes = [rows]
         while len(sizes) <= HALVINGS and sizes[-1] % 2 == 0 and (rows % fsdp or sizes[-1] // 2 % fsdp == 0):
             sizes.append(sizes[-1] // 2)
         return sizes
 
+    def _weights(self) -> object:
+        """The model's variables as they are now, for programs."""
+        return self.model_def_and_state()[1]
+
     def _prefill(
-        self, weights: object, prompt_ids: jax.Array, keys: jax.Array, *, copies: int, room: int, how: DrawingOptions
+        self,
+        weights: object,
+        prompt_ids: jax.Array,
+        keys: jax.Array,
+        *,
+        copies: int,
+        capacity: int,
+        options: DrawingOptions,
     ) -> DecodingState:
-        """Computes left-padded prompts, [B / copies, P], and draws the first token of each row's at most `room`."""
+        """Computes left-padded prompts, [B / copies, P], and draws each row's first token.
+
+        The cache has room for `capacity` completion tokens.
+        """
         model = self._model(weights)
-        tokens = cache_tokens(prompt_ids.shape[1], room) - prompt_ids.shape[1]
+        tokens = cache_tokens(prompt_ids.shape[1], capacity) - prompt_ids.shape[1]
         hidden, real, cache = prefill(model, prompt_ids, self.tokenizer.pad_id())
         state = DecodingState(
-            tokens=jnp.zeros((len(keys), how.max_completion_tokens), jnp.int32),
+            tokens=jnp.zeros((len(keys), options.max_completion_tokens), jnp.int32),
             drawn=jnp.int32(0),
             done=jnp.zeros(len(keys), bool),
             keys=keys,
@@ -223,19 +236,25 @@ class Sampler(tunix_sampler.Sampler):
             cache=attention.repeat_and_extend(cache, copies, tokens),
         )
         logits = jnp.repeat(output_logits(model, hidden)[:, 0], copies, axis=0)
-        return self._in_place(self._with_next(state, logits, state.cache, how))
+        return self._constrain_shardings(self._append_token(state, logits, state.cache, options))
 
     def _decode(
-        self, weights: object, state: DecodingState, rows_left: jax.Array, room: jax.Array, *, how: DrawingOptions
+        self,
+        weights: object,
+        state: DecodingState,
+        rows_left: jax.Array,
+        capacity: jax.Array,
+        *,
+        options: DrawingOptions,
     ) -> DecodingState:
-        """Draws a token of each row a round until there are `room`, or no more than `rows_left` rows are not done."""
+        """Draws one token per row and round, until `capacity` are drawn or at most `rows_left` rows are not done."""
         if self._gathered:
-            weights = jax.tree.map(self._without_fsdp, weights, self._flattened_transformer_state)
+            weights = jax.tree.map(self._without_fsdp, weights, self._weights())
         graph, weights = nnx.split(self._model(weights))
         leaves, structure = jax.tree.flatten(weights)
 
         def next_logits(leaves: list, newest: jax.Array, places: jax.Array, cache: dict, seen: jax.Array) -> tuple:
-            # Put together in the loop: Qwix notes things on the model.
+            # The model is merged inside the loop because Qwix writes attributes to it.
             model = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
             return model(newest, places, cache, seen)
 
@@ -251,53 +270,56 @@ class Sampler(tunix_sampler.Sampler):
             leaves = next_logits.laid_out(leaves)
 
         def goes_on(state: DecodingState) -> jax.Array:
-            return (state.drawn < room) & (jnp.sum(~state.done) > rows_left)
+            return (state.drawn < capacity) & (jnp.sum(~state.done) > rows_left)
 
         def step(state: DecodingState) -> DecodingState:
             logits, cache = next_logits(leaves, *inputs(state))
-            return self._with_next(state, logits[:, 0], cache, how)
+            return self._append_token(state, logits[:, 0], cache, options)
 
-        return self._in_place(jax.lax.while_loop(goes_on, step, state))
+        return self._constrain_shardings(jax.lax.while_loop(goes_on, step, state))
 
     def _model(self, weights: object) -> nnx.Module:
-        """What computes, within a program."""
-        model = nnx.merge(self._transformer_graphdef, weights)
+        """Makes the model that computes, within a program."""
+        model = nnx.merge(self.model_def_and_state()[0], weights)
         return merge_adapters(model, self._merged_lora) if self._merged_lora else model
 
-    def _with_next(self, state: DecodingState, logits: jax.Array, cache: dict, how: DrawingOptions) -> DecodingState:
-        """The state after a token more in each row, drawn from logits [B, V]."""
+    def _append_token(
+        self, state: DecodingState, logits: jax.Array, cache: dict, options: DrawingOptions
+    ) -> DecodingState:
+        """Draws the next token of each row from logits [B, V]."""
         logits = self.next_token_logits(logits, state.keys, state.drawn)
-        if how.temperature:
+        if options.temperature:
             keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.drawn)
-            newest = next_token.sample_token(logits, keys, how.temperature, how.top_k, how.top_p)
+            newest = next_token.sample_token(logits, keys, options.temperature, options.top_k, options.top_p)
         else:
             newest = next_token.most_likely(logits)
         return state.replace(
             tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, newest[:, None], state.drawn, axis=1),
             drawn=state.drawn + 1,
-            done=state.done | jnp.isin(newest, jnp.array(how.stop_ids)),
+            done=state.done | jnp.isin(newest, jnp.array(options.stop_ids)),
             cache=cache,
         )
 
     def next_token_logits(self, logits: jax.Array, keys: jax.Array, position: jax.Array) -> jax.Array:
-        """What tokens are drawn from, at `position` of the completion: logits [B, V] without the padding token.
+        """Changes the logits, [B, V], that tokens are drawn from: rules out the padding token.
 
         Args:
-          keys: [B] of the rows, which tell them apart.
+          keys: [B] of the rows; a subclass can tell rows apart by them.
+          position: of the token in the completion.
         """
         del keys, position
         return logits.at[:, self.tokenizer.pad_id()].set(-jnp.inf)
 
-    def _taken(self, state: DecodingState, rows: jax.Array) -> DecodingState:
-        """The state of some rows, which may be in any order."""
-        return self._in_place(jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state))
+    def _select_rows(self, state: DecodingState, rows: jax.Array) -> DecodingState:
+        """Takes the state of some rows, in any order."""
+        return self._constrain_shardings(jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state))
 
-    def _grown(self, state: DecodingState, *, more: int) -> DecodingState:
-        """The same state with room for `more` tokens in the cache."""
-        return self._in_place(state.replace(cache=attention.repeat_and_extend(state.cache, 1, more)))
+    def _grow_cache(self, state: DecodingState, *, tokens: int) -> DecodingState:
+        """Adds room for `tokens` more tokens to the cache."""
+        return self._constrain_shardings(state.replace(cache=attention.repeat_and_extend(state.cache, 1, tokens)))
 
-    def _in_place(self, state: DecodingState) -> DecodingState:
-        """The state where it belongs: caches in their shards; tokens whole in every process of a multi-host run."""
+    def _constrain_shardings(self, state: DecodingState) -> DecodingState:
+        """Shards caches and keeps tokens whole, so that every process of a multi-host run can read them."""
         rows = len(state.done)
         cache = jax.tree.map(
             lambda leaf: jax.lax.with_sharding_constraint(leaf, self._cache_sharding(leaf, rows)), state.cache
@@ -309,13 +331,13 @@ class Sampler(tunix_sampler.Sampler):
         return state.replace(tokens=tokens, drawn=drawn, done=done, cache=cache)
 
     def _cache_sharding(self, leaf: jax.ShapeDtypeStruct, batch_size: int) -> NamedSharding:
-        """By rows (fsdp) and KV heads (tp)."""
+        """Shards a cache's array by rows (fsdp) and KV heads (tp)."""
         rows = "fsdp" if batch_size % self._mesh.shape["fsdp"] == 0 else None
         spec = PartitionSpec(rows, "tp", None, None) if leaf.ndim == 4 else PartitionSpec()
         return NamedSharding(self._mesh, spec)
 
     def _without_fsdp(self, traced: jax.Array, stored: jax.Array) -> jax.Array:
-        """A weight, sharded as it is stored but for the axis `fsdp`."""
+        """Shards a weight as it is stored, except along `fsdp`."""
         return jax.lax.with_sharding_constraint(traced, self._decoded_sharding(stored))
 
     def _decoded_sharding(self, stored: jax.Array) -> jax.sharding.Sharding:
@@ -324,31 +346,33 @@ class Sampler(tunix_sampler.Sampler):
         return NamedSharding(self._mesh, PartitionSpec(*(_without_axis("fsdp", axes) for axes in stored.sharding.spec)))
 
     def decoded_weight_bytes(self) -> int:
-        """Bytes of all weights on each device, as the decoding loop has them."""
+        """Counts the bytes of all weights on each device in the decoding loop."""
         return sum(
             math.prod(self._decoded_sharding(leaf).shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            for leaf in jax.tree.leaves(self._flattened_transformer_state)
+            for leaf in jax.tree.leaves(self._weights())
         )
 
-    def lower_prefill(self, rows: int, repeats: int, max_prompt_tokens: int, how: DrawingOptions) -> jax.stages.Lowered:
-        """The program of prompts as long as they may be, with the longest cache; without values, for another device."""
+    def lower_prefill(
+        self, rows: int, repeats: int, max_prompt_tokens: int, options: DrawingOptions
+    ) -> jax.stages.Lowered:
+        """Lowers the program of the longest prompts and the longest cache, without values, for another device."""
         copies = padding.prompt_copies(rows // repeats, repeats, self._mesh.shape["fsdp"])
         return self.prefill.lower(
-            self._flattened_transformer_state,
+            self._weights(),
             jax.ShapeDtypeStruct((rows // repeats * copies, max_prompt_tokens), jnp.int32),
             jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)),
             copies=repeats // copies,
-            room=how.max_completion_tokens,
-            how=how,
+            capacity=options.max_completion_tokens,
+            options=options,
         )
 
-    def lower_decode(self, state: DecodingState, how: DrawingOptions) -> jax.stages.Lowered:
-        """The program that goes on after that one; `state` has its output's shapes and shardings."""
+    def lower_decode(self, state: DecodingState, options: DrawingOptions) -> jax.stages.Lowered:
+        """Lowers the program that follows `lower_prefill`; `state` has its output's shapes and shardings."""
         number = jax.ShapeDtypeStruct((), jnp.int32)
-        return self.decode.lower(self._flattened_transformer_state, state, number, number, how=how)
+        return self.decode.lower(self._weights(), state, number, number, options=options)
 
     def abstract_state(self, prefill: jax.stages.Lowered) -> DecodingState:
-        """What a lowered prefill returns, without values, its cache sharded as it will be."""
+        """Makes what a lowered prefill returns, without values, with the cache's shardings."""
         state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), prefill.out_info)
         cache = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
@@ -360,5 +384,5 @@ class Sampler(tunix_sampler.Sampler):
 
 
 def _without_axis(axis: str, axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    """One dimension's mesh axes, without one of them."""
+    """Removes one mesh axis from a dimension's axes."""
     return tuple(each for each in axes if each != axis) if isinstance(axes, tuple) else None if axes == axis else axes

@@ -1,62 +1,41 @@
-"""The config.json of each architecture: what it must say, and what we write."""
+"""The config.json of an architecture: we compare a published one with it, and write it."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.models import families
-from gsm8k_grpo.models.families import family_of
+from gsm8k_grpo.models.families import architecture_sizes, family_of
 
 
 def transformers_config(architecture: Mapping | str) -> Any:
-    """The `transformers` configuration of an architecture: what its config.json must say, or is to say."""
-    transformers, sizes = _transformers(), families.architecture_sizes(architecture)
-    common = {
-        "vocab_size": sizes["vocabulary_size"],
-        "hidden_size": sizes["embed_dim"],
-        "intermediate_size": sizes["hidden_dim"],
-        "num_hidden_layers": sizes["num_layers"],
-        "num_attention_heads": sizes["num_heads"],
-        "num_key_value_heads": sizes["num_kv_heads"],
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": True,
-    }
-    if sizes["family"] == "qwen2":
-        rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
-        if sizes["head_dim"] * sizes["num_heads"] != sizes["embed_dim"]:  # else it is left to be derived, as published
-            common["head_dim"] = sizes["head_dim"]
-        common["architectures"] = ["Qwen2ForCausalLM"]
-        return transformers.Qwen2Config(**common, hidden_act="silu", rope_parameters=rope, use_sliding_window=False)
-    gemma = {
-        **common,
-        "head_dim": sizes["head_dim"],
-        "hidden_activation": "gelu_pytorch_tanh",
-        "sliding_window": sizes["sliding_window_tokens"],
-        "query_pre_attn_scalar": sizes["head_dim"],
-        "attention_bias": False,
-    }
-    if sizes["family"] == "gemma2":
-        rope = {"rope_type": "default", "rope_theta": 10_000.0}
-        caps = {"final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0}
-        return transformers.Gemma2Config(**gemma, **caps, architectures=["Gemma2ForCausalLM"], rope_parameters=rope)
-    ropes = {
-        "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
-        "full_attention": {"rope_type": "default", "rope_theta": 1_000_000.0},
-    }
-    return transformers.Gemma3TextConfig(**gemma, architectures=["Gemma3ForCausalLM"], rope_parameters=ropes)
+    """Makes the `transformers` configuration of an architecture: what its config.json must say."""
+    family, sizes = family_of(architecture), architecture_sizes(architecture)
+    return getattr(_transformers(), family.config_class)(
+        vocab_size=sizes["vocabulary_size"],
+        hidden_size=sizes["embed_dim"],
+        intermediate_size=sizes["hidden_dim"],
+        num_hidden_layers=sizes["num_layers"],
+        num_attention_heads=sizes["num_heads"],
+        num_key_value_heads=sizes["num_kv_heads"],
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        architectures=[family.model_class],
+        **family.config_values(sizes),
+    )
 
 
 def _transformers() -> Any:
-    """The library, without its remark that there is no PyTorch."""
+    """Imports the library without its warning that PyTorch is missing."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
     return transformers
 
 
-# Of config.json: what decides what is computed, of each family those that its configuration has.
+# The keys of config.json that decide what a model computes. A family is compared in those that its configuration has.
 _COMPARED = (
     "vocab_size",
     "hidden_size",
@@ -81,13 +60,11 @@ _COMPARED = (
 
 
 def check_config(folder: Path, architecture: Mapping | str) -> None:
-    """Makes sure that a folder's config.json is that of the architecture.
+    """Makes sure that a folder's config.json describes the architecture.
 
     Raises:
-      PipelineError: naming the first key that differs, what it is and what it should be.
+      PipelineError: names the first key that differs, its value and the expected value.
     """
-    from gsm8k_grpo.common import files
-
     path, family = folder / "config.json", family_of(architecture)
     published = files.read_json_object(path)
     chosen = architecture if isinstance(architecture, str) else f"{family.name} of these sizes"
@@ -95,7 +72,7 @@ def check_config(folder: Path, architecture: Mapping | str) -> None:
     if kind not in family.model_types:
         raise PipelineError(
             f"{path}: model_type is {kind!r}, model.architecture {chosen} is {' or '.join(family.model_types)}; choose "
-            "the architecture that the model has"
+            "the model's own architecture"
         )
     if published.get("quantization_config"):
         raise PipelineError(
@@ -105,20 +82,20 @@ def check_config(folder: Path, architecture: Mapping | str) -> None:
     wanted = transformers_config(architecture)
     try:
         found = _transformers().AutoConfig.for_model(**published)
-    except Exception as error:  # transformers checks types and values, with exceptions of several kinds
+    except Exception as error:  # transformers checks types and values and raises exceptions of several kinds
         raise PipelineError(f"{path}: not a configuration of {kind} ({' '.join(str(error).split())[:200]})") from None
     for key in (key for key in _COMPARED if key == "head_dim" or hasattr(wanted, key)):
         ours, theirs = (_value(each, key) for each in (wanted, found))
         if ours != theirs:
             raise PipelineError(
-                f"{path}: {key} is {theirs!r}, model.architecture {chosen} has {ours!r}; choose the architecture that "
-                "the model has"
+                f"{path}: {key} is {theirs!r}, model.architecture {chosen} has {ours!r}; choose the model's own "
+                "architecture"
             )
 
 
-def _value(found: Any, key: str) -> Any:
-    """A key of a configuration; Qwen's head_dim may be left to be derived."""
-    value = getattr(found, key, None)
-    if key == "use_bidirectional_attention":  # null is no
+def _value(config: Any, key: str) -> Any:
+    """Reads a key of a configuration; a missing head_dim is derived, and a null of a yes-or-no key means no."""
+    value = getattr(config, key, None)
+    if key == "use_bidirectional_attention":
         return bool(value)
-    return found.hidden_size // found.num_attention_heads if key == "head_dim" and value is None else value
+    return config.hidden_size // config.num_attention_heads if key == "head_dim" and value is None else value

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.models.families import hub_name
 
 REPLACING = ".replacing.json"  # the files of an earlier export and of the one that replaces it
 
@@ -38,12 +39,10 @@ def base_name(origin: Mapping) -> str | None:
     """The base's name on the Hugging Face hub, or its folder; None if it has neither: then the export contains it.
 
     Args:
-      origin: `origin` of model.json. Kaggle's Gemma 2 (google/gemma-2/flax/gemma2-2b-it) is google/gemma-2-2b-it on the
-        hub. Other models on Kaggle may not be on the hub, or may be different there.
+      origin: `origin` of model.json.
     """
     if origin["source"] == "kaggle":
-        variation = origin["handle"].removeprefix("google/gemma-2/flax/gemma2-")
-        return None if variation == origin["handle"] else f"google/gemma-2-{variation}"
+        return hub_name(origin["handle"])
     return origin.get("handle") or origin.get("path")
 
 

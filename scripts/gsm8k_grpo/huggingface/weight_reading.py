@@ -18,9 +18,6 @@ from gsm8k_grpo.models import building
 from gsm8k_grpo.models.families import family_of
 
 DTYPES = ("F64", "F32", "F16", "BF16")  # in safetensors' names
-# Which file holds the tokenizer, by the template's name, the first that is there. (Gemma's tokenizer.json is the same
-# tokenizer again; what `transformers` saves has no other.)
-TOKENIZERS = {"gemma": ("tokenizer.model", "tokenizer.json"), "qwen": ("tokenizer.json",)}
 
 
 def read_model(folder: Path, architecture: Mapping | str) -> tuple[dict, Path]:
@@ -36,7 +33,7 @@ def read_model(folder: Path, architecture: Mapping | str) -> tuple[dict, Path]:
     if not checkpoints or (folder / "config.json").is_file():
         return read_huggingface(folder, architecture), tokenizer_file(folder, architecture)
     family = family_of(architecture)
-    if family.name != "gemma2":
+    if family.flax_tensors is None:
         raise PipelineError(
             f"{folder}: a Flax checkpoint of {family.title} cannot be read, only of Gemma 2; take Hugging Face's"
         )
@@ -161,7 +158,7 @@ def tokenizer_file(folder: Path, architecture: Mapping | str) -> Path:
     Raises:
       PipelineError: there is none.
     """
-    names = TOKENIZERS[family_of(architecture).template.name]
+    names = family_of(architecture).tokenizer.files
     for name in names:
         if (folder / name).is_file():
             return folder / name

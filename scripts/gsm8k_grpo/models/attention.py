@@ -1,8 +1,7 @@
-"""Attention over a cache of keys, [B, K, H, S], and values, [B, K, S, H], that lie as decoding multiplies them.
+"""Attention over a cache that stores keys, [B, K, H, S], and values, [B, K, S, H], in the order decoding multiplies.
 
-Tunix 0.1.7 keeps both token by token, [B, S, K, H]: XLA's compiler for the CPU then turns all keys and values of every
-layer around for each token, which took two fifths of a decoding step. With keys as values are, the products of two
-queries with 256 keys took 2.7 times as long.
+Tunix 0.1.7 stores both token by token, [B, S, K, H]. XLA's CPU compiler then transposes the keys and values of every
+layer for each new token.
 """
 
 import jax
@@ -10,22 +9,22 @@ import jax.numpy as jnp
 
 from gsm8k_grpo.models.packing import Packed
 
-MASKED_LOGIT = -2.3819763e38  # the logit of a key that is not seen, as Tunix's models have it
+MASKED_LOGIT = -2.3819763e38  # the logit of a masked key, as in Tunix's models
 
 
 def empty_cache(config: object, rows: int, tokens: int, dtype: jnp.dtype) -> dict:
-    """A cache of all layers: keys, values, and [B] how many places are taken, in all rows alike.
+    """Makes an empty cache of all layers: keys, values, and [B] the number of used places, equal in all rows.
 
     Args:
-      config: Tunix's, of any of its models.
+      config: of any Tunix model.
       rows, tokens: B and S.
       dtype: the model's.
     """
-    heads, size = (rows, config.num_kv_heads), config.head_dim
+    heads, head_dim = (rows, config.num_kv_heads), config.head_dim
     return {
         f"layer_{index}": {
-            "k": jnp.zeros((*heads, size, tokens), dtype),
-            "v": jnp.zeros((*heads, tokens, size), dtype),
+            "k": jnp.zeros((*heads, head_dim, tokens), dtype),
+            "v": jnp.zeros((*heads, tokens, head_dim), dtype),
             "end_index": jnp.zeros((rows,), jnp.int32),
         }
         for index in range(config.num_layers)
@@ -33,17 +32,16 @@ def empty_cache(config: object, rows: int, tokens: int, dtype: jnp.dtype) -> dic
 
 
 def repeat_and_extend(cache: dict, copies: int, tokens: int) -> dict:
-    """The same cache with each row `copies` times, copies beside each other, and with room for `tokens` more."""
-
-    room = {"k": ((0, 0), (0, 0), (0, 0), (0, tokens)), "v": ((0, 0), (0, 0), (0, tokens), (0, 0)), "end_index": (0, 0)}
+    """Repeats each row of a cache `copies` times, copies side by side, and adds room for `tokens` more tokens."""
+    pads = {"k": ((0, 0), (0, 0), (0, 0), (0, tokens)), "v": ((0, 0), (0, 0), (0, tokens), (0, 0)), "end_index": (0, 0)}
     return {
-        layer: {name: jnp.pad(jnp.repeat(leaf, copies, axis=0), room[name]) for name, leaf in leaves.items()}
+        layer: {name: jnp.pad(jnp.repeat(leaf, copies, axis=0), pads[name]) for name, leaf in leaves.items()}
         for layer, leaves in cache.items()
     }
 
 
 def with_packed_tokens(cache: dict, packed: Packed) -> dict:
-    """The same cache of all layers, whose new tokens come packed."""
+    """Tells a cache that its new tokens come packed."""
     return {layer: {**leaves, "packed": packed} for layer, leaves in cache.items()}
 
 
@@ -56,29 +54,31 @@ def cached_attention(
     softcap: float | None = None,
     precision: jnp.dtype | None = None,
 ) -> tuple[jax.Array, dict]:
-    """Attention of some new tokens to those in a layer's cache and to each other.
+    """Attends from new tokens to the tokens in a layer's cache and to each other.
 
     Args:
-      query: [B, T, N, H], scaled; [1, M, N, H] where the cache has a `Packed` as its entry `packed`.
+      query: [B, T, N, H], scaled; [1, M, N, H] where the cache's entry `packed` is a `Packed`.
       key, value: [B, T, K, H] of the new tokens, or [1, M, K, H]; K divides N.
       cache: the layer's part of `empty_cache`.
       mask: [B, T, S] which places each query sees.
-      softcap: Gemma 2's, of the logits.
-      precision: what the softmax computes in; None is the query's.
+      softcap: of the logits, as in Gemma 2; None is no cap.
+      precision: of the softmax; None is the query's.
 
     Returns:
-      (what is read, of the query's shape; the cache with the new tokens in it).
+      (the attention's output, of the query's shape; the cache with the new tokens in it).
     """
     if packed := cache.get("packed"):
         rows = cache["end_index"].shape[0]
         query, key, value = (packed.unpack(each, rows) for each in (query, key, value))
-    rows, tokens, heads, size = query.shape
+    rows, tokens, heads, head_dim = query.shape
     groups = heads // key.shape[2]
     place = cache["end_index"][0]
     keys = jax.lax.dynamic_update_slice(cache["k"], key.transpose(0, 2, 3, 1), (0, 0, 0, place))
     values = jax.lax.dynamic_update_slice(cache["v"], value.swapaxes(1, 2), (0, 0, place, 0))
     query = (
-        query.reshape(rows, tokens, -1, groups, size).transpose(0, 2, 1, 3, 4).reshape(rows, -1, tokens * groups, size)
+        query.reshape(rows, tokens, -1, groups, head_dim)
+        .transpose(0, 2, 1, 3, 4)
+        .reshape(rows, -1, tokens * groups, head_dim)
     )
     logits = jnp.einsum("bkqh,bkhs->bkqs", query, keys)
     if softcap:
@@ -86,7 +86,8 @@ def cached_attention(
     logits = logits.reshape(rows, -1, tokens, groups, logits.shape[-1]).astype(precision or logits.dtype)
     weights = jax.nn.softmax(jnp.where(mask[:, None, :, None], logits, MASKED_LOGIT), axis=-1).astype(values.dtype)
     read = jnp.einsum("bkqs,bksh->bkqh", weights.reshape(rows, -1, tokens * groups, weights.shape[-1]), values)
-    read = read.reshape(rows, -1, tokens, groups, size).transpose(0, 2, 1, 3, 4).reshape(rows, tokens, heads, size)
+    read = read.reshape(rows, -1, tokens, groups, head_dim).transpose(0, 2, 1, 3, 4)
+    read = read.reshape(rows, tokens, heads, head_dim)
     if packed:
         read = packed.pack(read)
     return read, {**cache, "k": keys, "v": values, "end_index": cache["end_index"] + tokens}

@@ -1,4 +1,4 @@
-"""Forward passes of Tunix's models, with logits of no place but those that are wanted."""
+"""Forward passes of Tunix's models that compute logits only where they are needed."""
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,17 @@ from gsm8k_grpo.models import attention
 def compute_hidden_states(
     model: nnx.Module, ids: jax.Array, places: jax.Array, cache: dict, mask: jax.Array
 ) -> tuple[jax.Array, dict]:
-    """The last layer's output, [B, T, D], and the cache with the keys and values of these tokens.
+    """Computes the last layer's output and the cache that holds the keys and values of these tokens.
 
-    The logits that Tunix's models also return are never computed: nothing reads them.
+    Tunix's models return logits too. The compiler drops them because nothing reads them.
 
     Args:
       ids, places: [B, T] tokens and their positions.
-      cache: of `attention.empty_cache`, with room for them.
-      mask: [B, T, S] which places of the cache each of them sees.
+      cache: of `attention.empty_cache`, with room for the tokens.
+      mask: [B, T, S] which places of the cache each token sees.
+
+    Returns:
+      ([B, T, D], the new cache).
     """
 
     @nnx.capture(nnx.Intermediate)
@@ -30,10 +33,10 @@ def compute_hidden_states(
 
 
 def prefill(model: nnx.Module, ids: jax.Array, pad_id: int) -> tuple[jax.Array, jax.Array, dict]:
-    """What completions need of left-padded prompts, [N, P].
+    """Computes what completions need of left-padded prompts, [N, P].
 
     Returns:
-      (the last layer's output at each prompt's last place, [N, 1, D]; which tokens are no padding, [N, P]; the cache).
+      (the last layer's output at each prompt's last place, [N, 1, D]; which tokens are not padding, [N, P]; the cache).
     """
     real = ids != pad_id
     mask = real[:, None, :] & jnp.tri(ids.shape[1], dtype=bool)
@@ -43,8 +46,8 @@ def prefill(model: nnx.Module, ids: jax.Array, pad_id: int) -> tuple[jax.Array, 
 
 
 def output_logits(model: nnx.Module, hidden: jax.Array) -> jax.Array:
-    """[…, V] of the last layer's output, […, D]."""
-    found = model.embedder.decode(hidden)
+    """Computes logits, […, V], from the last layer's output, […, D]."""
+    logits = model.embedder.decode(hidden)
     if cap := getattr(model, "final_logits_softcap", None):
-        found = jnp.tanh(found / cap) * cap
-    return found
+        logits = jnp.tanh(logits / cap) * cap
+    return logits

@@ -1,8 +1,8 @@
-"""Log-probs and entropies of completions, the prompt computed once for its whole group.
+"""Log-probs and entropies of completions; a prompt is computed once for its whole group.
 
-Tunix's `compute_per_token_logps` runs each prompt through the model G times and makes logits of every place of every
-row. The same numbers come of this at the cost of what is there: the prompt's keys and values are made once and read by
-its G completions, as decoding does, and logits are made of completions alone, some places at a time.
+Tunix's `compute_per_token_logps` runs each prompt through the model G times and makes logits of all places. We compute
+the same numbers with less work: G completions read one prompt's keys and values, as in decoding, and only completions
+get logits, some places at a time.
 """
 
 import jax
@@ -14,7 +14,7 @@ from gsm8k_grpo.models import attention
 from gsm8k_grpo.models.hidden_states import compute_hidden_states, output_logits, prefill
 from gsm8k_grpo.models.packing import Packed
 
-LOGITS_AT_A_TIME = 2**26  # 256 MiB in float32; Gemma's vocabulary makes 256,000 of them a token
+LOGITS_AT_A_TIME = 2**26  # 256 MiB in float32; with Gemma's vocabulary a token has 256,000 logits
 
 
 def completion_log_probs(
@@ -25,20 +25,19 @@ def completion_log_probs(
     pad_id: int,
     temperature: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """What the model thinks of each token of some completions.
+    """Computes the log-prob of each completion token and the entropy of the distribution it comes from.
 
     Args:
-      model: policy or reference; not changed.
-      prompt_ids: [N, P] left-padded, each of B / N completions that are beside each other.
+      model: policy or reference; it is not changed.
+      prompt_ids: [N, P] left-padded; each belongs to B / N consecutive completions.
       completion_ids: [B, T] right-padded.
-      packed_places: [M] where the tokens that are no padding are, of `padding.packed_places`: nothing but attention is
-        computed of any other then. None computes it of all.
+      packed_places: [M] the places of tokens that are not padding, from `padding.packed_places`. Other places are
+        computed in attention only. None computes all places.
       pad_id: of padding.
-      temperature: by which logits are divided.
+      temperature: divides the logits.
 
     Returns:
-      (log-probs of the tokens, entropies in nats of the distributions that they are from), each [B, T] float32;
-      meaningless at padding. Entropies have no gradient.
+      (log-probs, entropies in nats), each [B, T] float32 and meaningless at padding. Entropies have no gradient.
     """
     rows, tokens = completion_ids.shape
     repeats = rows // prompt_ids.shape[0]
@@ -60,7 +59,7 @@ def completion_log_probs(
 
 
 def _predecessors(hidden: jax.Array, first: jax.Array, repeats: int) -> jax.Array:
-    """Of completions' last layer, [B, T, D], what knows of each token; of the first it is the prompt's last place."""
+    """Shifts completions' last layer, [B, T, D], to the place before each token; the first follows the prompt."""
     return jnp.concatenate([jnp.repeat(first, repeats, axis=0), hidden[:, :-1]], axis=1)
 
 
@@ -74,7 +73,7 @@ def log_probs_program(
     pad_id: int,
     temperature: float,
 ) -> jax.Array:
-    """The log-probs of `of_completions` as a program of their own."""
+    """Compiles the log-probs of `completion_log_probs` as a program of their own."""
     return completion_log_probs(
         nnx.merge(graph, state), prompt_ids, completion_ids, packed_places, pad_id, temperature
     )[0]
@@ -83,7 +82,7 @@ def log_probs_program(
 def _from_hidden_states(
     model: nnx.Module, hidden: jax.Array, targets: jax.Array, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probs of `targets` and entropies from [B, T, D], so many places at a time that few logits exist at once."""
+    """Computes log-probs of `targets` and entropies from [B, T, D] in parts of at most `LOGITS_AT_A_TIME` logits."""
     rows, tokens, width = hidden.shape
     vocabulary = model.embedder.input_embedding.shape[0]
     parts = -(-rows * tokens * vocabulary // LOGITS_AT_A_TIME)
@@ -97,7 +96,7 @@ def _from_hidden_states(
     graph, state = nnx.split(model)
     state = _with_whole_embedding(state, model.config.shd_config)
 
-    @jax.checkpoint  # backwards, a part's logits are made again
+    @jax.checkpoint  # the backward pass recomputes a part's logits
     def of_part(part: tuple) -> tuple[jax.Array, jax.Array]:
         return _from_part(nnx.merge(graph, state), *part, temperature)
 
@@ -106,7 +105,7 @@ def _from_hidden_states(
 
 
 def _with_whole_embedding(state: nnx.State, sharding: object) -> nnx.State:
-    """The same weights, the embedding gathered along the mesh's axis `fsdp`: or each part would gather it again."""
+    """Gathers the embedding along the mesh's axis `fsdp` once, so that not every part gathers it."""
     by_vocabulary, _ = sharding.emb_vd
     embedding = state["embedder"]["input_embedding"]
     whole = embedding.replace(tunix_gemma2.shard(embedding.value, (by_vocabulary, None)))
@@ -123,5 +122,10 @@ def _from_part(
 
 
 def entropies(logits: jax.Array, normaliser: jax.Array) -> jax.Array:
-    """Of next-token distributions, in nats, [..., V] to [...]; `normaliser` is the logits' logsumexp, [...]."""
+    """Computes the entropy of next-token distributions in nats.
+
+    Args:
+      logits: [..., V].
+      normaliser: [...] the logits' logsumexp.
+    """
     return normaliser - jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)

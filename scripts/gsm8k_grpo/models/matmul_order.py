@@ -1,15 +1,14 @@
-"""Matrix products in the order that XLA's compiler for the CPU is fast at; the numbers are the same but for rounding.
+"""Rewrites matrix products into the operand order that is fast on a CPU; the numbers change by rounding only.
 
-Models write `x @ W` with W as [in, out], and gradients come as JAX's rules write them. The CPU's library (YNNPACK)
-minds:
+Models write `x @ W` with W as [in, out], and JAX's rules write the gradients. The CPU's library (YNNPACK) is sensitive
+to the order in two ways:
 
-- Of a few rows, as in decoding, `W @ xᵀ` with W as [out, in] takes half the time. Seen on a core of an AMD EPYC,
-  float32, 512 × 2,048, weights not in the cache: 1.71 against 0.94 ms for 32 rows, 0.88 against 0.40 for 4.
-- A left operand that is not contracted over its last dimensions is turned around first, which for a gradient of as many
-  rows as a batch has tokens takes several times as long as the product itself.
+- For a few rows of x, as in decoding, `W @ xᵀ` with W as [out, in] is about twice as fast.
+- It first transposes a left operand that is not contracted over its last dimensions. For a gradient with one row per
+  token of a batch this takes longer than the product itself.
 
-A traced function is gone through product by product (JAX's documentation: "Writing custom Jaxpr interpreters in JAX"),
-so that neither models nor adapters need to know.
+We interpret the traced function product by product (JAX's documentation: "Writing custom Jaxpr interpreters in JAX"),
+so neither models nor adapters need to know.
 """
 
 import functools
@@ -22,19 +21,19 @@ from jax.sharding import Mesh
 
 
 def on_cpu(mesh: Mesh) -> bool:
-    """Whether all this is worth while: other compilers lay out operands as they need them."""
+    """Whether a mesh is of CPUs. Only there the order matters: other compilers choose layouts themselves."""
     return mesh.devices.flat[0].platform == "cpu"
 
 
 class WeightsFirst:
-    """A function of weights and of something else whose products have the weights first: `W @ xᵀ`."""
+    """A function of weights and other arguments, rewritten so that products have the weight first: `W @ xᵀ`."""
 
     def __init__(self, function: Callable, weights: Sequence[jax.Array], *rest: object):
-        """Traces it.
+        """Traces the function.
 
         Args:
           function: of (a list of weights, …), without side effects.
-          weights, rest: arguments like those that it will get, abstract or not.
+          weights, rest: arguments of the shapes that it will get, abstract or not.
         """
         self._traced, shape = jax.make_jaxpr(function, return_shape=True)(list(weights), *rest)
         self._output = jax.tree.structure(shape)
@@ -43,14 +42,14 @@ class WeightsFirst:
         self._find(self._traced.jaxpr, {var: var for var in self._weights})
 
     def laid_out(self, weights: Sequence[jax.Array]) -> list[jax.Array]:
-        """The weights as a call takes them: those that are multiplied have their contracted dimensions last."""
+        """Lays out weights for a call: those that are multiplied get their contracted dimensions last."""
         return [
             jnp.moveaxis(weight, dims, _trailing(dims)) if (dims := self._contracted.get(var)) else weight
             for var, weight in zip(self._weights, weights, strict=True)
         ]
 
     def __call__(self, weights: Sequence[jax.Array], *rest: object) -> object:
-        """What the function returns for these weights, of `laid_out`, and the rest."""
+        """Calls the function with weights from `laid_out` and the other arguments."""
         arguments = [
             _LaidOut(weight, dims) if (dims := self._contracted.get(var)) else weight
             for var, weight in zip(self._weights, weights, strict=True)
@@ -60,7 +59,7 @@ class WeightsFirst:
         )
 
     def _find(self, jaxpr: Jaxpr, weights: dict[Var, Var]) -> None:
-        """Notes over which dimensions each weight is multiplied first; `weights` are they by name in here."""
+        """Notes over which dimensions each weight is first multiplied; `weights` maps this function's names to them."""
         for equation in jaxpr.eqns:
             known = [weights.get(var) if isinstance(var, Var) else None for var in equation.invars]
             if _is_product(equation) and any(known):
@@ -73,9 +72,9 @@ class WeightsFirst:
 
 
 def with_smaller_operand_first(function: Callable) -> Callable:
-    """The same function; of a product whose left operand would be turned around, the smaller one comes first.
+    """Rewrites a function: where a product's left operand would be transposed, its smaller operand comes first.
 
-    Products within loops and rematerialised parts stay as they are.
+    Products in loops and in rematerialised parts stay as they are.
 
     Args:
       function: from arrays to arrays, in any trees, without side effects.
@@ -92,13 +91,13 @@ def with_smaller_operand_first(function: Callable) -> Callable:
 
 
 class _LaidOut:
-    """A weight whose contracted dimensions were moved to the end."""
+    """A weight with its contracted dimensions moved to the end."""
 
     def __init__(self, moved: jax.Array, contracted: tuple[int, ...]):
         self.moved, self.contracted = moved, contracted
 
     def plain(self) -> jax.Array:
-        """As the model has it."""
+        """Gives the weight as the model has it."""
         return jnp.moveaxis(self.moved, _trailing(self.contracted), self.contracted)
 
 
@@ -107,12 +106,12 @@ def _trailing(dims: tuple[int, ...]) -> range:
 
 
 def _is_product(equation: JaxprEqn) -> bool:
-    """Whether it multiplies two matrices, without dimensions that both share."""
+    """Whether an equation multiplies two matrices, without batch dimensions."""
     return equation.primitive.name == "dot_general" and not any(equation.params["dimension_numbers"][1])
 
 
 def _inlined(equation: JaxprEqn) -> ClosedJaxpr | None:
-    """The function that an equation calls, where it is a jitted one."""
+    """Gives the jitted function that an equation calls, if it calls one."""
     return equation.params["jaxpr"] if equation.primitive.name in ("jit", "pjit") else None
 
 
@@ -142,15 +141,15 @@ def _as_stored(value: object) -> object:
 
 
 def _as_laid_out(value: object, over: tuple[int, ...]) -> tuple[jax.Array, tuple[int, ...]]:
-    """An operand contracted over `over`, as it lies where it was laid out for that; and its dimensions of `over`."""
+    """Gives an operand contracted over `over`, in its own layout if that fits, and its contracted dimensions there."""
     if not isinstance(value, _LaidOut) or set(over) != set(value.contracted):
-        return _as_stored(value), over  # else a weight that is multiplied twice, over other dimensions
+        return _as_stored(value), over  # a weight may be multiplied a second time, over other dimensions
     kept = value.moved.ndim - len(over)
     return value.moved, tuple(kept + value.contracted.index(dim) for dim in over)
 
 
 def _product(left: object, right: object, parameters: dict, few_rows: bool) -> jax.Array:
-    """A `dot_general` of these parameters, with its operands in the other order where that is faster."""
+    """Computes a `dot_general` with these parameters, with its operands swapped where that is faster."""
     over_left, over_right = parameters["dimension_numbers"][0]
     weights_first, weights_last = isinstance(left, _LaidOut), isinstance(right, _LaidOut)
     left, over_left = _as_laid_out(left, over_left)
@@ -160,9 +159,9 @@ def _product(left: object, right: object, parameters: dict, few_rows: bool) -> j
     else:
         trailing = set(over_left) == set(range(left.ndim - len(over_left), left.ndim))
         swapped = right.size < left.size and not trailing
-    how = {key: parameters[key] for key in ("precision", "preferred_element_type")}
+    types = {key: parameters[key] for key in ("precision", "preferred_element_type")}
     if not swapped:
-        return jax.lax.dot_general(left, right, ((over_left, over_right), ((), ())), **how)
-    product = jax.lax.dot_general(right, left, ((over_right, over_left), ((), ())), **how)
+        return jax.lax.dot_general(left, right, ((over_left, over_right), ((), ())), **types)
+    product = jax.lax.dot_general(right, left, ((over_right, over_left), ((), ())), **types)
     kept = right.ndim - len(over_right)
     return jnp.moveaxis(product, range(kept), range(-kept, 0))

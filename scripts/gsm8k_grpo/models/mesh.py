@@ -10,10 +10,10 @@ from gsm8k_grpo.common.errors import PipelineError
 
 
 def make_mesh(fsdp: int, tp: int) -> Mesh:
-    """A mesh over the first fsdp × tp devices, axes `fsdp` (data and weights) and `tp` (heads and features).
+    """Makes a mesh of the first fsdp × tp devices; `fsdp` shards data and weights, `tp` heads and features.
 
     Raises:
-      PipelineError: fewer devices than that.
+      PipelineError: there are fewer devices.
     """
     devices = jax.devices()
     if len(devices) < fsdp * tp:
@@ -25,7 +25,7 @@ def make_mesh(fsdp: int, tp: int) -> Mesh:
 
 
 def abstract_with_shardings(state: nnx.State, mesh: Mesh, dtype: jnp.dtype | None = None) -> nnx.State:
-    """Abstract arrays with the shardings that their variables name, all in `dtype` where one is given."""
+    """Replaces arrays by abstract ones with the shardings that their variables name, in `dtype` where it is given."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding),
         state,
@@ -34,7 +34,7 @@ def abstract_with_shardings(state: nnx.State, mesh: Mesh, dtype: jnp.dtype | Non
 
 
 def is_abstract(state: nnx.State) -> bool:
-    """Whether these are shapes without values."""
+    """Whether the arrays are shapes without values."""
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
 
 

@@ -1,4 +1,4 @@
-"""Tokens packed beside each other without the padding between them."""
+"""Packs the tokens of several rows into one row without padding."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 
 class Packed(NamedTuple):
-    """Some of the B · T new tokens of a cache's rows, beside each other without the padding between them.
+    """The M packed tokens of B rows of T places, and the way back.
 
     Attributes:
-      places: [M] where in the B · T places, row after row, each token is; B · T where it is none.
-      back: [B · T] where among the M each place is; M where its token is not there.
+      places: [M] the place of each packed token among the B · T places, row after row; B · T where there is none.
+      back: [B · T] the index of each place among the packed tokens; M where it is not among them.
     """
 
     places: jax.Array
@@ -19,24 +19,25 @@ class Packed(NamedTuple):
 
     @classmethod
     def of(cls, places: jax.Array, rows: int, tokens: int) -> "Packed":
-        """With these `places`, of `rows` × `tokens`."""
+        """Makes the way back for `places` of a batch of `rows` × `tokens`."""
         back = jnp.full((rows * tokens,), places.shape[0], places.dtype)
         return cls(places, back.at[places].set(jnp.arange(places.shape[0], dtype=places.dtype), mode="drop"))
 
     def pack(self, values: jax.Array) -> jax.Array:
-        """[1, M, …] of [B, T, …]; 0 where no token is."""
+        """Packs [B, T, …] into [1, M, …]; 0 where there is no token."""
         return gather_unique(values.reshape(-1, *values.shape[2:]), self.places, self.back)[None]
 
     def unpack(self, values: jax.Array, rows: int) -> jax.Array:
-        """[B, T, …] of [1, M, …], B of them `rows`; 0 where no token is."""
+        """Unpacks [1, M, …] into [B, T, …] with B = `rows`; 0 where there is no token."""
         return gather_unique(values[0], self.back, self.places).reshape(rows, -1, *values.shape[2:])
 
 
 @jax.custom_vjp
 def gather_unique(values: jax.Array, places: jax.Array, back: jax.Array) -> jax.Array:
-    """`values[places]`, 0 where there is no such place; no value is taken twice.
+    """Gathers `values[places]`, 0 where there is no such place; `places` must not repeat a value.
 
-    The gradient takes `back` likewise: of a plain gather XLA's compiler for the CPU adds it up row by row.
+    The gradient is a gather by `back`. The gradient of a plain gather is a scatter, which XLA's CPU compiler runs row
+    by row.
     """
     return values.at[places].get(mode="fill", fill_value=0)
 

@@ -1,6 +1,7 @@
-"""Pretraining of the miniature: supervised training on demonstrations with Tunix's own trainer."""
+"""Pretrains a miniature from scratch: supervised training on demonstrations with Tunix's own trainer."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import flax.struct
 import jax
@@ -13,25 +14,64 @@ from tunix.sft import peft_trainer
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.progress import Progress
+from gsm8k_grpo.models import building, storage, tokenizers
+from gsm8k_grpo.models.families import family_of
+from gsm8k_grpo.models.tokenizer_training import train_tokenizer
 
 
 @flax.struct.dataclass
 class PretrainingBatch:
-    """Token ids and the mask of those to predict, both [B, L]."""
+    """Token ids and the mask of the tokens to predict, both [B, L]."""
 
     tokens: jax.Array
     target_mask: jax.Array
 
 
+def pretrain_from_texts(
+    prompts: Sequence[str], completions: Sequence[str], architecture: Mapping, settings: Mapping, tokenizer_file: Path
+) -> tuple[dict, dict]:
+    """Trains a tokenizer and then a model on prompts and the completions to imitate.
+
+    Args:
+      prompts, completions: in the same order.
+      architecture: the sizes of the model.
+      settings: the block `model.pretraining`.
+      tokenizer_file: where the tokenizer is written.
+
+    Returns:
+      (the weights as nested dicts, the model's origin).
+    """
+    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    tokenizer_file.write_bytes(train_tokenizer(texts, architecture["vocabulary_size"], architecture["family"]))
+    template = family_of(architecture).template
+    tokenizer = tokenizers.load_tokenizer(tokenizer_file, template)
+    end_of_turn = tokenizers.stop_ids(tokenizer, template)[0]
+    data = pack_rows(
+        [tokenizers.with_bos(tokenizer, ids) for ids in tokenizer.encode(prompts)],
+        [[*ids, end_of_turn] for ids in tokenizer.encode(completions)],
+        tokenizer.pad_id(),
+        settings["max_tokens"],
+    )
+    model = building.initialise(building.tunix_config(architecture), settings["seed"])
+    print(
+        f"pretraining {building.count_parameters(model):,} parameters for {settings['steps']} steps of "
+        f"{settings['batch_size']} of {len(data.tokens):,} rows, {data.tokens.shape[1]} tokens each "
+        f"({len(prompts) - len(data.tokens):,} longer rows left out)",
+        flush=True,
+    )
+    pretrain_model(model, data, settings, settings["seed"], tokenizer.pad_id())
+    return storage.weights_of(model), {"source": "pretrained", "seed": settings["seed"], "rows": len(data.tokens)}
+
+
 def pack_rows(
     prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], pad_id: int, max_tokens: int
 ) -> PretrainingBatch:
-    """Right-padded rows of prompt and completion; only the completion is to be predicted.
+    """Joins prompts and completions to right-padded rows in which only completions are to be predicted.
 
     Args:
-      prompt_ids: N lists of ids, <bos> included.
-      completion_ids: N lists of ids, the end-of-turn token included.
-      pad_id: fills up to the longest row.
+      prompt_ids: N lists of ids, with <bos>.
+      completion_ids: N lists of ids, with the end-of-turn token.
+      pad_id: pads rows to the longest one.
       max_tokens: longer rows are left out.
 
     Raises:
@@ -39,7 +79,7 @@ def pack_rows(
     """
     pairs = [pair for pair in zip(prompt_ids, completion_ids, strict=True) if sum(map(len, pair)) <= max_tokens]
     if not pairs:
-        raise PipelineError(f"model.pretraining.max_tokens: no demonstration fits into {max_tokens} tokens")
+        raise PipelineError(f"model.pretraining.max_tokens: no demonstration fits into {max_tokens} tokens; raise it")
     shape = (len(pairs), max(sum(map(len, pair)) for pair in pairs))
     tokens, mask = np.full(shape, pad_id, np.int32), np.zeros(shape, bool)
     for row, (prompt, completion) in enumerate(pairs):
@@ -50,7 +90,7 @@ def pack_rows(
 
 
 def next_token_loss(model: nnx.Module, batch: PretrainingBatch, pad_id: int) -> jax.Array:
-    """Mean negative log-likelihood of the tokens to predict, in nats a token."""
+    """Computes the mean negative log-likelihood of the tokens to predict, in nats per token."""
     valid = batch.tokens != pad_id
     logits, _ = model(batch.tokens, common.build_positions_from_mask(valid), None, common.make_causal_attn_mask(valid))
     log_probs = common.selective_log_softmax(logits[:, :-1], batch.tokens[:, 1:])
@@ -64,9 +104,9 @@ def pretrain_model(model: nnx.Module, data: PretrainingBatch, settings: Mapping,
     Args:
       model: a freshly initialised model.
       data: all demonstrations, [N, L].
-      settings: `steps`, `batch_size`, `learning_rate` (AdamW, 10 % warm-up, cosine to 0, clipped at norm 1).
+      settings: `steps`, `batch_size`, `learning_rate` (AdamW, 10 % warm-up, cosine to 0, gradients clipped at norm 1).
       seed: of the order of the rows.
-      pad_id: which tokens are padding.
+      pad_id: of padding.
     """
     steps, batch_size = settings["steps"], settings["batch_size"]
     schedule = optax.warmup_cosine_decay_schedule(0.0, settings["learning_rate"], max(1, steps // 10), steps)

@@ -1,26 +1,28 @@
-"""Qwen2.5 whose attention takes quantised weights, and decodes as the other families do."""
+"""Tunix's Qwen2.5 with projections that accept quantised weights and our attention over a cache."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from tunix.models.qwen2 import model as tunix_qwen2
 
-from gsm8k_grpo.models import attention
+from gsm8k_grpo.internals import tunix_internals
+from gsm8k_grpo.models import attention, family_qwen2
+from gsm8k_grpo.models.family import Sizes
 
 
 class Einsum(tunix_qwen2.Einsum):
-    """Tunix's projection without its cast of the weight, which Qwix's quantised weights (QLoRA) do not have.
+    """Tunix's projection without its cast of the weight, which Qwix's quantised weights (QLoRA) do not support.
 
-    Nothing is lost: `models.load` gives weights the precision that is computed in.
+    Nothing is lost: `storage.load` already gives weights the precision of the computation.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The projection of x, [B, T, …], by the weight."""
+        """Projects x, [B, T, …], by the weight."""
         return jnp.einsum(self.einsum_str, jnp.astype(x, self.dtype), self.w.value)
 
 
 class Attention(tunix_qwen2.Attention):
-    """Attention with a cache by `attention.over_cache`; without one it is Tunix's."""
+    """Tunix's attention without a cache, `cached_attention` with one."""
 
     def block(
         self,
@@ -31,7 +33,7 @@ class Attention(tunix_qwen2.Attention):
         cos: jax.Array,
         segment_ids: None = None,
     ) -> tuple[dict | None, jax.Array]:
-        """Tunix's part of a layer.
+        """Computes the attention part of a layer.
 
         Args:
           x: [B, T, D].
@@ -64,13 +66,28 @@ class Attention(tunix_qwen2.Attention):
 class Qwen2(tunix_qwen2.Qwen2):
     """Tunix's Qwen2.5 with these projections and this attention."""
 
+    family, config_class = family_qwen2.QWEN2, tunix_qwen2.ModelConfig
+    # Its published `initializer_range`. A miniature learns less from 1/√fan-in: Qwen2.5 neither scales its embedding up
+    # nor normalises after its branches, as Gemma does.
+    initial_deviation = 0.02
+
     def __init__(self, config: tunix_qwen2.ModelConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
         for layer in self.layers:
-            layer.attn.__class__ = Attention
+            tunix_internals.replace_class(layer.attn, Attention)
             for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-                getattr(layer.attn, name).__class__ = Einsum
+                tunix_internals.replace_class(getattr(layer.attn, name), Einsum)
+
+    @staticmethod
+    def config_values(sizes: Sizes) -> dict:
+        """What Tunix's configuration has beyond the sizes that all families share."""
+        return {
+            "vocab_size": sizes["vocabulary_size"],
+            "norm_eps": 1e-6,
+            "rope_theta": 1_000_000,
+            "use_tied_embedding": True,
+        }
 
     def init_cache(self, batch_size: int, cache_size: int, dtype: jnp.dtype) -> dict:
-        """As Tunix's sampler asks for it."""
+        """Makes an empty cache where Tunix's sampler asks for one."""
         return attention.empty_cache(self.config, batch_size, cache_size, dtype)

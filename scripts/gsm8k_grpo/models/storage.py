@@ -1,7 +1,6 @@
 """Weights on disk (Orbax) and their hashes."""
 
 import hashlib
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,27 +11,28 @@ from flax import nnx, traverse_util
 from jax.sharding import Mesh
 
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.internals import orbax_internals
 from gsm8k_grpo.models import building
 from gsm8k_grpo.models.mesh import abstract_with_shardings
 
 
 def weights_of(model: nnx.Module) -> dict:
-    """All weights as nested dicts of arrays, by Tunix's names: what `save` and `weights_hash` take."""
+    """Gives all weights as nested dicts of arrays by Tunix's names, for `save` and `weights_hash`."""
     return nnx.to_pure_dict(nnx.state(model))
 
 
 def leaves(weights: Mapping) -> dict[tuple, object]:
-    """The arrays of `weights`, by path."""
+    """Gives the arrays of nested dicts by path."""
     return traverse_util.flatten_dict(weights)
 
 
 def weights_hash(weights: Mapping) -> str:
-    """One hash over all weights: names, dtypes, shapes and bytes. (Files of equal weights differ: Orbax dates them.)"""
+    """Hashes names, dtypes, shapes and bytes of all weights. (Orbax writes times into its files, so those differ.)"""
     return arrays_hash(leaves(weights))
 
 
 def arrays_hash(arrays: Mapping[tuple, object]) -> str:
-    """The same of arrays by path, such as `Stored`; they are read one at a time."""
+    """Hashes arrays by path like `weights_hash`; it reads a `Stored` one array at a time."""
     digest = hashlib.sha256()
     for path in sorted(arrays, key=str):
         array = np.asarray(arrays[path])
@@ -48,7 +48,7 @@ def save(weights: Mapping, folder: Path) -> None:
 
 
 def abstract_model(model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
-    """A model without weights: shapes, precision and shardings on the mesh, as `load` fills them."""
+    """Makes a model without weights that has the shapes, precision and shardings that `load` fills."""
     model = building.structure(model_config, dtype)
     state = nnx.state(model)
     nnx.update(model, abstract_with_shardings(state, mesh, dtype))
@@ -56,23 +56,20 @@ def abstract_model(model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nnx.Mo
 
 
 class Stored(Mapping):
-    """The arrays in an Orbax checkpoint by path (layers by number), each read from the disk when it is asked for."""
+    """The arrays in an Orbax checkpoint by path (layers by number); each is read when it is asked for."""
 
     def __init__(self, folder: Path):
         """
         Raises:
-          PipelineError: there is no such checkpoint.
+          PipelineError: there is no readable checkpoint.
         """
         self._folder, self._checkpointer = folder.absolute(), ocp.PyTreeCheckpointer()
-        logging.disable(logging.WARNING)  # Orbax misses a file of its own that Tunix's checkpoints do without
         try:
-            flat = traverse_util.flatten_dict(self._checkpointer.metadata(self._folder).item_metadata.tree)
+            flat = traverse_util.flatten_dict(orbax_internals.stored_tree(self._checkpointer, self._folder))
         except (OSError, ValueError, AttributeError):
-            raise PipelineError(f"{folder}: no weights that can be read; make them again") from None
-        finally:
-            logging.disable(logging.NOTSET)
+            raise PipelineError(f"{folder}: holds no readable weights; make them again") from None
         self._stored = {
-            # Training stores variables, whose arrays have a name of their own.
+            # Training stores variables, which keep their array under the name `value`.
             tuple(int(key) if key.isdigit() else key for key in path[: -1 if path[-1] == "value" else None]): path
             for path in flat
         }
@@ -87,15 +84,15 @@ class Stored(Mapping):
     def __getitem__(self, path: tuple) -> np.ndarray:
         key = self._stored[path]
 
-        def alone(value: object) -> dict:
+        def only(value: object) -> dict:
             return traverse_util.unflatten_dict({key: value})
 
         try:
             restored = self._checkpointer.restore(
                 self._folder,
                 args=ocp.args.PyTreeRestore(
-                    item=alone(self._metadata[key]),
-                    restore_args=alone(ocp.RestoreArgs(restore_type=np.ndarray)),
+                    item=only(self._metadata[key]),
+                    restore_args=only(ocp.RestoreArgs(restore_type=np.ndarray)),
                     partial_restore=True,
                 ),
             )
@@ -105,26 +102,26 @@ class Stored(Mapping):
         return traverse_util.flatten_dict(restored)[key]
 
     def shape(self, path: tuple) -> tuple[int, ...]:
-        """Of an array, which is not read."""
+        """The shape of an array, which is not read."""
         return tuple(self._metadata[self._stored[path]].shape)
 
 
 def load(folder: Path, model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
-    """Loads weights saved by `save`, each array straight into its shards on the mesh, to compute in `dtype`.
+    """Loads weights saved by `save` straight into their shards on the mesh, in a model that computes in `dtype`.
 
     Raises:
-      PipelineError: no weights there, or weights of another architecture.
+      PipelineError: there are no weights, or they are of another architecture.
     """
     if not folder.is_dir():
-        raise PipelineError(f"{folder}: no weights; make them again with --forcerun base_model")
+        raise PipelineError(f"{folder}: holds no weights; make them again with --forcerun base_model")
     graph, state = nnx.split(abstract_model(model_config, mesh, dtype))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(folder.absolute(), nnx.to_pure_dict(state))
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise PipelineError(
-            f"{folder}: these weights cannot be restored as model.architecture says ({str(error).splitlines()[0]}); "
-            "make them again with --forcerun base_model"
+            f"{folder}: these weights do not fit model.architecture ({str(error).splitlines()[0]}); make them again "
+            "with --forcerun base_model"
         ) from None
     nnx.replace_by_pure_dict(state, restored)
     return nnx.merge(graph, state)

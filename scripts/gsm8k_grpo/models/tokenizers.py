@@ -1,4 +1,4 @@
-"""Tokenizers: training the miniatures' in each family's layout, loading any, and what makes sure that it fits."""
+"""Loads tokenizers, checks that they fit the chat template, and encodes prompts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from gsm8k_grpo.models import families
 
 
 class FastTokenizer:
-    """A tokenizer.json through Hugging Face's `tokenizers`, with those methods of sentencepiece that are used here."""
+    """A tokenizer.json with the methods of a sentencepiece processor that we use."""
 
     def __init__(self, tokenizer: object, template: families.Template):
         self._tokenizer = tokenizer
@@ -18,52 +18,52 @@ class FastTokenizer:
         self._template = template
 
     def encode(self, text: str | Sequence[str]) -> list:
-        """Ids of a text, or of each of several; nothing is put before or after it."""
+        """Encodes one text or several, without adding tokens."""
         if isinstance(text, str):
             return self._tokenizer.encode(text, add_special_tokens=False).ids
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(text), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids. Beginning, end and padding have none, as in sentencepiece."""
+        """Decodes ids. As in sentencepiece, beginning, end and padding have no text."""
         silent = self._ids.values()
         return self._tokenizer.decode([index for index in ids if index not in silent], skip_special_tokens=False)
 
     def piece_to_id(self, piece: str) -> int:
-        """The id of a token, or `unk_id`."""
+        """Finds the id of a token, or `unk_id`."""
         found = self._tokenizer.token_to_id(piece)
         return self.unk_id() if found is None else found
 
     def unk_id(self) -> int:
-        """No id: every text has tokens."""
+        """An id that no token has: every text can be encoded."""
         return -1
 
     def bos_id(self) -> int | None:
-        """What goes before a prompt; None where nothing does."""
+        """The id that goes before a prompt, or None."""
         return self._ids.get(self._template.bos)
 
     def eos_id(self) -> int | None:
-        """The end of a text."""
+        """The id that ends a text."""
         return self._ids.get(self._template.eos)
 
     def pad_id(self) -> int | None:
-        """Padding."""
+        """The id of padding."""
         return self._ids.get(self._template.pad)
 
     def __len__(self) -> int:
-        """Rows that an embedding needs. (Gemma 3's has one token more, of images, which its 1B has no row for.)"""
+        """Counts the embedding rows that the text needs. (Gemma 3 1B has no row for its last token, of images.)"""
         needed = [self.piece_to_id(token) for token in self._template.needed]
         return max(self._tokenizer.get_vocab_size(with_added_tokens=False), *(index + 1 for index in needed))
 
 
 def load_tokenizer(path: str | Path, template: families.Template = families.GEMMA) -> object:
-    """Loads a tokenizer (a sentencepiece model, or a tokenizer.json) and makes sure that it fits the chat template.
+    """Loads a sentencepiece model or a tokenizer.json and makes sure that it fits the chat template.
 
     Returns:
       a sentencepiece processor or a `FastTokenizer`.
 
     Raises:
-      PipelineError: no such file, none of the two, no token for padding, beginning or end, or a control token that is
-        not one piece (the model would be shown its letters instead).
+      PipelineError: the file is missing or neither of the two, it has no token for padding, beginning or end, or a
+        control token is not one piece (the model would see its letters).
     """
     if not Path(path).is_file():
         raise PipelineError(f"{path}: no such file; the base model's folder needs its tokenizer")
@@ -104,16 +104,16 @@ def _fast(path: str | Path, content: bytes, template: families.Template) -> Fast
 
 
 def stop_ids(tokenizer: object, template: families.Template) -> tuple[int, ...]:
-    """The ids of the tokens that completions stop at; the first ends a turn."""
+    """Lists the ids that end a completion; the first ends a turn."""
     return tuple(tokenizer.piece_to_id(token) for token in template.stops)
 
 
 def with_bos(tokenizer: object, ids: Sequence[int]) -> list[int]:
-    """The ids of a prompt behind its one beginning-of-text token, where the family has one."""
+    """Puts the beginning-of-text token before a prompt's ids, where the family has one."""
     bos = tokenizer.bos_id()
     return [*ids] if bos is None else [bos, *ids]
 
 
 def count_prompt_tokens(tokenizer: object, prompt: str) -> int:
-    """How many tokens a prompt takes, its one <bos> included."""
+    """Counts a prompt's tokens, including its <bos>."""
     return len(with_bos(tokenizer, tokenizer.encode(prompt)))

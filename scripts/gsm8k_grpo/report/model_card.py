@@ -13,27 +13,21 @@ from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.evaluation.metric_names import RATES
 from gsm8k_grpo.huggingface.export import base_name
 from gsm8k_grpo.models.families import family_of
+from gsm8k_grpo.models.family import Licence
 from gsm8k_grpo.report import numbers, sentences
 
 TEMPLATES = Path(__file__).parent / "model_card_template"
-# The hub's name of the licence, what it is called, where it stands: all of Gemma 2 and 3 has one, by the family's chat
-# template; Qwen2.5's sizes have different ones, so that only the preset's, from its makers, is known.
-GEMMA = ("gemma", "the Gemma Terms of Use", "https://ai.google.dev/gemma/terms")
-APACHE = ("apache-2.0", "the Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 
 
-def licence(model: Mapping) -> tuple[str, str, str] | None:
-    """The base's licence (see `GEMMA`); None where nothing here tells which one it is, or there is none.
+def licence(model: Mapping) -> Licence | None:
+    """The base's licence; None where nothing here tells which one it is, or there is none.
 
     Args:
       model: model.json.
     """
     if model["origin"]["source"] == "pretrained":
         return None
-    if family_of(model["architecture"]).template.name == "gemma":
-        return GEMMA
-    theirs = model["origin"].get("handle", "").startswith("Qwen/")
-    return APACHE if theirs and model["architecture"] == "qwen2.5_0.5b" else None
+    return family_of(model["architecture"]).licence(model["architecture"], model["origin"].get("handle", ""))
 
 
 def published_rows(dataset: Mapping) -> bool:
@@ -71,12 +65,7 @@ def notice(facts: Mapping) -> str:
         if facts["model"]["origin"]["source"] == "pretrained":
             return f"{changed}The base was trained from nothing by the same pipeline; no published weights are in it.\n"
         return f"The licence of the base model holds for these weights too; see where it was published.\n{changed}"
-    key, name, address = facts["licence"]
-    if key == "gemma":
-        terms = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
-    else:
-        terms = f"The base model is licensed under {name}: {address}\n"
-    return f"{terms}{changed}"
+    return f"{facts['licence'].notice}\n{changed}"
 
 
 def front_matter(facts: Mapping) -> str:
@@ -84,7 +73,7 @@ def front_matter(facts: Mapping) -> str:
     data, final, dataset = {}, facts["final"], facts["dataset"]
     local = facts["model"]["origin"]["source"] in ("local", "pretrained")
     if facts["licence"]:
-        data["license"] = facts["licence"][0]
+        data["license"] = facts["licence"].key
     if facts["base_model"] and not local:
         data |= {"base_model": facts["base_model"], "base_model_relation": "finetune"}
     published = published_rows(dataset)
