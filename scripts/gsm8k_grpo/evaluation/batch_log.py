@@ -21,16 +21,11 @@ class BatchLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.batches: list[dict] = []
         self.starts = 1  # processes that have worked on it, this one among them
-        if self._path.exists():
-            for line in self._path.read_bytes().split(b"\n"):
-                try:
-                    found = json.loads(line)
-                except ValueError:  # cut short by a kill
-                    break
-                if "starts" in found:
-                    self.starts += found["starts"]
-                else:
-                    self.batches.append(found)
+        for row in files.read_jsonl_prefix(self._path):
+            if "starts" in row:
+                self.starts += row["starts"]
+            else:
+                self.batches.append(row)
         files.write_jsonl(self._path, [{"starts": self.starts}, *self.batches])
         self._handle = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `finish`)
 
