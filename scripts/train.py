@@ -68,9 +68,7 @@ def main() -> None:
         write_artifacts(arguments.output, run, steps, settings, len(rows))
 
 
-def _train(
-    model_folder: Path, architecture: Mapping | str, settings: Mapping, rows: list[dict], run: Run
-) -> None:
+def _train(model_folder: Path, architecture: Mapping | str, settings: Mapping, rows: list[dict], run: Run) -> None:
     """Trains from the run's newest checkpoint to the end."""
     training_settings = settings["training"]
     print(f"{len(rows)} prompts, {training_settings['max_steps']} steps", flush=True)

@@ -42,7 +42,9 @@ def warnings(history: list[dict]) -> list[str]:
             f"last {len(earlier_norms)} steps was {median:.3g}; if this continues, lower training.learning_rate or "
             "training.max_gradient_norm"
         )
-    no_signal = _newest_steps(history, lambda each: each["groups_without_signal"] == 1.0 and not each["groups_replaced"])
+    no_signal = _newest_steps(
+        history, lambda each: each["groups_without_signal"] == 1.0 and not each["groups_replaced"]
+    )
     if _warns_after(no_signal):
         messages.append(
             f"step {row['step']}: nothing is learned: for {no_signal} steps, all completions of each prompt earned the "

@@ -59,7 +59,9 @@ class Preemption:
             if self.lock.acquire(timeout=WAIT_SECONDS):
                 errors.write_stderr(f"{name}: {self._save()}")
             else:
-                errors.write_stderr(f"{name}: the update takes too long to wait for; training resumes from the last checkpoint")
+                errors.write_stderr(
+                    f"{name}: the update takes too long to wait for; training resumes from the last checkpoint"
+                )
         except BaseException as error:
             errors.write_stderr(f"ERROR: {name}: {error}")
         finally:

@@ -41,7 +41,8 @@ def rl_cluster_config(
     """
     return rl_cluster_lib.ClusterConfig(
         role_to_mesh={
-            role: mesh for role in (rl_cluster_lib.Role.ACTOR, rl_cluster_lib.Role.REFERENCE, rl_cluster_lib.Role.ROLLOUT)
+            role: mesh
+            for role in (rl_cluster_lib.Role.ACTOR, rl_cluster_lib.Role.REFERENCE, rl_cluster_lib.Role.ROLLOUT)
         },
         rollout_engine=functools.partial(
             SeededRollout,
