@@ -54,9 +54,9 @@ def main() -> None:
         run.create(inputs)
         start = run.resume(steps)
     if arguments.distributed:
-        from gsm8k_grpo.grpo.session import from_lead_process
+        from jax.experimental import multihost_utils
 
-        start = from_lead_process(start)
+        start = int(multihost_utils.broadcast_one_to_all(start))
     if start < steps[-1]:
         if leads:
             run.add_start(start)

@@ -1,7 +1,7 @@
-"""The variants of GRPO as functions of numpy arrays, in registries whose names are the values of the settings.
+"""The variants of GRPO as functions, in registries whose names are the values of the settings.
 
-A variant is added here and nowhere else: write its function and put it into its registry. This module does not import
-JAX, because the rules check settings by these names.
+To add a variant, write its function and put it into its registry; nothing else names them. The rules check settings by
+these names, so this module does not import JAX.
 
 Sources: DeepSeekMath (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), RLOO (2402.14740) and Schulman,
 Approximating KL Divergence (2020).
@@ -20,8 +20,7 @@ def normalised_by_group(rewards: np.ndarray) -> np.ndarray:
 
 def left_one_out(rewards: np.ndarray) -> np.ndarray:
     """r − mean of the group's other rewards (RLOO)."""
-    generations = rewards.shape[1]
-    return centred_on_group(rewards) * (generations / (generations - 1))
+    return centred_on_group(rewards) * (rewards.shape[1] / (rewards.shape[1] - 1))
 
 
 def centred_on_group(rewards: np.ndarray) -> np.ndarray:
@@ -29,7 +28,7 @@ def centred_on_group(rewards: np.ndarray) -> np.ndarray:
     return rewards - rewards.mean(axis=1, keepdims=True)
 
 
-# Each takes [prompts, G] float64 rewards and returns advantages of the same shape.
+# [prompts, G] float64 rewards → advantages of the same shape.
 ADVANTAGE_ESTIMATORS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "grpo": normalised_by_group,
     "rloo": left_one_out,
@@ -38,18 +37,17 @@ ADVANTAGE_ESTIMATORS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def advantages(rewards: np.ndarray, generations: int, estimator: str) -> np.ndarray:
-    """How much better than its group each completion is.
+    """How much better than its group each completion is, by one of `ADVANTAGE_ESTIMATORS`.
 
     Args:
       rewards: [prompts · generations] total rewards, the completions of one prompt next to each other.
       generations: G.
-      estimator: a name in `ADVANTAGE_ESTIMATORS`.
 
     Returns:
       [prompts · generations] float32; 0 in groups whose rewards are all equal.
 
     Raises:
-      ValueError: the registry has no such name.
+      ValueError: there is no such estimator.
     """
     groups = np.asarray(rewards, np.float64).reshape(-1, generations)
     estimated = _registered(ADVANTAGE_ESTIMATORS, "advantage estimator", estimator)(groups)
@@ -59,7 +57,7 @@ def advantages(rewards: np.ndarray, generations: int, estimator: str) -> np.ndar
 
 def sequence_weights(mask: np.ndarray, max_completion_tokens: int) -> np.ndarray:
     """The mean over completions of the means over their tokens (DeepSeekMath, eq. 3)."""
-    return mask / np.maximum(mask.sum(axis=1, keepdims=True), 1) / _counted_completions(mask)
+    return mask / np.maximum(mask.sum(axis=1, keepdims=True), 1) / _count_completions(mask)
 
 
 def token_weights(mask: np.ndarray, max_completion_tokens: int) -> np.ndarray:
@@ -68,15 +66,15 @@ def token_weights(mask: np.ndarray, max_completion_tokens: int) -> np.ndarray:
 
 
 def constant_weights(mask: np.ndarray, max_completion_tokens: int) -> np.ndarray:
-    """The mean over completions of their sums over tokens, divided by a constant length (Dr. GRPO, section 3.2)."""
-    return mask / max_completion_tokens / _counted_completions(mask)
+    """The mean over completions of the sums over their tokens, by a constant length (Dr. GRPO, section 3.2)."""
+    return mask / max_completion_tokens / _count_completions(mask)
 
 
-def _counted_completions(mask: np.ndarray) -> int:
+def _count_completions(mask: np.ndarray) -> int:
     return max(1, np.count_nonzero(mask.sum(axis=1)))
 
 
-# Each takes the [B, T] float64 mask of a mini-batch's tokens that count and max_completion_tokens.
+# [B, T] float64 mask of the tokens of a mini-batch that count, and max_completion_tokens → weights of the mask's shape.
 LOSS_AGGREGATIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "sequence": sequence_weights,
     "token": token_weights,
@@ -85,18 +83,16 @@ LOSS_AGGREGATIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 
 
 def loss_weights(mask: np.ndarray, aggregation: str, max_completion_tokens: int) -> np.ndarray:
-    """The factor of each token's loss in the sum over a whole mini-batch.
+    """The factor of each token's loss in the sum over a whole mini-batch, by one of `LOSS_AGGREGATIONS`.
 
     Args:
       mask: [B, T] true where a token counts. A row without such a token is in no denominator either.
-      aggregation: a name in `LOSS_AGGREGATIONS`.
-      max_completion_tokens: the constant length of `constant`.
 
     Returns:
       [B, T] float32.
 
     Raises:
-      ValueError: the registry has no such name.
+      ValueError: there is no such aggregation.
     """
     weigh = _registered(LOSS_AGGREGATIONS, "loss aggregation", aggregation)
     return weigh(np.asarray(mask, np.float64), max_completion_tokens).astype(np.float32)
@@ -116,21 +112,13 @@ def k3(log_ratio: Any) -> Any:
     return jnp.exp(log_ratio) - log_ratio - 1.0
 
 
-# Schulman's estimators of each sampled token's KL(policy ‖ reference). Each takes log r = log π_ref − log π as a JAX
-# array. k1 = −log r, Tunix's default, is not here: as a loss it has no gradient in expectation.
+# log r = log π_ref − log π of sampled tokens, a JAX array → Schulman's estimates of their KL(policy ‖ reference). k1 =
+# −log r, Tunix's default, is not here: as a loss it has no gradient in expectation.
 KL_ESTIMATORS: dict[str, Callable[[Any], Any]] = {"k2": k2, "k3": k3}
 
 
 def kl_per_token(log_ratio: Any, estimator: str) -> Any:
-    """The estimate of each token's KL divergence from the reference.
-
-    Args:
-      log_ratio: log π_ref − log π of the sampled tokens, a JAX array.
-      estimator: a name in `KL_ESTIMATORS`.
-
-    Raises:
-      ValueError: the registry has no such name.
-    """
+    """Each token's KL divergence from the reference, by one of `KL_ESTIMATORS`; ValueError if there is no such one."""
     return _registered(KL_ESTIMATORS, "KL estimator", estimator)(log_ratio)
 
 
@@ -139,7 +127,6 @@ def overlong_penalties(lengths_tokens: np.ndarray, max_completion_tokens: int, b
 
     Args:
       lengths_tokens: [B] length of each completion, the stop token included.
-      max_completion_tokens: the limit, L_max.
       buffer_tokens: L_cache, at least 1.
     """
     over = np.asarray(lengths_tokens, np.float64) - (max_completion_tokens - buffer_tokens)

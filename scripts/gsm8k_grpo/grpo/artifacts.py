@@ -20,7 +20,6 @@ def write_artifacts(training_folder: Path, run: Run, steps: list[int], settings:
 
     Args:
       training_folder: the folder to write to, which holds the run's.
-      run: the finished run.
       steps: the steps whose checkpoints are kept.
       settings: the blocks seed and training.
       prompts: the number of rows that the run trained on.
@@ -28,7 +27,16 @@ def write_artifacts(training_folder: Path, run: Run, steps: list[int], settings:
     Raises:
       PipelineError: the run's log has no row for some step.
     """
-    history, inputs = run.history(steps[-1]), run.inputs()
+    history, inputs, hashes = run.history(steps[-1]), run.inputs(), run.checkpoint_hashes()
+    checkpoints = [
+        {
+            "name": checkpoint_name(step, steps[-1]),
+            "step": step,
+            "path": run.checkpoint(step).relative_to(training_folder).as_posix(),
+            "sha256": hashes[step],
+        }
+        for step in steps
+    ]
     identity = {"fingerprint": run.folder.name}
     metrics = io.StringIO()
     pd.DataFrame(history).to_csv(metrics, index=False, lineterminator="\n")
@@ -41,7 +49,7 @@ def write_artifacts(training_folder: Path, run: Run, steps: list[int], settings:
             "model": inputs["model"],
             "seed": settings["seed"],
             "lora": to_plain(settings["training"]["lora"]),
-            "checkpoints": _checkpoints(training_folder, run, steps),
+            "checkpoints": checkpoints,
         },
     )
     files.write_json(
@@ -58,19 +66,6 @@ def write_artifacts(training_folder: Path, run: Run, steps: list[int], settings:
             "provenance": collect_provenance(seed=settings["seed"]),
         },
     )
-
-
-def _checkpoints(training_folder: Path, run: Run, steps: list[int]) -> list[dict]:
-    hashes = run.checkpoint_hashes()
-    return [
-        {
-            "name": checkpoint_name(step, steps[-1]),
-            "step": step,
-            "path": run.checkpoint(step).relative_to(training_folder).as_posix(),
-            "sha256": hashes[step],
-        }
-        for step in steps
-    ]
 
 
 def _durations(history: list[dict]) -> dict[str, float]:

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from tunix.rl import rl_cluster as rl_cluster_lib
 from tunix.rl.grpo import grpo_learner
+from tunix.rl.rl_cluster import RLCluster, Role
 
 from gsm8k_grpo.common import estimators
 from gsm8k_grpo.generation import padding
@@ -23,7 +24,7 @@ from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.groups import Group, count_tokens, sample_rows, sampling_metrics
 from gsm8k_grpo.grpo.loss import TrainExample
 from gsm8k_grpo.grpo.micro_batches import make_micro_batches
-from gsm8k_grpo.grpo.optimizer import is_norm_snapshot, learning_rate_schedule
+from gsm8k_grpo.grpo.optimizer import GRADIENT_NORM, learning_rate_schedule
 from gsm8k_grpo.grpo.row_order import batch_rows, replacement_rows
 from gsm8k_grpo.internals import tunix_internals
 from gsm8k_grpo.models import building, log_probs, matmul_order
@@ -35,13 +36,7 @@ DROPOUT_DRAW = 2**31 - 1  # the draw whose random numbers dropout uses; the draw
 
 @dataclasses.dataclass(frozen=True)
 class StepBatch:
-    """The completions that a step has sampled, ready for its updates.
-
-    Attributes:
-      micro_batches: Tunix's training examples, on the mesh.
-      metrics: of the sampling.
-      samples: a row for each completion, with its rewards and advantage.
-    """
+    """What a step has sampled: micro-batches on the mesh, metrics, and a row of samples.jsonl for each completion."""
 
     micro_batches: list[TrainExample]
     metrics: dict
@@ -56,7 +51,7 @@ class Learner(grpo_learner.GRPOLearner):
 
     def __init__(
         self,
-        rl_cluster: rl_cluster_lib.RLCluster,
+        rl_cluster: RLCluster,
         training_settings: Mapping,
         tags: Tags,
         rows: list[dict],
@@ -67,14 +62,13 @@ class Learner(grpo_learner.GRPOLearner):
         Args:
           rl_cluster: of `make_rl_cluster`; its restored checkpoint decides which step is next.
           training_settings: the block `training`.
-          tags: the tags that rewards look for.
+          tags, stop_ids: what rewards look for, and the tokens that end a completion.
           rows: all prompts to train on.
           seed: the run's seed.
-          stop_ids: the tokens that end a completion.
         """
         self._settings, self._tags, self._rows = training_settings, tags, rows
         self._seed, self._stop_ids = seed, stop_ids
-        self._mesh = rl_cluster.r2m[rl_cluster_lib.Role.ACTOR]
+        self._mesh = rl_cluster.r2m[Role.ACTOR]
         super().__init__(
             rl_cluster=rl_cluster,
             algo_config=tunix_setup.grpo_config(training_settings),
@@ -176,12 +170,11 @@ class Learner(grpo_learner.GRPOLearner):
         """The metrics of the newest update, which Tunix keeps until the next one."""
         trainer = self.rl_cluster.actor_trainer
         metrics = tunix_internals.latest_train_metrics(trainer)
-        states = jax.tree.leaves(trainer.optimizer.opt_state, is_leaf=is_norm_snapshot)
-        (snapshot,) = filter(is_norm_snapshot, states)
+        (norm,) = jax.tree.leaves(optax.tree.get(trainer.optimizer.opt_state, GRADIENT_NORM))
         # A micro-batch carries its share of the mini-batch times their number, so the mean is the mini-batch's value.
-        by_name = {name: float(op(np.asarray(values))) for name, (values, op) in metrics.additional_metrics.items()}
+        means = {name: float(op(np.asarray(values))) for name, (values, op) in metrics.additional_metrics.items()}
         loss = float(np.mean([float(loss) for loss in metrics.losses]))
-        return {**by_name, "loss": loss, "gradient_norm": float(jax.tree.leaves(snapshot)[-1])}
+        return {**means, "loss": loss, "gradient_norm": float(norm)}
 
     def _draw(self, step: int, draw: int, rows: list[dict]) -> list[Group]:
         """Samples and rewards G completions of each row's prompt."""

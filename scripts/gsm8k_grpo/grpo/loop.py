@@ -14,14 +14,9 @@ from gsm8k_grpo.grpo.run_folder import Run
 
 
 def train_to_end(learner: Learner, training_settings: Mapping, run: Run) -> None:
-    """Trains from the newest checkpoint up to `max_steps`.
+    """Trains from the newest checkpoint up to `max_steps`; everything that is written goes to the run's folder.
 
     SIGTERM saves the newest whole step and ends the process within seconds.
-
-    Args:
-      learner: on an RL cluster of `make_rl_cluster`.
-      training_settings: the block `training`.
-      run: the folder for rows, kept completions and checkpoints.
     """
     history = run.history(learner.steps_done)
     kept_steps = checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])

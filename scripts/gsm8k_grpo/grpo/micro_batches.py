@@ -28,11 +28,9 @@ def make_micro_batches(
     Args:
       groups: N groups of G completions.
       advantages: [N · G].
-      training_settings: the block `training`.
-      pad_id: the padding token.
       mesh: where the arrays are placed, the first axis sharded over `fsdp`.
-      packs: whether tokens of padding are left out of the computation.
-      dropout_key: the key of this step's dropout; None without dropout.
+      packs: whether padding is left out of the computation.
+      dropout_key: the step's key; None without dropout.
     """
     generations, prompts = training_settings["num_generations"], training_settings["micro_batch_prompts"]
     limit_tokens = training_settings["max_completion_tokens"]
@@ -63,9 +61,7 @@ def make_micro_batches(
         cells = rows, slice(padding.padded_length(lengths[rows].max(), limit_tokens, COMPLETION_LENGTHS))
         trimmed = np.repeat(_trimmed(prompt_ids[start : start + prompts], pad_id), copies, axis=0)
         places = padding.packed_places(mask[cells]) if packs else None
-        key_data = None
-        if dropout_key is not None:
-            key_data = np.asarray(jax.random.key_data(jax.random.fold_in(dropout_key, index)))
+        key = None if dropout_key is None else jax.random.key_data(jax.random.fold_in(dropout_key, index))
         micro_batches.append(
             TrainExample(
                 prompt_ids=on_mesh(trimmed),
@@ -78,7 +74,7 @@ def make_micro_batches(
                 loss_weights=on_mesh(loss_weights[cells] * scale),
                 mean_weights=on_mesh(mean_weights[cells] * scale),
                 packed_places=None if places is None else on_mesh(places, None),
-                dropout_key=None if key_data is None else on_mesh(key_data, None),
+                dropout_key=None if key is None else on_mesh(np.asarray(key), None),
             )
         )
     return micro_batches

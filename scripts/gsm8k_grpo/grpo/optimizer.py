@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import optax
 
+GRADIENT_NORM = "gradient_norm"  # its name in the optimizer's state
+
 
 def learning_rate_schedule(training_settings: Mapping) -> optax.Schedule:
     """Linear warm-up over `warmup_fraction` of the updates (μ in each step), then a cosine to 0."""
@@ -18,9 +20,9 @@ def learning_rate_schedule(training_settings: Mapping) -> optax.Schedule:
 
 
 def make_optimizer(training_settings: Mapping) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm. The state keeps the norm before clipping."""
+    """AdamW after clipping by the global norm. The state keeps the norm before clipping, see `GRADIENT_NORM`."""
     return optax.chain(
-        optax.snapshot("gradient_norm", optax.global_norm),
+        optax.snapshot(GRADIENT_NORM, optax.global_norm),
         optax.clip_by_global_norm(training_settings["max_gradient_norm"]),
         optax.adamw(
             learning_rate_schedule(training_settings),
@@ -29,8 +31,3 @@ def make_optimizer(training_settings: Mapping) -> optax.GradientTransformation:
             weight_decay=training_settings["weight_decay"],
         ),
     )
-
-
-def is_norm_snapshot(state: object) -> bool:
-    """Whether a part of the optimizer's state is the one that holds the gradient norm."""
-    return isinstance(state, optax.transforms.SnapshotState)

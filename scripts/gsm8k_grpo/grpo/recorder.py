@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import optax
 from flax import nnx
-from tunix.rl import rl_cluster as rl_cluster_lib
+from tunix.rl.rl_cluster import Role
 
 from gsm8k_grpo.common import errors
 from gsm8k_grpo.common.errors import PipelineError
@@ -25,9 +25,7 @@ class Recorder:
     def __init__(self, run: Run, history: list[dict], training_settings: Mapping, kept_steps: list[int]):
         """
         Args:
-          run: the run's folder.
           history: the rows of the steps before; `record` appends to it.
-          training_settings: the block `training`.
           kept_steps: the steps whose checkpoints are kept.
         """
         self._run, self._history, self._kept_steps = run, history, kept_steps
@@ -94,7 +92,7 @@ def write_checkpoint(learner: Learner, training_settings: Mapping, run: Run) -> 
                 trainer.optimizer,
                 save_only_lora_params=training_settings["lora"] is not None,
                 force=True,
-                custom_metadata={"global_step": step, "role": rl_cluster_lib.Role.ACTOR.value},
+                custom_metadata={"global_step": step, "role": Role.ACTOR.value},
             )
     except Exception as error:  # Orbax, TensorStore and the system raise exceptions of their own
         cause = re.search(r"([^:]+) \[os_error_code", str(error))  # at the end of TensorStore's long message

@@ -19,7 +19,6 @@ def run_inputs(settings: Mapping, rows_file: Path, model_sha256: dict) -> dict:
 
     Args:
       settings: the blocks of the stage `train`.
-      rows_file: the prompts to train on.
       model_sha256: hashes of the base model's files, from its model.json.
     """
     return {
@@ -33,11 +32,7 @@ def run_inputs(settings: Mapping, rows_file: Path, model_sha256: dict) -> dict:
 
 
 def identity_settings(settings: Mapping) -> dict:
-    """The settings that make a run what it is: with another value of one of them, it is another run.
-
-    Args:
-      settings: the blocks of the stage `train`, as plain mappings.
-    """
+    """The settings, as plain mappings, that make a run what it is: with another value, it is another run."""
     training = settings["training"]
     schedule = {"schedule_steps": training["schedule_steps"] or training["max_steps"]}
     prompt_identity, training_identity = (

@@ -22,7 +22,7 @@ class Trackers:
         Args:
           folder: the run's folder.
           history: the rows of the steps before.
-          training_settings: the block `training`; `wandb_project` turns Weights & Biases on.
+          training_settings: `wandb_project` turns Weights & Biases on.
           name: the run's name in Weights & Biases.
         """
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)

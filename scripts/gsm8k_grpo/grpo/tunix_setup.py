@@ -1,4 +1,4 @@
-"""Everything that training conmetrics in Tunix: the RL cluster, the algorithm and the training step."""
+"""Everything that training configures in Tunix: the RL cluster, the algorithm and the training step."""
 
 import dataclasses
 import functools
@@ -9,9 +9,9 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
-from tunix.rl import rl_cluster as rl_cluster_lib
 from tunix.rl import trainer as rl_trainer
 from tunix.rl.grpo import grpo_learner
+from tunix.rl.rl_cluster import ClusterConfig, RLCluster, RLTrainingConfig, Role
 from tunix.rl.rollout import base_rollout
 
 from gsm8k_grpo.common.errors import PipelineError
@@ -32,18 +32,10 @@ def rl_cluster_config(
     seed: int,
     checkpoints: str | None,
     gather_weights: bool,
-) -> rl_cluster_lib.ClusterConfig:
-    """Tunix's configuration of trainer and rollout.
-
-    Args:
-      checkpoints: their folder; None without any.
-      mesh, training_settings, max_prompt_tokens, stop_ids, seed, gather_weights: as in `make_rl_cluster`.
-    """
-    return rl_cluster_lib.ClusterConfig(
-        role_to_mesh={
-            role: mesh
-            for role in (rl_cluster_lib.Role.ACTOR, rl_cluster_lib.Role.REFERENCE, rl_cluster_lib.Role.ROLLOUT)
-        },
+) -> ClusterConfig:
+    """Tunix's configuration of trainer and rollout; `checkpoints` is their folder, or None without any."""
+    return ClusterConfig(
+        role_to_mesh={role: mesh for role in (Role.ACTOR, Role.REFERENCE, Role.ROLLOUT)},
         rollout_engine=functools.partial(
             SeededRollout,
             seed=seed,
@@ -51,7 +43,7 @@ def rl_cluster_config(
             gather_weights=gather_weights,
             lora=training_settings["lora"],
         ),
-        training_config=rl_cluster_lib.RLTrainingConfig(
+        training_config=RLTrainingConfig(
             actor_optimizer=make_optimizer(training_settings),
             eval_every_n_steps=training_settings["max_steps"] + 1,
             mini_batch_size=training_settings["prompts_per_step"],
@@ -90,18 +82,14 @@ def make_rl_cluster(
     seed: int,
     run: Run,
     gather_weights: bool = True,
-) -> rl_cluster_lib.RLCluster:
+) -> RLCluster:
     """Tunix's RL cluster: policy, reference and rollout on one mesh, restored to the run's newest checkpoint.
 
     Args:
       policy: the model to train, with adapters or without.
       reference: the frozen model of the KL penalty, or None without one.
-      tokenizer: of the base model.
-      mesh: where everything is placed.
       training_settings: the block `training`.
-      max_prompt_tokens: the longest prompt.
       stop_ids: the tokens that end a completion.
-      seed: the run's seed.
       run: the run's folder, prepared by `Run.resume`.
       gather_weights: as in `Sampler`.
 
@@ -112,7 +100,7 @@ def make_rl_cluster(
         mesh, training_settings, max_prompt_tokens, stop_ids, seed, str(run.checkpoints.absolute()), gather_weights
     )
     try:
-        return rl_cluster_lib.RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
+        return RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
     except (ValueError, KeyError, FileNotFoundError) as error:
         reason = str(error).splitlines()[0][:120]
         raise PipelineError(
@@ -165,10 +153,9 @@ class TrainStep:
     def __init__(self, trainer: rl_trainer.Trainer, remat: bool, for_cpu: bool):
         """
         Args:
-          trainer: its model and optimizer must stay the same objects after the first call; their values may change.
-            Its loss is read whenever a program is traced.
-          remat: whether the backward pass computes activations again. This applies to the model in this program
-            only, because nnx cannot rematerialise in the loop that decodes.
+          trainer: must keep its model and optimizer objects after the first call; their values may change.
+          remat: whether the backward pass computes activations again. The model outside this program stays as it is,
+            because nnx cannot rematerialise in the loop that decodes.
           for_cpu: whether products get the operand order that is fast on a CPU.
         """
         self._trainer, self._remat = trainer, remat
