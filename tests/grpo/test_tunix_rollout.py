@@ -289,6 +289,7 @@ print(json.dumps(sorted(shards)))
 """
 
 
+@pytest.mark.slow
 def test_stock_creates_the_cache_whole_on_one_device_and_ours_is_created_in_its_shards():
     """A defect without number."""
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
