@@ -150,7 +150,8 @@ def test_log_probs_are_computed_only_where_they_are_needed(make_learner, monkeyp
     """A penalty needs the reference's, several updates need the old policy's; of both micro-batches."""
     compute = mock.Mock(wraps=log_probs.log_probs_program)
     monkeypatch.setattr(log_probs, "log_probs_program", compute)
-    micro_batches, _ = step(make_learner(beta=beta, num_iterations=num_iterations))
+    micro_batches, metrics = step(make_learner(beta=beta, num_iterations=num_iterations))
+    assert ("kl" in metrics) == (beta > 0)
     assert len(micro_batches) == 2 and compute.call_count == 2 * len(policies)
     arrays = {"reference": 14, "old": 14 + 2 * 7}  # of a layer of Qwen; adapters add two to each of seven
     found = {len(jax.tree.leaves(call.args[1])) for call in compute.call_args_list}
