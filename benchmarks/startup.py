@@ -1,9 +1,9 @@
-r"""Times what a training does before its second step ends: imports, weights, adapters, compilation.
+r"""What passes before a training makes its second step: imports, weights, adapters, compilation.
 
   python benchmarks/startup.py --results results --recipe tiny --repeats 3
 
-Needs a finished `make report`, whose base model and prompts it uses. Each repeat runs two processes: one without any
-compiled program, and one with those of the first, like the second seed of a recipe. Prints medians.
+Wants a finished `make report` (base model and prompts are taken from there). Each repeat is two processes: one that
+finds no compiled program, and one that finds those of the first, as the second seed of a recipe does. Prints medians.
 """
 
 import argparse
@@ -24,8 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="results of a finished run")
     parser.add_argument("--recipe", default="tiny", help="whose settings, prompts and base model")
-    parser.add_argument("--repeats", type=int, default=3, help="number of repeats")
-    parser.add_argument("--measured", action="store_true", help=argparse.SUPPRESS)  # run by this benchmark itself
+    parser.add_argument("--repeats", type=int, default=3, help="of which medians are taken")
+    parser.add_argument("--measured", action="store_true", help=argparse.SUPPRESS)  # the process that is measured
     arguments = parser.parse_args()
     if arguments.measured:
         print(json.dumps(seconds(arguments.results / arguments.recipe, arguments.results / "models")))
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def seconds(recipe: Path, models_folder: Path) -> dict[str, float]:
-    """The seconds of each part of a training of two steps, in this process."""
+    """What each part took of two steps of a training, in this process."""
     marks = [time.perf_counter()]
 
     def since() -> float:
@@ -73,23 +73,23 @@ def seconds(recipe: Path, models_folder: Path) -> dict[str, float]:
     from gsm8k_grpo.models.mesh import make_mesh
 
     found = {"imports": since()}
-    settings = stage_settings(str(recipe / "settings.yaml"), "seed", "mesh", "prompt", "training", "model")
-    training_settings, prompt_settings, seed = settings["training"], settings["prompt"], settings["seed"]
-    mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
-    base = load_base_model(models_folder / settings["model"]["name"], mesh)
+    chosen = stage_settings(str(recipe / "settings.yaml"), "seed", "mesh", "prompt", "training", "model")
+    how, prompt = chosen["training"], chosen["prompt"]
+    mesh = make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
+    loaded = load_base_model(models_folder / chosen["model"]["name"], mesh)
     found["weights"] = since()
-    policy = make_policy(base.model, training_settings["lora"], seed, mesh)
+    policy = make_policy(loaded.model, how["lora"], chosen["seed"], mesh)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), training_settings["num_iterations"])
-        limits = (prompt_settings["max_tokens"], base.stop_ids, seed, run)
-        rl_cluster = tunix_setup.make_rl_cluster(policy, base.model, base.tokenizer, mesh, training_settings, *limits)
+        run = Run(Path(folder), how["num_iterations"])
+        limits = (prompt["max_tokens"], loaded.stop_ids, chosen["seed"], run)
+        cluster = tunix_setup.make_rl_cluster(policy, loaded.model, loaded.tokenizer, mesh, how, *limits)
         rows = files.read_jsonl(recipe / "prompts" / "train.jsonl", keys=("id", "prompt", "answer", "prompt_tokens"))
-        learner = Learner(rl_cluster, training_settings, Tags(**prompt_settings["tags"]), rows, seed, base.stop_ids)
+        learner = Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_ids)
         found["adapters"] = since()
         for name in ("first step", "second step"):
             learner.update(learner.sample())
             found[name] = since()
-        rl_cluster.actor_trainer.checkpoint_manager.close()
+        cluster.actor_trainer.checkpoint_manager.close()
     return found
 
 

@@ -20,8 +20,8 @@ from gsm8k_grpo.rewards.answers import Tags  # noqa: E402
 
 def step(workload: Workload, turns: Turns) -> None:
     """GRPO steps, through `tunix_setup.make_rl_cluster` and `Learner`."""
-    settings = _settings(workload, turns.steps)
-    prompt_settings, training_settings = settings["prompt"], settings["training"]
+    chosen = _settings(workload, turns.steps)
+    prompt, how = chosen["prompt"], chosen["training"]
     with tempfile.TemporaryDirectory() as folder:
         _configure_jax(folder)
         from forced import our_sampler
@@ -36,22 +36,12 @@ def step(workload: Workload, turns: Turns) -> None:
         base = _model(workload, mesh)
         known = {"answer": "0", "prompt_tokens": workload.prompt_tokens}
         rows = [{"id": text, "prompt": text, **known} for text in workload.prompt_texts()]
-        policy = make_policy(base, training_settings["lora"], 0, mesh)
-        run = Run(Path(folder) / "run", training_settings["num_iterations"])
-        rl_cluster = tunix_setup.make_rl_cluster(
-            policy,
-            base,
-            Tokenizer(),
-            mesh,
-            training_settings,
-            prompt_settings["max_tokens"],
-            (STOP,),
-            settings["seed"],
-            run,
+        policy = make_policy(base, how["lora"], 0, mesh)
+        run = Run(Path(folder) / "run", how["num_iterations"])
+        cluster = tunix_setup.make_rl_cluster(
+            policy, base, Tokenizer(), mesh, how, prompt["max_tokens"], (STOP,), chosen["seed"], run
         )
-        learner = Learner(
-            rl_cluster, training_settings, Tags(**prompt_settings["tags"]), rows, settings["seed"], (STOP,)
-        )
+        learner = Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], (STOP,))
         for _ in turns:
             batch = learner.sample()
             row = learner.update(batch)
