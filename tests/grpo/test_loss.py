@@ -344,7 +344,7 @@ def policy():
 )
 def test_the_loss_as_tunix_calls_it(policy, beta, kl, passes, micro_batch_prompts, aggregation):
     """Prompts are padded on the left, completions on the right, and the split into micro-batches changes nothing."""
-    made = case()
+    mini_batch = case()
     others = {}
     if beta:
         others["reference"] = moved(policy, 0.5, seed=1)
@@ -352,10 +352,10 @@ def test_the_loss_as_tunix_calls_it(policy, beta, kl, passes, micro_batch_prompt
         others["old"] = moved(policy, 0.3, seed=2)
     micro_batches = [
         with_log_probs(each, **{f"{name[:3]}_per_token_logps": model for name, model in others.items()})
-        for each in micro_batches_of(made, micro_batch_prompts, aggregation)
+        for each in micro_batches_of(mini_batch, micro_batch_prompts, aggregation)
     ]
     assert len(micro_batches) == 3 // micro_batch_prompts
-    expected = expected_of(made, policy, aggregation, beta, kl, **others)
+    expected = expected_of(mini_batch, policy, aggregation, beta, kl, **others)
     assert_agree(averaged(policy, micro_batches, beta, kl), expected)
     assert (expected[1]["pg_clipfrac"] > 0.1) == (passes > 1)
     assert (expected[1]["kl"] > 0.01) == (beta > 0)
@@ -365,11 +365,11 @@ def test_the_loss_as_tunix_calls_it(policy, beta, kl, passes, micro_batch_prompt
 def test_masked_truncated_completions_are_not_in_the_loss(policy, aggregation):
     """The metrics are still of all tokens. One micro-batch has no token left that counts."""
     cut = (1, 2, 3)
-    made = case(cut=cut)
-    masked = averaged(policy, micro_batches_of(made, 1, aggregation, "mask"), 0.0, "k3")
-    assert_agree(masked, expected_of(made, policy, aggregation, left_out=cut))
-    kept = averaged(policy, micro_batches_of(made, 1, aggregation, "keep"), 0.0, "k3")
-    assert_agree(kept, expected_of(made, policy, aggregation))
+    mini_batch = case(cut=cut)
+    masked = averaged(policy, micro_batches_of(mini_batch, 1, aggregation, "mask"), 0.0, "k3")
+    assert_agree(masked, expected_of(mini_batch, policy, aggregation, left_out=cut))
+    kept = averaged(policy, micro_batches_of(mini_batch, 1, aggregation, "keep"), 0.0, "k3")
+    assert_agree(kept, expected_of(mini_batch, policy, aggregation))
     assert abs(kept[0] - masked[0]) > 0.01
 
 
@@ -377,10 +377,12 @@ def test_masked_truncated_completions_are_not_in_the_loss(policy, aggregation):
 def test_normalising_by_micro_batch_as_stock_tunix_does_is_another_loss(policy, aggregation):
     """A defect without number. With stock's normalisation, the tests above would fail by far."""
     cut = (1, 2)
-    made = case(cut=cut)
-    whole = expected_of(made, policy, aggregation, left_out=cut)
-    losses = jnp.asarray(-made.advantages)[:, None] * jnp.ones((1, MAX_COMPLETION))  # of one update without penalty
-    mask = np.arange(MAX_COMPLETION) < np.array([len(row) for row in made.completions])[:, None]
+    mini_batch = case(cut=cut)
+    whole = expected_of(mini_batch, policy, aggregation, left_out=cut)
+    losses = jnp.asarray(-mini_batch.advantages)[:, None] * jnp.ones(
+        (1, MAX_COMPLETION)
+    )  # of one update without penalty
+    mask = np.arange(MAX_COMPLETION) < np.array([len(row) for row in mini_batch.completions])[:, None]
     mask[list(cut)] = False
 
     def stock(size):
@@ -392,31 +394,31 @@ def test_normalising_by_micro_batch_as_stock_tunix_does_is_another_loss(policy, 
 
     assert stock(6) == pytest.approx(whole[0], rel=TOLERANCE)
     assert abs(stock(2) - whole[0]) > 0.05 * abs(whole[0])
-    ours = averaged(policy, micro_batches_of(made, 1, aggregation, "mask"), 0.0, "k3")
+    ours = averaged(policy, micro_batches_of(mini_batch, 1, aggregation, "mask"), 0.0, "k3")
     assert ours[0] == pytest.approx(whole[0], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("aggregation", LOSS_AGGREGATIONS)
 def test_the_first_of_several_passes_is_the_plain_policy_gradient(policy, aggregation):
     """The old policy is the policy itself: ratios are 1, nothing is clipped, and the gradient is REINFORCE's."""
-    made = case()
+    mini_batch = case()
     micro_batches = [
-        with_log_probs(each, old_per_token_logps=policy) for each in micro_batches_of(made, 3, aggregation)
+        with_log_probs(each, old_per_token_logps=policy) for each in micro_batches_of(mini_batch, 3, aggregation)
     ]
     loss, metrics, gradient = averaged(policy, micro_batches, 0.0, "k3")
     completions = [
-        oracle.Completion(logits_of(policy, made, row), tokens, float(made.advantages[row]))
-        for row, tokens in enumerate(made.completions)
+        oracle.Completion(logits_of(policy, mini_batch, row), tokens, float(mini_batch.advantages[row]))
+        for row, tokens in enumerate(mini_batch.completions)
     ]
     objective = oracle.Objective(aggregation, MAX_COMPLETION, temperature=TEMPERATURE)
     plain = np.zeros_like(gradient)
     for row, of_row in enumerate(oracle.policy_gradient(completions, objective)):
-        np.add.at(plain, indices(made, row), of_row)
+        np.add.at(plain, indices(mini_batch, row), of_row)
     assert metrics["pg_clipfrac"] == 0
     assert_close(gradient, plain)
     weighted = [oracle.weight(each, completions, objective) * each.advantage * len(each.tokens) for each in completions]
     assert loss == pytest.approx(-np.sum(weighted), rel=TOLERANCE)
-    assert_agree((loss, metrics, gradient), averaged(policy, micro_batches_of(made, 3, aggregation), 0.0, "k3"))
+    assert_agree((loss, metrics, gradient), averaged(policy, micro_batches_of(mini_batch, 3, aggregation), 0.0, "k3"))
 
 
 @given(st.lists(st.floats(-8, 8, width=32), min_size=6, max_size=6))

@@ -39,6 +39,7 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
           generations: G. Prompts come in groups of G equal ones, and each group's prompt is computed once.
           gather_weights, lora: as in `Sampler`.
         """
+        # Not `super().__init__`, which would make a second sampler. Its other methods read `_sampler`.
         self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights, lora)
         self.mesh = mesh
         self._temperature = rollout_config.temperature
