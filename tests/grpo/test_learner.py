@@ -144,7 +144,11 @@ def test_leaving_padding_out_changes_no_metric_of_a_step(make_learner, monkeypat
 
 @pytest.mark.parametrize(
     ("beta", "num_iterations", "policies"),
-    [(0, 1, []), (0.1, 1, ["reference"]), pytest.param(0, 2, ["old"], marks=pytest.mark.slow)],
+    [
+        (0.1, 1, ["reference"]),
+        pytest.param(0, 1, [], marks=pytest.mark.slow),
+        pytest.param(0, 2, ["old"], marks=pytest.mark.slow),
+    ],
 )
 def test_log_probs_are_computed_only_where_they_are_needed(make_learner, monkeypatch, beta, num_iterations, policies):
     """A penalty needs the reference's, several updates need the old policy's; of both micro-batches."""
@@ -158,7 +162,7 @@ def test_log_probs_are_computed_only_where_they_are_needed(make_learner, monkeyp
     assert found == {arrays[each] for each in policies}
 
 
-@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_no_gradient_of_a_frozen_weight_is_computed(make_learner, mesh, lora):
     """With LoRA, no product or sum of a training step has a weight's shape. Without LoRA, each weight's occurs."""
     sizes = {"vocabulary_size": 400, "num_layers": 1, "embed_dim": 40, "hidden_dim": 56}

@@ -205,7 +205,7 @@ def test_short_completions_are_padded_to_a_quarter_of_the_limit_or_two_here(resa
     assert [example.completion_ids.shape for example in examples] == [(4, width) for width in widths]
 
 
-@pytest.mark.parametrize("draws", [1, 6])
+@pytest.mark.parametrize("draws", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_groups_without_signal_are_replaced_here(resampling, draws):
     """Defect 6."""
     _, sampled = resampling
