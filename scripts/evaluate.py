@@ -34,11 +34,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, help="checkpoints.json of the training (not for base)")
     parser.add_argument("--best", type=Path, help="best.json, which names the checkpoint chosen on dev")
     parser.add_argument(
-        "--same",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="metrics.json of other evaluations; if one is the same, its rows are taken over",
+        "--same", type=Path, nargs="+", default=[], help="metrics.json of evaluations to reuse if equal"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
@@ -87,7 +83,7 @@ def _checkpoint(arguments: argparse.Namespace) -> dict:
     listed = {each["name"]: each for each in files.read_json(arguments.checkpoints)["checkpoints"]}
     if name not in listed:
         raise PipelineError(
-            f"{arguments.checkpoints}: has no checkpoint {name!r}; give one of base, {', '.join(listed)} to --checkpoint"
+            f"{arguments.checkpoints}: has no checkpoint {name!r}; --checkpoint can be base, {', '.join(listed)}"
         )
     return {key: listed[name][key] for key in ("name", "step", "sha256")}
 

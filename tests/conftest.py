@@ -79,18 +79,3 @@ def published(root) -> Path:
     if not (folder / "train.jsonl").is_file():
         pytest.skip("needs GSM8K's published files in ../shared/gsm8k")
     return folder
-
-
-@pytest.fixture(scope="session")
-def large_results(tmp_path_factory) -> Path:
-    """Three recipes as large as the published ones (3,738 steps, 1,319 rows each), and the page over them."""
-    import synthetic
-    from gsm8k_grpo.common import files
-    from gsm8k_grpo.report.page import render_page
-
-    folder, recipes = tmp_path_factory.mktemp("large"), ["alpha", "beta", "gamma"]
-    for index, recipe in enumerate(recipes):
-        synthetic.make(folder, recipe, skill=0.5 + 0.1 * index)
-    synthetic.compare_recipes(folder, recipes)
-    files.write_text(folder / "report.html", render_page(folder, recipes, []))
-    return folder

@@ -32,8 +32,8 @@ class BatchSampler:
     ):
         """
         Args:
-          base: gives the tokenizer and the stop tokens.
-          model: completes the prompts; `base.model`, or a checkpoint on top of it.
+          base: the base model, for its tokenizer and stop tokens.
+          model: completes the prompts: `base.model`, or a checkpoint on top of it.
           mesh: the mesh that the model lies on.
           gather_weights: whether decoding gathers sharded weights first.
           sampling_settings: a block with `temperature`, `top_k`, `top_p` and `max_completion_tokens`.
@@ -41,27 +41,18 @@ class BatchSampler:
           batch_size: rows of a batch.
           max_prompt_tokens: room for a prompt.
         """
-        block = sampling_settings
-        self._decoding = Decoding(block["temperature"], block["top_k"], block["top_p"], seed)
-        self._max_prompt_tokens, self._max_completion_tokens = max_prompt_tokens, block["max_completion_tokens"]
-        cache = cache_tokens(max_prompt_tokens, self._max_completion_tokens)
+        temperature, top_k, top_p, max_completion_tokens = (
+            sampling_settings[key] for key in ("temperature", "top_k", "top_p", "max_completion_tokens")
+        )
+        cache = cache_tokens(max_prompt_tokens, max_completion_tokens)
         self._sampler = Sampler(model, base.tokenizer, cache, mesh, gather_weights)
-        self._stop_ids, self._mesh, self.batch_size = base.stop_ids, mesh, batch_size
+        self._decoding, self.batch_size = Decoding(temperature, top_k, top_p, seed), batch_size
+        self._limits = (max_prompt_tokens, max_completion_tokens, base.stop_ids, mesh)
 
     def complete(self, prompts: list[str], batch: list[tuple[int, int]], samples: int = 1) -> list[Completion]:
         """The completions of one batch of `plan_batches`, in its order."""
-        return complete_batch(
-            self._sampler,
-            prompts,
-            batch,
-            self.batch_size,
-            self._decoding,
-            self._max_prompt_tokens,
-            self._max_completion_tokens,
-            self._stop_ids,
-            self._mesh,
-            samples,
-        )
+        batch_size, decoding = self.batch_size, self._decoding
+        return complete_batch(self._sampler, prompts, batch, batch_size, decoding, *self._limits, samples)
 
 
 def sample_texts(batch_sampler: BatchSampler, prompts: list[str]) -> list[str]:
@@ -91,17 +82,24 @@ def evaluate_rows(
     """
     prompts, samples = [row["prompt"] for row in rows], settings["samples"]
     batches = plan_batches(prompts, samples, batch_sampler.batch_size)
-    progress = Progress(title, len(rows) * samples, "completions")
     finished = len(log.batches)
     if finished:
         print(f"resuming after {finished} of {len(batches)} batches", flush=True)
-    for batch in batches[:finished]:
-        progress.advance(len(batch))
+    done = sum(map(len, batches[:finished]))
+    progress = Progress(title, len(rows) * samples, "completions", done)
     for batch in batches[finished:]:
         started = time.monotonic()
         completions = batch_sampler.complete(prompts, batch, samples)
         graded = [
-            _graded_row(rows[index], sample, completion, tags, settings["extraction"])
+            {
+                "id": rows[index]["id"],
+                "sample": sample,
+                "completion": completion.text,
+                "answer": rows[index]["answer"],
+                **grade_completion(completion.text, rows[index]["answer"], tags, settings["extraction"]),
+                "tokens": completion.tokens,
+                "stop_reason": "limit" if completion.truncated else "end_of_turn",
+            }
             for (index, sample), completion in zip(batch, completions, strict=True)
         ]
         log.append(graded, time.monotonic() - started)
@@ -109,15 +107,3 @@ def evaluate_rows(
     position = {row["id"]: index for index, row in enumerate(rows)}
     graded = [row for batch in log.batches for row in batch["rows"]]
     return sorted(graded, key=lambda row: (position[row["id"]], row["sample"]))
-
-
-def _graded_row(row: Mapping, sample: int, completion: Completion, tags: Tags, extraction: str) -> dict:
-    return {
-        "id": row["id"],
-        "sample": sample,
-        "completion": completion.text,
-        "answer": row["answer"],
-        **grade_completion(completion.text, row["answer"], tags, extraction),
-        "tokens": completion.tokens,
-        "stop_reason": "limit" if completion.truncated else "end_of_turn",
-    }
