@@ -6,14 +6,7 @@ import humanize
 
 from gsm8k_grpo.config.accelerators import Accelerator
 
-COLUMNS = {
-    "arguments": "argument_bytes",
-    "temporaries": "temporary_bytes",
-    "peak": "peak_bytes",
-    "beside it": "resident_bytes",
-    "needed": "needed_bytes",
-    "KV cache": "kv_cache_bytes",
-}
+COLUMNS = ("argument", "temporary", "peak", "resident", "needed", "kv_cache")  # sizes on each chip
 
 
 def size_text(size_bytes: float) -> str:
@@ -64,8 +57,9 @@ def result_text(result: Mapping) -> str:
 
 def _program_table(records: list[dict]) -> list[str]:
     lines = [f"{'on each chip':<20}" + "".join(f"{column:>12}" for column in COLUMNS) + "  TFLOP     bound"]
+    keys = [f"{column}_bytes" for column in COLUMNS]
     for record in records:
-        cells = "".join(f"{size_text(record[key]) if key in record else '-':>12}" for key in COLUMNS.values())
+        cells = "".join(f"{size_text(record[key]) if key in record else '-':>12}" for key in keys)
         bound = ""
         if "bound_seconds" in record:
             bound = f" {record['flops'] / 1e12:7.3g}  {record['bound_seconds'] * 1000:7.3g} ms {record['bound_by']}"
