@@ -16,7 +16,7 @@ jax_setup.configure_jax()
 from gsm8k_grpo.generation import sampler
 from gsm8k_grpo.grpo import learner, loop
 from gsm8k_grpo.models import base_model
-from gsm8k_grpo.preflight import memory
+from gsm8k_grpo.preflight import memory_check
 from tunix.rl import rl_cluster
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} | {rl_cluster.RLCluster.__module__})))
 """
