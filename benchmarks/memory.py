@@ -67,16 +67,18 @@ def _save(tensors: dict, path: Path) -> tuple[str, list[str]]:
 
 
 def convert(architecture: str, folder: Path) -> None:
-    """As the stage does it."""
-    import base_model
+    """Does what the stage `base_model` does."""
     from gsm8k_grpo.common import jax_setup
 
     jax_setup.configure_jax()
-    chosen = {"name": "memory", "architecture": architecture, "dtype": "bfloat16"}
-    base_model.write(
+
+    from gsm8k_grpo.huggingface.weight_reading import convert_model
+    from gsm8k_grpo.models.model_folder_writing import write_model_folder
+
+    write_model_folder(
         folder / "model",
-        chosen,
-        lambda making: (base_model.convert(folder / "published", architecture, making), {"source": "random"}),
+        {"name": "memory", "architecture": architecture, "dtype": "bfloat16"},
+        lambda making: (convert_model(folder / "published", architecture, making), {"source": "random"}),
     )
 
 

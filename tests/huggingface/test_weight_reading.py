@@ -16,19 +16,18 @@ import pytest
 import safetensors.numpy
 from flax import nnx, traverse_util
 
-import base_model
-from small_models import FAMILIES, QUESTIONS
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.config.merging import read_only
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.huggingface import config_json, tensor_names, weight_reading
 from gsm8k_grpo.models import building, families, storage
 from gsm8k_grpo.models.base_model import load_base_model
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.mesh import make_mesh
+from gsm8k_grpo.models.model_folder_writing import take_over_model, write_model_folder
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
+from small_models import FAMILIES, QUESTIONS
 
 SIZES = {name: {**sizes, "vocabulary_size": 420} for name, sizes in FAMILIES.items()}
 
@@ -106,9 +105,9 @@ def folder(name, weights, tmp_path):
 @pytest.mark.parametrize("shards", [1, 3])
 def test_a_converted_folder_is_loaded_as_it_was(name, weights, tmp_path, shards):
     folder, output = write_folder(tmp_path / "published", name, weights, shards), tmp_path / "model"
-    chosen = read_only({"name": "small", "architecture": SIZES[name], "dtype": "float32"})
-    base_model.write(
-        output, chosen, lambda making: (base_model.convert(folder, SIZES[name], making), {"source": "folder"})
+    chosen = {"name": "small", "architecture": SIZES[name], "dtype": "float32"}
+    write_model_folder(
+        output, chosen, lambda making: (weight_reading.convert_model(folder, SIZES[name], making), {"source": "folder"})
     )
     manifest = files.read_json(output / "model.json")
     assert manifest["sha256"]["weights"] == storage.weights_hash(weights)
@@ -125,9 +124,11 @@ def test_a_converted_folder_is_loaded_as_it_was(name, weights, tmp_path, shards)
 def test_a_miniature_that_is_pretrained_alike_takes_the_weights_over(name, weights, folder, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     chosen = {"name": "first", "architecture": SIZES[name], "dtype": "float32"}
-    base_model.write(first, chosen, lambda making: (base_model.convert(folder, SIZES[name], making), {"seed": 3}))
+    write_model_folder(
+        first, chosen, lambda making: (weight_reading.convert_model(folder, SIZES[name], making), {"seed": 3})
+    )
     other = {**chosen, "name": "second", "dtype": "bfloat16"}
-    base_model.write(second, other, lambda making: base_model.take_over(first, making))
+    write_model_folder(second, other, lambda making: take_over_model(first, making))
     manifest = files.read_json(first / "model.json")
     assert files.read_json(second / "model.json") == {**manifest, "name": "second", "dtype": "bfloat16"}
     loaded = load_base_model(second, make_mesh(1, 1))  # its hash is that of what lies there
@@ -136,7 +137,7 @@ def test_a_miniature_that_is_pretrained_alike_takes_the_weights_over(name, weigh
     assert storage.weights_hash(wide) == storage.weights_hash(expected)
     files.write_json(first / "model.json", {**manifest, "sha256": {**manifest["sha256"], "weights": "0" * 64}})
     with pytest.raises(PipelineError, match=r"first/weights: not the weights that model.json names"):
-        base_model.write(second, other, lambda making: base_model.take_over(first, making))
+        write_model_folder(second, other, lambda making: take_over_model(first, making))
 
 
 def test_published_precision_becomes_the_one_asked_for(name, weights, tmp_path):
