@@ -42,8 +42,9 @@ docs: .venv-docs/.ready ## the documentation as a site, in site/; a broken link 
 	touch $@
 
 .PHONY: generated
-generated: setup ## config.yaml, its JSON schema and docs/configuration.md, from scripts/gsm8k_grpo/config
+generated: setup ## what the code decides: config.yaml, its JSON schema, docs/configuration.md, parts of other pages
 	$(RUN) python scripts/generate_config.py
+	$(RUN) python docs/generate.py
 
 lint: setup ## style of Python and of the workflow
 	$(RUN) ruff check .

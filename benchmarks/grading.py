@@ -1,12 +1,11 @@
-r"""How many completions a second `scripts/grade.py` grades on one core.
+r"""Completions a second that `scripts/grade.py` grades on one core.
 
   python benchmarks/grading.py
 
-Completions of 300 to 1,000 characters as models write them about GSM8K's problems, in equal parts with the recipe's
-tags, as plain text with `####`, with `\boxed{}` and without any mark; half of them right. Prints the median and the
-range of several repeats: of reading both files, matching, grading by all readings and writing rows.jsonl and
-metrics.json (what grade.py does after its imports), and of grading alone. A second is one of this process on its core,
-so that what else the machine does counts little.
+It grades made-up completions of 300 to 1,000 characters: a quarter each with the recipe's tags, with `####`, with
+`\boxed{}` and without any mark; half of them are right. It prints median and range of the repeats, for all that
+grade.py does after its imports (reading both files, matching, grading, writing rows.jsonl and metrics.json) and for
+grading alone. It counts processor seconds of its own, so other load on the machine matters little.
 """
 
 import argparse
@@ -42,24 +41,24 @@ FORMS = (
 )
 
 
-def completion(row: int, moments: random.Random) -> tuple[str, int]:
+def make_completion(row: int, rng: random.Random) -> tuple[str, int]:
     """One completion and its gold answer."""
-    length, parts = moments.randint(250, 900), []
+    length, parts = rng.randint(250, 900), []
     while sum(map(len, parts)) < length:
-        a, b = moments.randint(2, 99), moments.randint(2, 99)
-        parts.append(moments.choice(SENTENCES).format(a=a, b=b, c=a * b))
-    gold = moments.randint(1, 5000)
-    stated = f"{gold if moments.random() < 0.5 else gold + 1:,}"
-    return FORMS[row % len(FORMS)].format(text=moments.choice((" ", "\n")).join(parts), answer=stated), gold
+        a, b = rng.randint(2, 99), rng.randint(2, 99)
+        parts.append(rng.choice(SENTENCES).format(a=a, b=b, c=a * b))
+    gold = rng.randint(1, 5000)
+    stated = f"{gold if rng.random() < 0.5 else gold + 1:,}"
+    return FORMS[row % len(FORMS)].format(text=rng.choice((" ", "\n")).join(parts), answer=stated), gold
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000, help="completions")
-    parser.add_argument("--repeats", type=int, default=7, help="times that they are graded")
+    parser.add_argument("--rows", type=int, default=20_000, help="number of completions")
+    parser.add_argument("--repeats", type=int, default=7, help="times that all are graded")
     arguments = parser.parse_args()
-    moments = random.Random(0)
-    made = [completion(row, moments) for row in range(arguments.rows)]
+    rng = random.Random(0)
+    made = [make_completion(row, rng) for row in range(arguments.rows)]
     lengths = [len(text) for text, _ in made]
     entry = runpy.run_path(str(SCRIPTS / "grade.py"))
     grade, tags = entry["main"], Tags(*entry["TAGS"])

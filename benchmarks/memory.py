@@ -1,16 +1,16 @@
-r"""Host memory that a published model takes: its conversion (stage `base_model`), loading it to train, and QLoRA.
+r"""Host memory that a published model takes: for its conversion (stage `base_model`), for loading it, and with QLoRA.
 
   python benchmarks/memory.py --architecture gemma2_2b --folder /tmp/memory
 
-Writes random bfloat16 weights of the real shape, sharded as Hugging Face has them (5 GB for Gemma 2 2B, and the same
-again converted), measures each step in a process of its own, and deletes the folder. Of QLoRA it says what weights and
-adapters take by the bits of their numbers, and what all arrays take that are left on the device.
+It writes random bfloat16 weights of the real shape in shards, as Hugging Face does (5 GB for Gemma 2 2B, and again as
+much converted), measures each step in a process of its own, and deletes the folder. For QLoRA it prints what weights
+and adapters take by the bits of their numbers, and what all live arrays take on the device.
 """
 
 import argparse
 import gc
 import json
-import resource
+import runpy
 import shutil
 import subprocess
 import sys
@@ -29,7 +29,7 @@ STEPS = ("convert", "load", "adapt-none", "adapt-int8", "adapt-nf4")
 
 
 def write_random(architecture: str, folder: Path) -> int:
-    """A Hugging Face folder of the architecture with random weights; returns their bytes."""
+    """Writes a Hugging Face folder with random weights of the architecture; returns their bytes."""
     import ml_dtypes
     import numpy as np
 
@@ -67,23 +67,15 @@ def _save(tensors: dict, path: Path) -> tuple[str, list[str]]:
 
 
 def convert(architecture: str, folder: Path) -> None:
-    """Does what the stage `base_model` does."""
-    from gsm8k_grpo.common import jax_setup
-
-    jax_setup.configure_jax()
-
-    from gsm8k_grpo.huggingface.weight_reading import convert_model
-    from gsm8k_grpo.models.model_folder_writing import write_model_folder
-
-    write_model_folder(
-        folder / "model",
-        {"name": "memory", "architecture": architecture, "dtype": "bfloat16"},
-        lambda making: (convert_model(folder / "published", architecture, making), {"source": "random"}),
-    )
+    """Runs the stage `base_model` in this process."""
+    model = {"name": "memory", "source": "local", "path": str(folder / "published"), "architecture": architecture}
+    model |= {"handle": None, "revision": None, "dtype": "bfloat16", "pretraining": None}
+    sys.argv = ["base_model.py", "--settings", json.dumps({"model": model}), "--output", str(folder / "model")]
+    runpy.run_path(str(ROOT / "scripts" / "base_model.py"), run_name="__main__")
 
 
 def load(architecture: str, folder: Path) -> None:
-    """As training and evaluation do it, onto one device: the CPU."""
+    """Loads the model onto the CPU as training and evaluation do."""
     from gsm8k_grpo.common import jax_setup
     from gsm8k_grpo.models.base_model import load_base_model
     from gsm8k_grpo.models.mesh import make_mesh
@@ -93,7 +85,7 @@ def load(architecture: str, folder: Path) -> None:
 
 
 def adapt(kind: str, architecture: str, folder: Path) -> None:
-    """The policy as training makes it, its base quantised to `kind` or left as it is; what it was made of is let go."""
+    """Makes the policy as training does, its base quantised to `kind` or not, and frees what it was made of."""
     import jax
     import ml_dtypes
     from flax import nnx
@@ -129,15 +121,16 @@ def adapt(kind: str, architecture: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="gemma2_2b", choices=families.PRESETS)
-    parser.add_argument("--folder", type=Path, required=True, help="to write to; deleted at the end")
+    parser.add_argument("--folder", type=Path, required=True, help="folder to write to; deleted at the end")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
         if arguments.step.startswith("adapt-"):
             return adapt(arguments.step.removeprefix("adapt-"), arguments.architecture, arguments.folder)
         {"convert": convert, "load": load}[arguments.step](arguments.architecture, arguments.folder)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(f"{arguments.step}: at most {peak / 2**30:.1f} GiB of memory", flush=True)
+        from gsm8k_grpo.common.process_memory import peak_resident_bytes
+
+        print(f"{arguments.step}: at most {peak_resident_bytes() / 2**30:.1f} GiB of memory", flush=True)
         return
     try:
         total = write_random(arguments.architecture, arguments.folder / "published")

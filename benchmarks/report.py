@@ -1,9 +1,10 @@
-"""How long the page takes, and how large it is, for recipes as large as the published ones.
+"""Seconds to render the page, and its size, for recipes as large as the published ones.
 
   python benchmarks/report.py
 
-Makes artifacts of three recipes (3,738 steps, 1,319 rows each; made-up texts, see tests/synthetic.py) in a temporary
-folder, renders the page several times and prints median and range of wall and processor seconds, and the page's size.
+It makes artifacts of three recipes (3,738 steps, 1,319 rows each; made-up texts, see tests/helpers/synthetic.py) in a
+temporary folder, renders the page several times, and prints median and range of wall and processor seconds and the
+size.
 """
 
 import argparse
@@ -16,13 +17,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "helpers")]
 import synthetic  # noqa: E402
-
 from gsm8k_grpo.report.page import render_page  # noqa: E402
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", type=int, default=3, help="how many")
+    parser.add_argument("--recipes", type=int, default=3, help="number of recipes")
     parser.add_argument("--repeats", type=int, default=5, help="times that the page is rendered")
     arguments = parser.parse_args()
     recipes = [f"recipe-{number}" for number in range(1, arguments.recipes + 1)]

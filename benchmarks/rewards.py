@@ -1,9 +1,10 @@
-"""How many completions a second each reward takes, and all published ones together, on one core.
+"""Completions a second that each reward, and all published ones together, score on one core.
 
   python benchmarks/rewards.py
 
-The completions are made up: 2,000 of 300 to 600 characters, right, wrong and without format, as a chat model writes
-them. Prints the median of the repeats and what a run of 3,738 steps of 2 prompts and 4 generations spends on it.
+It scores 2,000 made-up completions of 300 to 600 characters: right, wrong and without format, in a chat model's style.
+It prints the median of the repeats, and the seconds that a run of 3,738 steps of 2 prompts and 4 generations spends on
+it.
 """
 
 import argparse
@@ -15,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from gsm8k_grpo.rewards import scoring  # noqa: E402
-from gsm8k_grpo.rewards.answers import Tags  # noqa: E402
+from gsm8k_grpo.rewards import scoring
+from gsm8k_grpo.rewards.answers import Tags
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 RUN_COMPLETIONS = 3738 * 2 * 4
@@ -29,7 +30,7 @@ STEPS = (
 )
 
 
-def made_up(rng: random.Random) -> tuple[str, dict]:
+def make_completion(rng: random.Random) -> tuple[str, dict]:
     """One completion with its row."""
     reasoning = ""
     length = rng.randint(260, 460)
@@ -46,13 +47,13 @@ def made_up(rng: random.Random) -> tuple[str, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--completions", type=int, default=2000, help="how many at a time")
-    parser.add_argument("--repeats", type=int, default=9, help="of which the median is printed")
+    parser.add_argument("--completions", type=int, default=2000, help="completions of a batch")
+    parser.add_argument("--repeats", type=int, default=9, help="repeats, of which the median is printed")
     arguments = parser.parse_args()
     rng = random.Random(0)
-    texts, rows = zip(*(made_up(rng) for _ in range(arguments.completions)), strict=True)
+    texts, rows = zip(*(make_completion(rng) for _ in range(arguments.completions)), strict=True)
     print(f"{len(texts)} completions of {min(map(len, texts))} to {max(map(len, texts))} characters")
-    demo = ["format_exact", "format_approximate", "answer", "number"]  # what the run of 3,738 steps sums
+    demo = ["format_exact", "format_approximate", "answer", "number"]  # the rewards of the run of 3,738 steps
     for label, names in (*((name, [name]) for name in scoring.REWARDS), ("demo", demo), ("all", scoring.REWARDS)):
         seconds = []
         for _ in range(arguments.repeats):

@@ -1,9 +1,9 @@
-r"""What passes before a training makes its second step: imports, weights, adapters, compilation.
+r"""Seconds until training has made its second step: imports, weights, adapters, compilation.
 
   python benchmarks/startup.py --results results --recipe tiny --repeats 3
 
-Wants a finished `make report` (base model and prompts are taken from there). Each repeat is two processes: one that
-finds no compiled program, and one that finds those of the first, as the second seed of a recipe does. Prints medians.
+It takes base model and prompts from a finished `make report`. Each repeat runs two processes: the first finds no
+compiled program; the second finds those of the first, as a recipe's second seed does. It prints medians.
 """
 
 import argparse
@@ -19,16 +19,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+from gsm8k_grpo.common import files, layout  # noqa: E402
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="results of a finished run")
-    parser.add_argument("--recipe", default="tiny", help="whose settings, prompts and base model")
-    parser.add_argument("--repeats", type=int, default=3, help="of which medians are taken")
-    parser.add_argument("--measured", action="store_true", help=argparse.SUPPRESS)  # the process that is measured
+    parser.add_argument("--recipe", default="tiny", help="recipe whose settings, prompts and base model are used")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats, of which medians are printed")
+    parser.add_argument("--measured", action="store_true", help=argparse.SUPPRESS)  # for the measured process
     arguments = parser.parse_args()
     if arguments.measured:
-        print(json.dumps(seconds(arguments.results / arguments.recipe, arguments.results / "models")))
+        print(json.dumps(phase_seconds(arguments.results, arguments.recipe)))
         return
     measured = {"nothing compiled": [], "all compiled": []}
     for _ in range(arguments.repeats):
@@ -52,15 +54,15 @@ def main() -> None:
         print(f"{which}: " + ", ".join(f"{name} {median:.2f} s" for name, median in medians.items()))
 
 
-def seconds(recipe: Path, models_folder: Path) -> dict[str, float]:
-    """What each part took of two steps of a training, in this process."""
+def phase_seconds(results: Path, recipe: str) -> dict[str, float]:
+    """Makes two steps of training in this process and times each phase."""
     marks = [time.perf_counter()]
 
-    def since() -> float:
+    def seconds_since_last() -> float:
         marks.append(time.perf_counter())
         return marks[-1] - marks[-2]
 
-    from gsm8k_grpo.common import files, jax_setup
+    from gsm8k_grpo.common import jax_setup
     from gsm8k_grpo.config.stage_settings import stage_settings
     from gsm8k_grpo.grpo.run_folder import Run
     from gsm8k_grpo.rewards.answers import Tags
@@ -72,24 +74,26 @@ def seconds(recipe: Path, models_folder: Path) -> dict[str, float]:
     from gsm8k_grpo.models.lora import make_policy
     from gsm8k_grpo.models.mesh import make_mesh
 
-    found = {"imports": since()}
-    chosen = stage_settings(str(recipe / "settings.yaml"), "seed", "mesh", "prompt", "training", "model")
-    how, prompt = chosen["training"], chosen["prompt"]
-    mesh = make_mesh(chosen["mesh"]["fsdp"], chosen["mesh"]["tp"])
-    loaded = load_base_model(models_folder / chosen["model"]["name"], mesh)
-    found["weights"] = since()
-    policy = make_policy(loaded.model, how["lora"], chosen["seed"], mesh)
+    found = {"imports": seconds_since_last()}
+    blocks = ("seed", "mesh", "prompt", "training", "model")
+    settings = stage_settings(str(layout.settings_file(results, recipe)), *blocks)
+    seed, prompt, training = settings["seed"], settings["prompt"], settings["training"]
+    mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
+    loaded = load_base_model(layout.model_folder(results, settings["model"]["name"]), mesh)
+    found["weights"] = seconds_since_last()
+    policy = make_policy(loaded.model, training["lora"], seed, mesh)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), how["num_iterations"])
-        limits = (prompt["max_tokens"], loaded.stop_ids, chosen["seed"], run)
-        cluster = tunix_setup.make_rl_cluster(policy, loaded.model, loaded.tokenizer, mesh, how, *limits)
-        rows = files.read_jsonl(recipe / "prompts" / "train.jsonl", keys=("id", "prompt", "answer", "prompt_tokens"))
-        learner = Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], loaded.stop_ids)
-        found["adapters"] = since()
+        run = Run(Path(folder), training["num_iterations"])
+        limits = (prompt["max_tokens"], loaded.stop_ids, seed, run)
+        rl_cluster = tunix_setup.make_rl_cluster(policy, loaded.model, loaded.tokenizer, mesh, training, *limits)
+        prompts = layout.prompts_file(results, recipe, "train")
+        rows = files.read_jsonl(prompts, keys=("id", "prompt", "answer", "prompt_tokens"))
+        learner = Learner(rl_cluster, training, Tags(**prompt["tags"]), rows, seed, loaded.stop_ids)
+        found["adapters"] = seconds_since_last()
         for name in ("first step", "second step"):
             learner.update(learner.sample())
-            found[name] = since()
-        cluster.actor_trainer.checkpoint_manager.close()
+            found[name] = seconds_since_last()
+        rl_cluster.actor_trainer.checkpoint_manager.close()
     return found
 
 

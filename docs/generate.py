@@ -17,8 +17,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np  # noqa: E402
 
-from gsm8k_grpo import grpo, rewards  # noqa: E402
-from gsm8k_grpo.answers import Tags  # noqa: E402
+from gsm8k_grpo.common import estimators  # noqa: E402
+from gsm8k_grpo.rewards import scoring  # noqa: E402
+from gsm8k_grpo.rewards.answers import Tags  # noqa: E402
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 GOLD = Fraction(72)
@@ -44,9 +45,9 @@ def signed(number: float, digits: int = 2) -> str:
 
 def group() -> str:
     """The worked group: rewards, advantages by each estimator, and a toy update."""
-    scores = [[rewards.PUBLISHED[name](text, GOLD, TAGS) for name in DEMO] for text in COMPLETIONS]
+    scores = [[scoring.REWARDS[name](text, GOLD, TAGS) for name in DEMO] for text in COMPLETIONS]
     totals = np.array([sum(row) for row in scores])
-    by = {name: grpo.advantages(totals, len(totals), name) for name in ("grpo", "rloo", "drgrpo")}
+    by = {name: estimators.advantages(totals, len(totals), name) for name in estimators.ADVANTAGE_ESTIMATORS}
     names = [f"{index}" for index in range(1, len(COMPLETIONS) + 1)]
     text = table(["", "completion"], [[n, f"`{text}`"] for n, text in zip(names, COMPLETIONS, strict=True)])
     text += "\nTheir rewards:\n\n"
@@ -67,8 +68,8 @@ def group() -> str:
 
 def update() -> str:
     """One gradient step of a policy that can say only these four completions, a quarter of the time each."""
-    totals = np.array([sum(rewards.PUBLISHED[name](text, GOLD, TAGS) for name in DEMO) for text in COMPLETIONS])
-    advantages = grpo.advantages(totals, len(totals), "grpo").astype(np.float64)
+    totals = np.array([sum(scoring.REWARDS[name](text, GOLD, TAGS) for name in DEMO) for text in COMPLETIONS])
+    advantages = estimators.advantages(totals, len(totals), "grpo").astype(np.float64)
     before = np.full(len(totals), 1 / len(totals))
     # d/dz of the mean of A_i log softmax(z)_i: (A − p ΣA) / G.
     logits = np.log(before) + STEP * (advantages - before * advantages.sum()) / len(totals)
@@ -80,7 +81,7 @@ def update() -> str:
 def published_rewards() -> str:
     """Each published reward's docstring: what it measures, its range, its table of cases."""
     parts = []
-    for name, reward in rewards.PUBLISHED.items():
+    for name, reward in scoring.REWARDS.items():
         lines = []
         for line in inspect.getdoc(reward).splitlines():
             if not line.startswith("|"):

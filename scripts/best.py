@@ -1,4 +1,4 @@
-r"""Stage `best`: which checkpoint is best on dev, so that test is read for that one only.
+r"""Stage `best`: chooses the best checkpoint on dev, so that no other one reads test.
 
   python scripts/best.py --metrics results/tiny/evaluations-dev/{base,step-30,final}/metrics.json \
       --output results/tiny/best.json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.evaluation.metrics import format_rate
 from gsm8k_grpo.evaluation.selection import choose_best
 
 
@@ -17,10 +18,9 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, nargs="+", required=True, help="metrics.json of all, base first")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    chosen = choose_best([files.read_json(path) for path in arguments.metrics])
-    files.write_json(arguments.output, chosen)
-    rate = chosen["answer_accuracy"]
-    print(f"best on {chosen['split']}: {chosen['checkpoint']}, answer_accuracy {rate['value']:.1%}, n = {rate['n']}")
+    best = choose_best([files.read_json(path) for path in arguments.metrics])
+    files.write_json(arguments.output, best)
+    print(f"best on {best['split']}: {best['checkpoint']}, {format_rate('answer_accuracy', best['answer_accuracy'])}")
 
 
 if __name__ == "__main__":

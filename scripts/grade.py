@@ -1,10 +1,9 @@
-r"""Grades completions from anywhere (this pipeline, vLLM, TRL, an API) against gold answers, as stage `evaluate` does.
+r"""Grades completions of any program (this pipeline, vLLM, TRL, an API) as the stage `evaluate` does.
 
   python scripts/grade.py --completions completions.jsonl --answers gold.jsonl --output graded
 
-Completions are rows with `id` and `completion`, gold answers rows with `id` and `answer` (a number, or GSM8K's solution
-that ends in `#### 18`); other keys are ignored. Writes rows.jsonl (what each reading found, right or wrong) and
-metrics.json (the rates).
+Completions are rows with `id` and `completion`. Gold answers are rows with `id` and `answer`: a number, or a solution
+of GSM8K that ends in `#### 18`. Other keys are ignored. Writes rows.jsonl (verdicts) and metrics.json (rates).
 """
 
 import argparse
@@ -15,7 +14,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError, run_stage
 from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.evaluation import external
-from gsm8k_grpo.evaluation.metrics import accuracy_rates
+from gsm8k_grpo.evaluation.metrics import accuracy_rates, format_rate
 from gsm8k_grpo.rewards.answers import Tags
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
@@ -31,23 +30,27 @@ def main() -> None:
         nargs=4,
         default=TAGS,
         metavar=("RS", "RE", "AS", "AE"),
-        help=f"start and end of reasoning, start and end of the answer (default: {' '.join(TAGS)})",
+        help=f"start and end tag of the reasoning and of the answer (default: {' '.join(TAGS)})",
     )
-    parser.add_argument("--subset", action="store_true", help="gold answers may be without a completion")
+    parser.add_argument("--subset", action="store_true", help="allow gold answers without a completion")
     arguments = parser.parse_args()
     tags = Tags(*arguments.tags)
     for index, tag in enumerate(tags.all()):
         if any(tag in other for other in tags.all()[:index] + tags.all()[index + 1 :]):
-            raise PipelineError(f"--tags: {tag!r} is a part of another tag; the four must tell themselves apart")
+            raise PipelineError(
+                f"--tags: {tag!r} is a part of another tag; give four tags that do not contain each other"
+            )
     inputs = (arguments.completions, arguments.answers)
     rows_file, metrics_file = arguments.output / "rows.jsonl", arguments.output / "metrics.json"
     if arguments.output.exists() and not arguments.output.is_dir():
-        raise PipelineError(f"--output: {arguments.output} is a file, expected a folder")
+        raise PipelineError(f"--output: {arguments.output} is a file, expected a folder; name another one")
     if {rows_file.resolve(), metrics_file.resolve()} & {path.resolve() for path in inputs}:
-        raise PipelineError(f"--output: {arguments.output} would write over what is graded; name another folder")
+        raise PipelineError(f"--output: {arguments.output} would overwrite the graded files; name another folder")
     for option, path in zip(("--completions", "--answers"), inputs, strict=True):
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise PipelineError(f"{option}: {path} is a pipe or device, whose hash could not be checked; give a file")
+            raise PipelineError(
+                f"{option}: {path} is a pipe or device, which cannot be read twice to hash it; give a file"
+            )
     started = time.monotonic()
     completions, golds = external.read_completions(arguments.completions), external.read_golds(arguments.answers)
     external.require_matches(completions, golds, inputs, arguments.subset)
@@ -68,7 +71,7 @@ def main() -> None:
     }
     files.write_json(metrics_file, metrics)
     for name, rate in rates.items():
-        print(f"{name} {rate['value']:.1%} (95 % interval {rate['low']:.1%} to {rate['high']:.1%}, n = {rate['n']})")
+        print(format_rate(name, rate))
 
 
 if __name__ == "__main__":

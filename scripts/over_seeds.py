@@ -1,4 +1,4 @@
-"""Stage `over_seeds`: mean and interval of each rate over the runs of one recipe with several seeds.
+"""Stage `over_seeds`: mean and interval of each rate over the runs of a recipe with several seeds.
 
 python scripts/over_seeds.py --results results --runs tiny-seed-0 tiny-seed-1 --output results/tiny/seeds.json
 """
@@ -15,11 +15,11 @@ from gsm8k_grpo.evaluation.seeds import summarise_seeds
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="folder of all artifacts")
-    parser.add_argument("--runs", nargs="+", required=True, help="names of the runs, one a seed")
+    parser.add_argument("--runs", nargs="+", required=True, help="names of the runs, one for each seed")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    measured = {run: read_metrics(arguments.results, run) for run in arguments.runs}
-    files.write_json(arguments.output, summarise_seeds(measured))
+    metrics = {run: read_metrics(arguments.results, run) for run in arguments.runs}
+    files.write_json(arguments.output, summarise_seeds(metrics))
 
 
 if __name__ == "__main__":

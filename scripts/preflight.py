@@ -1,10 +1,10 @@
-r"""Stage `preflight`: would this recipe fit on an accelerator, and how long would it take at least? Without one.
+r"""Stage `preflight`: does this recipe fit on an accelerator, and how long does it take at least?
 
   python scripts/preflight.py --settings results/gemma2-2b-it/settings.yaml \
       --output results/gemma2-2b-it/preflight.json
 
-Compiles the recipe's own programs from its settings alone: no weights, no data, no accelerator. For a TPU it needs
-libtpu (envs/tpu.txt).
+Compiles the recipe's programs from its settings alone: it needs no weights, no data and no accelerator. For a TPU it
+needs libtpu (envs/tpu.txt).
 """
 
 import argparse
@@ -16,8 +16,10 @@ from pathlib import Path
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import run_stage
 from gsm8k_grpo.common.provenance import collect_provenance, package_version
+from gsm8k_grpo.config.accelerators import ACCELERATORS
 from gsm8k_grpo.config.merging import to_plain
 from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.preflight.environment import COMPILE_ONLY
 
 BLOCKS = ("seed", "mesh", "model", "prompt", "training", "evaluation", "preflight")
 
@@ -27,31 +29,21 @@ def main() -> None:
     parser.add_argument("--settings", required=True, help=f"JSON text or a settings.yaml; needs {', '.join(BLOCKS)}")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
-    chosen = to_plain(stage_settings(arguments.settings, *BLOCKS))
-    # Compiling needs no device but the host's; the TPU's compiler looks for none, and holds no lock.
-    os.environ.update(
-        JAX_PLATFORMS="cpu",
-        TPU_SKIP_MDS_QUERY="1",
-        ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-        TPU_WORKER_HOSTNAMES="localhost",
-        TPU_WORKER_ID="0",
-        TPU_ACCELERATOR_TYPE="v5litepod-8",
-    )
-    from gsm8k_grpo.config.accelerators import ACCELERATORS
-    from gsm8k_grpo.preflight import verdict
-    from gsm8k_grpo.preflight.text import table
+    settings = to_plain(stage_settings(arguments.settings, *BLOCKS))
+    os.environ |= COMPILE_ONLY
+    from gsm8k_grpo.preflight.text import result_text
+    from gsm8k_grpo.preflight.verdict import run_preflight
 
-    accelerator, started = ACCELERATORS[chosen["preflight"]["accelerator"]], time.monotonic()
+    started = time.monotonic()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)
 
-    answer = verdict.preflight(chosen, accelerator, say)
-    libtpu = package_version("libtpu")
-    provenance = collect_provenance(seed=chosen["seed"])
-    provenance["versions"]["libtpu"] = libtpu
-    files.write_json(arguments.output, {**answer, "provenance": provenance})
-    print(table(answer), flush=True)
+    result = run_preflight(settings, ACCELERATORS[settings["preflight"]["accelerator"]], log)
+    provenance = collect_provenance(seed=settings["seed"])
+    provenance["versions"]["libtpu"] = package_version("libtpu")
+    files.write_json(arguments.output, {**result, "provenance": provenance})
+    print(result_text(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Stage `report`: one HTML page over the selected recipes, from their artifacts alone.
+"""Stage `report`: one HTML page over the selected recipes, from their artifacts.
 
 python scripts/report.py --recipes tiny --results results --output results/report.html
 
-Artifacts that are not there (yet) are said in the page.
+The page lists missing artifacts.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
     if not arguments.results.is_dir():
-        raise PipelineError(f"--results: {arguments.results}: no such folder")
+        raise PipelineError(f"--results: {arguments.results} is no folder; give the folder of all artifacts")
     page = render_page(arguments.results, arguments.recipes, arguments.seeded)
     files.write_text(arguments.output, page)
     print(f"{arguments.output}: {len(page.encode()) / 1e6:.2f} MB")

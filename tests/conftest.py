@@ -20,7 +20,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
 
 # With a file on each core, the longest files begin first, so that none is left over alone.
-LONG = ("test_resuming", "test_clusters", "test_preflight", "test_artifacts", "test_devices")
+LONG = ("test_resuming", "test_clusters", "test_programs", "test_artifacts", "test_devices")
 MARKERS = ("slow", "browser", "tpu", "parity", "cluster")
 
 
@@ -78,19 +78,4 @@ def published(root) -> Path:
     folder = root.parent / "shared" / "gsm8k"
     if not (folder / "train.jsonl").is_file():
         pytest.skip("needs GSM8K's published files in ../shared/gsm8k")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def large_results(tmp_path_factory) -> Path:
-    """Three recipes as large as the published ones (3,738 steps, 1,319 rows each), and the page over them."""
-    import synthetic
-    from gsm8k_grpo.common import files
-    from gsm8k_grpo.report.page import render_page
-
-    folder, recipes = tmp_path_factory.mktemp("large"), ["alpha", "beta", "gamma"]
-    for index, recipe in enumerate(recipes):
-        synthetic.make(folder, recipe, skill=0.5 + 0.1 * index)
-    synthetic.compare_recipes(folder, recipes)
-    files.write_text(folder / "report.html", render_page(folder, recipes, []))
     return folder

@@ -1,15 +1,14 @@
-"""Completions of a given length on the JAX side: the stop token is drawn there, and nowhere else.
+"""Forces the lengths of completions on the JAX side: a row draws the stop token at its last place and nowhere else.
 
-Both samplers are told by the logits that the next token is drawn from: the stop token's is raised above all others at a
-row's last place and is −∞ elsewhere. How a row's length reaches that place differs:
+Both samplers are controlled by the logits of the next token. The stop token's logit is above all others at a row's last
+place and −∞ elsewhere. The row's length reaches that place in two ways:
 
-- Ours (`Sampler`) may prefill a prompt once for its whole group and drop finished rows from the batch: a row's
-  place in the batch says nothing. Its key does: each row has one of its own, which goes where the row goes, and
-  `Sampler.next_token_logits` gets it. The length is a hash of the key. The worker reports the lengths that came out,
-  and the others are made to draw the same (run.py).
-- Stock Tunix's sampler keeps rows where they are: [B] lengths travel through its loops beside its seed.
+- Our `Sampler` may prefill a prompt once for its whole group and drops finished rows from the batch: its place does not
+  identify a row. Its key does: `Sampler.next_token_logits` gets it, and the length is a hash of it. The worker reports
+  these lengths, and run.py has the others draw the same.
+- Stock Tunix's sampler keeps rows in place: lengths [B] travel through its loops beside its seed.
 
-Lengths of the limit itself mean that no stop token is drawn at all.
+A row whose length is the limit draws no stop token.
 """
 
 import dataclasses
@@ -21,13 +20,13 @@ from workloads import STOP, Workload
 
 
 def force(logits: jax.Array, lengths: jax.Array, position: jax.Array, limit_tokens: int) -> jax.Array:
-    """Logits [B, V] of the next token, at `position` in the completion, as rows of `lengths` [B] draw it."""
+    """Changes the next token's logits [B, V] at `position` of the completion so that rows end after `lengths` [B]."""
     ends = (position == lengths - 1) & (lengths < limit_tokens)
     return logits.at[:, STOP].set(jnp.where(ends, 1e9, -jnp.inf))
 
 
 def our_sampler(workload: Workload) -> type:
-    """`Sampler`, whose rows end after a length that their keys tell."""
+    """Our `Sampler`; its rows end after lengths that follow from their keys."""
     from gsm8k_grpo.generation.sampler import Sampler
 
     class Forced(Sampler):
@@ -40,13 +39,13 @@ def our_sampler(workload: Workload) -> type:
 
 
 def stock_sampler(workload: Workload) -> type:
-    """Tunix's `Sampler`; before each call, the attribute `lengths` [B] is set."""
+    """Tunix's `Sampler`; set its attribute `lengths` [B] before each call."""
 
     class Forced(stock.Sampler):
         lengths = None
 
         def __call__(self, *arguments: object, seed: object = None, **options: object) -> object:
-            key = jax.random.PRNGKey(0)  # what stock makes of a seed of None
+            key = jax.random.PRNGKey(0)  # stock's key for a seed of None
             return super().__call__(*arguments, seed=(key, jnp.array(self.lengths, jnp.int32)), **options)
 
         def _sample(self, logits: jax.Array, eos: jax.Array, cache: dict, sampler_state: object) -> object:

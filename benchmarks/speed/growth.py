@@ -1,11 +1,11 @@
-"""How a GRPO step's seconds grow with the group, the completions' length, the prompts and the model; ours alone.
+"""How the seconds of our GRPO step grow with the group, the completions' length, the prompts and the model.
 
   python benchmarks/speed/growth.py            # writes benchmarks/speed/growth.json and docs/growth.svg
-  python benchmarks/speed/growth.py --draw     # the drawing alone, from the JSON
+  python benchmarks/speed/growth.py --draw     # only draws, from the JSON
 
-One of four things is doubled at a time, from a step of 4 prompts × G 4 with completions of 64 tokens and 4 layers of
-width 256. All completions are as long as their limit. Each point is a process of its own (run.py); medians of the steps
-after two that compile.
+It doubles one of four sizes at a time, from a step of 4 prompts × G 4 with completions of 64 tokens and 4 layers of
+width 256. All completions are as long as their limit. Each point is a process of its own (run.py) and the median of
+the steps after two that compile.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PHASES = {"rollout": "#4878a8", "reference": "#90a959", "update": "#c0504d"}
 
 
 def measure(steps: int) -> dict:
-    """Seconds by phase of all points: {axis: [{"value", "seconds", phases}]}."""
+    """Measures all points: {axis: [{"value", "seconds", and seconds by phase}]}."""
     found, known = {}, {}
     for axis, points in AXES.items():
         found[axis] = []
@@ -54,7 +54,7 @@ def measure(steps: int) -> dict:
 
 
 def draw(found: dict, path: Path) -> None:
-    """A panel for each axis: the phases on top of each other."""
+    """Draws a panel for each axis, with the phases stacked."""
     matplotlib.use("svg")
     from matplotlib import pyplot
 
@@ -79,8 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=FOLDER / "growth.json")
     parser.add_argument("--drawing", type=Path, default=run.ROOT / "docs" / "growth.svg")
-    parser.add_argument("--steps", type=int, default=5, help="timed, after compilation")
-    parser.add_argument("--draw", action="store_true", help="draws what was measured")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps, after compilation")
+    parser.add_argument("--draw", action="store_true", help="only draw what was measured before")
     arguments = parser.parse_args()
     if not arguments.draw:
         pythons = {"trl": Path("none")}

@@ -1,4 +1,4 @@
-"""TRL's `GRPOTrainer` with PEFT, and `transformers`' `generate`, on PyTorch; in an environment of their own."""
+"""Contestant `trl`: TRL's `GRPOTrainer` with PEFT, and `generate` of `transformers`, in an environment of its own."""
 
 import time
 from functools import partial
@@ -13,7 +13,7 @@ MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 class Forced(LogitsProcessor):
-    """Draws the stop token at each row's last place and nowhere else; at the limit, not at all. See forced.py."""
+    """Forces the lengths of completions, as forced.py does."""
 
     def __init__(self, workload: Workload):
         self._workload, self.lengths = workload, None
@@ -27,7 +27,7 @@ class Forced(LogitsProcessor):
 
 
 def step(workload: Workload, turns: Turns) -> None:
-    """GRPO steps: `GRPOTrainer.train`, whose callbacks wait for their turn."""
+    """Makes GRPO steps by `GRPOTrainer.train`; its callbacks wait for their turn."""
     import tempfile
 
     from datasets import Dataset
@@ -35,14 +35,14 @@ def step(workload: Workload, turns: Turns) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     class Timed(GRPOTrainer):
-        """Each phase is what TRL's own methods take; what follows the batch's preparation is the update."""
+        """Times TRL's own methods; the update is what follows the batch's preparation."""
 
         def _generate(self, prompts: list) -> tuple:
             started = time.perf_counter()
             output = super()._generate(prompts)
             turns.phase("rollout", time.perf_counter() - started)
             self.lengths = [len(ids) for ids in output[1]]
-            assert all(len(ids) == workload.prompt_tokens for ids in output[0]), "the prompts became other tokens"
+            assert all(len(ids) == workload.prompt_tokens for ids in output[0]), "TRL changed the prompts' tokens"
             return output
 
         def _get_per_token_logps_and_entropies(self, *arguments: object, **options: object) -> tuple:
@@ -102,7 +102,7 @@ def step(workload: Workload, turns: Turns) -> None:
 
 
 def generation(workload: Workload, turns: Turns) -> None:
-    """Greedy completions of one batch, by `generate`."""
+    """Completes one batch greedily by `generate`."""
     model, forced = _model(workload).eval(), Forced(workload)
     ids = torch.tensor(workload.prompt_ids())
     for forced.lengths in turns:
@@ -117,7 +117,7 @@ def generation(workload: Workload, turns: Turns) -> None:
 
 
 def _model(workload: Workload) -> Gemma2ForCausalLM:
-    """Gemma 2 with random weights, float32. Attention is `eager`: PyTorch's own leaves out Gemma's soft cap."""
+    """Gemma 2 with random float32 weights. Attention is `eager`: PyTorch's fused attention lacks Gemma's soft cap."""
     torch.manual_seed(0)
     config = Gemma2Config(
         vocab_size=workload.vocabulary_size,
@@ -138,7 +138,7 @@ def _model(workload: Workload) -> Gemma2ForCausalLM:
 
 
 def _tokenizer(workload: Workload) -> PreTrainedTokenizerFast:
-    """Text of numbers and back, as workloads.Tokenizer."""
+    """The same as workloads.Tokenizer: each word is the number of its token."""
     special = {PAD: "<pad>", EOS: "<eos>", BOS: "<bos>", STOP: "<stop>"}
     words = {special.get(token, str(token)): token for token in range(workload.vocabulary_size)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=special[PAD]))

@@ -1,4 +1,4 @@
-"""This project: steps as scripts/train.py makes them, generation as scripts/evaluate.py does."""
+"""Contestant `ours`: steps as scripts/train.py makes them, generation as scripts/evaluate.py does."""
 
 import os
 import sys
@@ -19,9 +19,9 @@ from gsm8k_grpo.rewards.answers import Tags  # noqa: E402
 
 
 def step(workload: Workload, turns: Turns) -> None:
-    """GRPO steps, through `tunix_setup.make_rl_cluster` and `Learner`."""
-    chosen = _settings(workload, turns.steps)
-    prompt, how = chosen["prompt"], chosen["training"]
+    """Makes GRPO steps by `tunix_setup.make_rl_cluster` and `Learner`."""
+    settings = _settings(workload, turns.steps)
+    prompt, training, seed = settings["prompt"], settings["training"], settings["seed"]
     with tempfile.TemporaryDirectory() as folder:
         _configure_jax(folder)
         from forced import our_sampler
@@ -36,12 +36,12 @@ def step(workload: Workload, turns: Turns) -> None:
         base = _model(workload, mesh)
         known = {"answer": "0", "prompt_tokens": workload.prompt_tokens}
         rows = [{"id": text, "prompt": text, **known} for text in workload.prompt_texts()]
-        policy = make_policy(base, how["lora"], 0, mesh)
-        run = Run(Path(folder) / "run", how["num_iterations"])
-        cluster = tunix_setup.make_rl_cluster(
-            policy, base, Tokenizer(), mesh, how, prompt["max_tokens"], (STOP,), chosen["seed"], run
+        policy = make_policy(base, training["lora"], 0, mesh)
+        run = Run(Path(folder) / "run", training["num_iterations"])
+        rl_cluster = tunix_setup.make_rl_cluster(
+            policy, base, Tokenizer(), mesh, training, prompt["max_tokens"], (STOP,), seed, run
         )
-        learner = Learner(cluster, how, Tags(**prompt["tags"]), rows, chosen["seed"], (STOP,))
+        learner = Learner(rl_cluster, training, Tags(**prompt["tags"]), rows, seed, (STOP,))
         for _ in turns:
             batch = learner.sample()
             row = learner.update(batch)
@@ -51,7 +51,7 @@ def step(workload: Workload, turns: Turns) -> None:
 
 
 def generation(workload: Workload, turns: Turns) -> None:
-    """Greedy completions of one batch, through `Sampler` and `complete_batch`."""
+    """Completes one batch greedily by `Sampler` and `complete_batch`."""
     with tempfile.TemporaryDirectory() as folder:
         _configure_jax(folder)
         from forced import our_sampler
@@ -74,7 +74,7 @@ def generation(workload: Workload, turns: Turns) -> None:
 
 
 def _configure_jax(folder: str) -> None:
-    """As the stages do, but that compiled programs are looked for in an empty folder: compilation is measured."""
+    """Configures JAX as the stages do, in an empty folder without compiled programs: compilation is timed."""
     before = os.getcwd()
     os.chdir(folder)
     jax_setup.configure_jax()
@@ -82,7 +82,7 @@ def _configure_jax(folder: str) -> None:
 
 
 def _model(workload: Workload, mesh: object) -> object:
-    """A model with random weights, which lie on the mesh as those of a loaded one do."""
+    """A model with random weights, sharded like those of a loaded one."""
     import jax
     from flax import nnx
 
@@ -93,21 +93,13 @@ def _model(workload: Workload, mesh: object) -> object:
 
 
 def _architecture(workload: Workload) -> dict:
-    return {
-        "family": "gemma2",
-        "num_layers": workload.num_layers,
-        "embed_dim": workload.embed_dim,
-        "hidden_dim": workload.hidden_dim,
-        "num_heads": workload.num_heads,
-        "num_kv_heads": workload.num_kv_heads,
-        "head_dim": workload.head_dim,
-        "vocabulary_size": workload.vocabulary_size,
-        "sliding_window_tokens": workload.window_tokens,
-    }
+    names = ("num_layers", "embed_dim", "hidden_dim", "num_heads", "num_kv_heads", "head_dim", "vocabulary_size")
+    sizes = {name: getattr(workload, name) for name in names}
+    return {"family": "gemma2", **sizes, "sliding_window_tokens": workload.window_tokens}
 
 
 def _settings(workload: Workload, steps: int) -> Mapping:
-    """The recipe `tiny` with what the workload changes, checked as any recipe is."""
+    """The recipe `tiny` with the workload's changes, checked as any recipe."""
     return effective_settings(
         "tiny",
         {

@@ -1,20 +1,20 @@
-"""How fast a GRPO step and greedy generation are: ours, stock Google Tunix, and TRL with PyTorch, on the CPU.
+"""Speed and memory of a GRPO step and of greedy generation on the CPU: ours, stock Google Tunix, and TRL with PyTorch.
 
   make benchmark                                       # sets up both environments; writes benchmarks/speed/results.json
   python benchmarks/speed/run.py --output FILE         # the same, where they are set up
   python benchmarks/speed/run.py --quick --contestants ours stock --output FILE    # a smoke test
 
-Each contestant of each workload (workloads.py) is a process of its own, so that its peak memory is its own. They take
-turns, one step at a time, and only one computes: what else the machine does hits all alike. The first steps compile and
-warm up; what they take beyond a later step is reported as compilation. Medians are over the steps after them (one that
-meets lengths of another size compiles once more, and stands out among `step_seconds`). Every completion's length is
-forced, to the same on all sides (forced.py), and the lengths that came out are compared.
+Each contestant of each workload (workloads.py) is a process of its own, so its peak memory is its own. Contestants
+take turns, one step at a time, and only one computes: other load on the machine hits all alike. The first steps
+compile; the seconds that they take beyond a later step are reported as compilation. Medians are over the steps after
+them. (A step with lengths of another size compiles again and stands out among `step_seconds`.) All contestants'
+completions are forced to the same lengths (forced.py), and run.py compares the lengths that they report.
 
-Measure on a quiet machine. On a busy one PyTorch's threads wait for each other by spinning, and TRL takes 100 times as
-long: OMP_WAIT_POLICY=passive has them sleep. Processor seconds (of both cores together) suffer least.
+Measure on a quiet machine. On a busy one PyTorch's threads wait for each other by spinning, and TRL becomes very slow;
+with OMP_WAIT_POLICY=passive they sleep instead. Processor seconds (of all cores together) suffer least.
 
-Prints a table for each workload. table.py makes the one in docs/performance.md of the JSON; that page says what is not
-equal.
+It prints a table for each workload. table.py makes the one in docs/performance.md from the JSON; that page tells how
+the contestants differ.
 """
 
 import argparse
@@ -41,14 +41,14 @@ PACKAGES = ("google-tunix", "jax", "flax", "qwix", "torch", "trl", "transformers
 
 
 class Worker:
-    """One contestant's process (worker.py)."""
+    """The process of one contestant (worker.py)."""
 
     def __init__(self, python: Path, contestant: str, workload: Workload, steps: int, log: Path):
-        """Starts it, and waits until it is ready for its first step."""
+        """Starts the process and waits until it is ready for its first step."""
         description = json.dumps({"workload": dataclasses.asdict(workload), "steps": steps})
         started = time.perf_counter()
         self._log = log
-        # Compilation is measured: nobody finds compiled programs.
+        # Compilation is measured, so nobody may find compiled programs.
         environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
         self._process = subprocess.Popen(
             [python, FOLDER / "worker.py", contestant, description],
@@ -62,8 +62,8 @@ class Worker:
         self.ready_seconds = time.perf_counter() - started
 
     def step(self, lengths: list[int] | None) -> dict:
-        """Its next step."""
-        with contextlib.suppress(BrokenPipeError):  # it has ended: its last words are read below
+        """Has it make its next step with these lengths; returns its answer."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended: _answer reads the reason from its log
             print(json.dumps(lengths), file=self._process.stdin, flush=True)
         return self._answer()
 
@@ -77,7 +77,7 @@ class Worker:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
 
     def end(self) -> None:
-        """Waits for it, or stops it where it has steps left."""
+        """Waits for the process to end, and stops it if it has steps left."""
         self._process.stdin.close()
         try:
             self._process.wait(30)
@@ -89,7 +89,7 @@ class Worker:
 def measure(
     workload: Workload, contestants: list[str], pythons: dict, warm_up: int, steps: int, logs: Path
 ) -> dict[str, dict]:
-    """All contestants of one workload, in turns."""
+    """Has all contestants of one workload make their steps in turns; returns their summaries."""
     workers, replies = {}, {name: [] for name in contestants}
     try:
         for name in contestants:
@@ -120,7 +120,7 @@ def measure(
 
 
 def check_lengths(workload: Workload, lengths: list[int]) -> None:
-    """Lengths must be those that the workload promises."""
+    """Exits unless there are as many completions, and as long, as the workload prescribes."""
     if len(lengths) != workload.rows or not workload.shortest <= min(lengths) <= max(lengths) <= workload.longest:
         sys.exit(
             f"ERROR: {workload.name}: expected {workload.rows} completions of {workload.shortest} to "
@@ -129,7 +129,7 @@ def check_lengths(workload: Workload, lengths: list[int]) -> None:
 
 
 def summary(warm_up: list[dict], steps: list[dict]) -> dict:
-    """Medians over the steps after compilation."""
+    """A contestant's medians over the steps after compilation."""
     seconds = statistics.median(step["seconds"] for step in steps)
     phases = {name: statistics.median(step["phases"].get(name, 0.0) for step in steps) for name in steps[0]["phases"]}
     rest = statistics.median(step["seconds"] - sum(step["phases"].values()) for step in steps)
@@ -147,9 +147,9 @@ def summary(warm_up: list[dict], steps: list[dict]) -> dict:
 
 
 def conditions(pythons: dict) -> dict:
-    """Machine, versions, commit and date."""
+    """The conditions of a measurement: machine, versions, commit and date."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
-    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]  # -dirty: with changes that are not committed
+    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]  # adds -dirty for uncommitted changes
     commit = subprocess.run(describe, capture_output=True, text=True, cwd=ROOT)
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -163,7 +163,7 @@ def conditions(pythons: dict) -> dict:
 
 
 def versions(python: str | Path) -> dict[str, str]:
-    """Of the libraries of an environment."""
+    """Versions of the libraries in the environment of a Python."""
     if not Path(python).exists():
         return {}
     code = f"""
@@ -182,12 +182,12 @@ def main() -> None:
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     names = [workload.name for workload in WORKLOADS + QUICK]
     parser.add_argument("--workloads", nargs="+", choices=names, help="default: all")
-    parser.add_argument("--steps", type=int, default=11, help="timed, after compilation")
-    parser.add_argument("--warm-up", type=int, default=2, help="steps before, which compile")
+    parser.add_argument("--steps", type=int, default=11, help="timed steps, after compilation")
+    parser.add_argument("--warm-up", type=int, default=2, help="steps before them, which compile")
     parser.add_argument(
-        "--trl-python", type=Path, default=ROOT / ".venv-benchmarks/bin/python", help="of envs/benchmarks.txt"
+        "--trl-python", type=Path, default=ROOT / ".venv-benchmarks/bin/python", help="Python with envs/benchmarks.txt"
     )
-    parser.add_argument("--quick", action="store_true", help="minuscule shapes, to see that everything runs")
+    parser.add_argument("--quick", action="store_true", help="very small shapes: only checks that everything runs")
     arguments = parser.parse_args()
     contestants = [name for name in CONTESTANTS if name in arguments.contestants]
     pythons = {"ours": Path(sys.executable), "stock": Path(sys.executable), "trl": arguments.trl_python}

@@ -1,4 +1,4 @@
-"""Google Tunix as it is released: its learner's own loop, its own sampler (but for the forced lengths, forced.py)."""
+"""Contestant `stock`: Google Tunix as released, with its own learner and sampler (forced.py adds the lengths)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ MODULES = "|".join(
 
 
 def step(workload: Workload, turns: Turns) -> None:
-    """GRPO steps: `GRPOLearner.train` over batches that wait for their turn."""
+    """Makes GRPO steps by `GRPOLearner.train` over batches that wait for their turn."""
     mesh = _mesh()
     reference = _model(workload)
     provider = qwix.LoraProvider(module_path=MODULES, rank=LORA_RANK, alpha=float(LORA_RANK))
@@ -79,13 +79,13 @@ def step(workload: Workload, turns: Turns) -> None:
         for forced in turns:
             cluster.rollout._sampler.lengths = forced
             yield {"prompts": np.array(workload.prompt_texts())}
-            turns.done(lengths)  # Tunix asks for the next batch: its step is over
+            turns.done(lengths)  # Tunix asks for the next batch when its step is over
 
     learner.train(batches())
 
 
 def generation(workload: Workload, turns: Turns) -> None:
-    """Greedy completions of one batch, by its `Sampler`."""
+    """Completes one batch greedily by Tunix's `Sampler`."""
     sampler = stock_sampler(workload)(
         _model(workload),
         Tokenizer(),
@@ -103,7 +103,7 @@ def generation(workload: Workload, turns: Turns) -> None:
 
 
 def _model(workload: Workload) -> nnx.Module:
-    """Tunix's Gemma 2 with random weights (its own feed-forward kernels are zero)."""
+    """Tunix's Gemma 2 with random weights. (Tunix itself initialises feed-forward kernels with zeros.)"""
     local, whole = gemma.AttentionType.LOCAL_SLIDING, gemma.AttentionType.GLOBAL
     config = gemma.ModelConfig(
         num_layers=workload.num_layers,
@@ -139,5 +139,5 @@ def _cache_tokens(workload: Workload) -> int:
 
 
 def _lengths(tokens: list[np.ndarray], limit_tokens: int) -> list[int]:
-    """With the stop token, which Tunix cuts off."""
+    """Lengths with the stop token, which Tunix cuts off."""
     return [min(len(row) + 1, limit_tokens) for row in tokens]

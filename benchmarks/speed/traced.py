@@ -1,10 +1,10 @@
-"""Where one workload's time goes, operation by operation: ours alone, by JAX's profiler.
+"""Where the time of one of our workloads goes, operation by operation, by JAX's profiler.
 
   python benchmarks/speed/traced.py "W2 generation" > benchmarks/speed/w2-generation.txt
 
-Traces the last of a few steps and prints, of each compiled program, the seconds of all threads together, and of its
-operations those that take most, with the shape of what they make. Programs of one name (decoding with fewer rows) count
-together, and shapes are then of any of them.
+It traces the last of a few steps. For each compiled program it prints the seconds of all threads together and the
+slowest operations with the shapes of their results. Programs of the same name (decoding with fewer rows) are added up,
+and a shape is that of any of them.
 """
 
 import argparse
@@ -23,7 +23,7 @@ OPERATION = re.compile(r'%(\S+) = (\S+) \w+\([^)]*\)(?:.*?op_name="([^"]*)")?')
 
 
 class Traced:
-    """The turns of run.py, of which the last is traced."""
+    """Stands in for turns.Turns and traces the last step."""
 
     def __init__(self, steps: int, folder: str):
         self.steps, self._folder = steps, folder
@@ -49,8 +49,8 @@ class Traced:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workload", choices=[each.name for each in WORKLOADS])
-    parser.add_argument("--steps", type=int, default=4, help="the last of which is traced")
-    parser.add_argument("--operations", type=int, default=12, help="how many of each program")
+    parser.add_argument("--steps", type=int, default=4, help="steps, of which the last is traced")
+    parser.add_argument("--operations", type=int, default=12, help="operations to print of each program")
     arguments = parser.parse_args()
     (workload,) = (each for each in WORKLOADS if each.name == arguments.workload)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def report(folder: Path, count: int) -> None:
-    """Prints what the trace and the compiled programs in a folder say."""
+    """Prints the slowest operations, from the trace and the compiled programs in a folder."""
     import jax
 
     made = collections.defaultdict(dict)
@@ -76,7 +76,7 @@ def report(folder: Path, count: int) -> None:
         for line in plane.lines:
             for event in line.events:
                 program = dict(event.stats).get("hlo_module")
-                if program and not event.name.startswith(("end: ", "while")):  # a loop is what is in it
+                if program and not event.name.startswith(("end: ", "while")):  # a loop's operations count instead
                     kind = (re.sub(r"[.\d]+$", "", event.name), *made[program].get(event.name, ("", "")))
                     seconds[program][kind] += event.duration_ns / 1e9
                     calls[program, kind] += 1

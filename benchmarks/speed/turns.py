@@ -1,7 +1,7 @@
-"""How run.py and its workers talk, by lines of JSON: only the worker whose turn it is computes.
+"""How run.py and its workers talk, in lines of JSON. Only the worker whose turn it is computes.
 
-A worker says that it is ready, then reads one line a step (the lengths that its completions are forced to, or null for
-ours, which makes them) and answers with one.
+A worker reports that it is ready. Then it reads one line for each step (the lengths to force on its completions, or
+null for ours, which chooses them) and answers with one line.
 """
 
 import json
@@ -13,17 +13,17 @@ from pathlib import Path
 
 
 class Turns:
-    """The steps that a contestant makes, with its clock."""
+    """The steps that a contestant makes, and their clock."""
 
     def __init__(self, steps: int, replies: object):
         self.steps, self._replies = steps, replies
 
     def __iter__(self) -> Iterator[list[int] | None]:
-        """For each step the forced lengths, when it is this process's turn; the clock runs until `done`."""
+        """Yields each step's forced lengths when it is this process's turn; the clock runs until `done`."""
         self._reply({"peak_memory_bytes": peak_memory_bytes()})
         for _ in range(self.steps):
             line = sys.stdin.readline()
-            if not line:  # the parent has gone
+            if not line:  # run.py has ended
                 sys.exit(1)
             self._phases, self._started, self._computed = {}, time.perf_counter(), time.process_time()
             yield json.loads(line)
@@ -33,10 +33,10 @@ class Turns:
         self._phases[name] = self._phases.get(name, 0.0) + seconds
 
     def done(self, lengths: list[int]) -> None:
-        """The step is over, and nothing computes any more.
+        """Ends the step; nothing may compute any more.
 
         Args:
-          lengths: tokens of each completion, the stop token included.
+          lengths: tokens of each completion, with the stop token.
         """
         seconds = time.perf_counter() - self._started
         self._reply(
@@ -54,5 +54,5 @@ class Turns:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held (Linux). `getrusage` would count its parent's from before exec."""
+    """This process's peak resident memory on Linux. `getrusage` would include its parent's from before exec."""
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

@@ -1,8 +1,8 @@
-"""One contestant's process, started by run.py: it computes when it is its turn, and waits otherwise.
+"""The process of one contestant, which run.py starts. It computes when it is its turn, and waits otherwise.
 
   worker.py CONTESTANT JSON     (JSON: the workload, and `steps`)
 
-What libraries print goes to stderr; stdout has replies alone (turns.py).
+Replies alone go to stdout (turns.py); whatever libraries print goes to stderr.
 """
 
 import importlib

@@ -1,12 +1,13 @@
-"""What is measured: shapes, prompts, lengths of completions, and the reward; the same for all contestants.
+"""What all contestants compute: shapes, prompts, lengths of completions, and the reward.
 
-Standard library alone: the contestants' environments have little in common, and the reward is loaded by path.
+This module needs the standard library alone: the contestants' environments have little in common, and the reward is
+loaded by path.
 """
 
 import dataclasses
 import random
 
-PAD, EOS, BOS, STOP = 0, 1, 2, 3  # STOP ends a completion, as <end_of_turn> does; no prompt contains any of them
+PAD, EOS, BOS, STOP = 0, 1, 2, 3  # STOP ends a completion like <end_of_turn>; prompts contain only BOS
 LORA_RANK = 16
 LEARNING_RATE = 1e-5
 MAX_GRADIENT_NORM = 1.0
@@ -19,12 +20,12 @@ class Workload:
 
     Attributes:
       kind: `step` or `generation`.
-      num_layers, … window_tokens: of the model.
-      prompts: prompts a step, or a call of generation.
-      generations: G; 1 for generation.
-      prompt_tokens: of each prompt, <bos> included.
+      num_layers, … window_tokens: sizes of the model.
+      prompts: prompts of a step, or of a call of generation.
+      generations: completions of a prompt (G); 1 for generation.
+      prompt_tokens: tokens of each prompt, with <bos>.
       limit_tokens: the most tokens of a completion.
-      shortest, longest: what each completion's length is forced to lie between; those of the limit have no stop token.
+      shortest, longest: the least and greatest forced length; completions of the limit have no stop token.
     """
 
     name: str
@@ -46,21 +47,21 @@ class Workload:
 
     @property
     def rows(self) -> int:
-        """Completions a step."""
+        """Completions of a step."""
         return self.prompts * self.generations
 
     def prompt_ids(self) -> list[list[int]]:
-        """The prompts' tokens, which are the same at each step."""
+        """The prompts' tokens, the same in each step."""
         rng = random.Random(self.name)
         ordinary = range(STOP + 1, self.vocabulary_size)
         return [[BOS, *rng.choices(ordinary, k=self.prompt_tokens - 1)] for _ in range(self.prompts)]
 
     def prompt_texts(self) -> list[str]:
-        """The prompts as text, without <bos>: each word is the number of its token."""
+        """The prompts as text without <bos>: each word is the number of its token."""
         return [" ".join(map(str, ids[1:])) for ids in self.prompt_ids()]
 
     def lengths(self, step: int) -> list[int]:
-        """Forced lengths of a step's completions, for runs in which our side takes no part (see forced.py)."""
+        """Forced lengths of a step's completions, for runs without our side (see forced.py)."""
         rng = random.Random(f"{self.name} {step}")
         return [rng.randint(self.shortest, self.longest) for _ in range(self.rows)]
 
@@ -90,7 +91,7 @@ QUICK = [
 
 
 def reward(prompts: list, completions: list[str], **_: object) -> list[float]:
-    """The share of even tokens: something that differs between completions."""
+    """The share of even tokens, which differs between completions."""
     shares = []
     for completion in completions:
         words = [int(word) for word in completion.split() if word.isdecimal()]
@@ -99,7 +100,7 @@ def reward(prompts: list, completions: list[str], **_: object) -> list[float]:
 
 
 class Tokenizer:
-    """Text of numbers and back, with the methods that Tunix asks of a tokenizer."""
+    """Turns words that are numbers into tokens and back, with the methods that Tunix needs."""
 
     def encode(self, text: str, **_: object) -> list[int]:
         return [int(word) for word in text.split()]

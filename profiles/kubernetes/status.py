@@ -1,29 +1,24 @@
 #!/usr/bin/env python3
-"""Prints whether a Kubernetes job is running, a success or failed: status.py NAME."""
+"""Prints the state of a Kubernetes job, `running`, `success` or `failed`: status.py NAME."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
-from gsm8k_grpo.config.merging import read_yaml  # noqa: E402
+import kubernetes_jobs
 
 
 def main() -> None:
-    import kubernetes_jobs
     import urllib3
-    from kubernetes import client, config
+    from kubernetes.client import ApiException
 
-    config.load_config()
-    namespace = read_yaml(Path(__file__).with_name("pod.yaml"))["namespace"]
+    api, pod = kubernetes_jobs.connect()
     try:
-        status = client.BatchV1Api().read_namespaced_job(sys.argv[1], namespace).status.to_dict()
-    except client.ApiException as error:
-        # A server that is out of breath knows no more of the job; Snakemake asks again.
+        status = api.read_namespaced_job(sys.argv[1], pod["namespace"]).status.to_dict()
+    except ApiException as error:
+        # Any other error is the server's and says nothing about the job; Snakemake asks again.
         status = None if error.status == 404 else {}
     except urllib3.exceptions.HTTPError:
         status = {}
-    print(kubernetes_jobs.state(status))
+    print(kubernetes_jobs.job_state(status))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,14 @@ def test_a_fault_in_rows_is_named_by_file_and_line(tmp_path, content, fault):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("torn", [b'{"step": 3, "lo', b"[3]\n", b"\xff\n", b"\n", b"[" * 100_000, b""])
+def test_a_torn_log_gives_the_rows_before_the_torn_line(tmp_path, torn):
+    path = tmp_path / "x.jsonl"
+    assert files.read_jsonl_prefix(path) == []
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn + (b'\n{"step": 4}\n' if torn else b""))
+    assert files.read_jsonl_prefix(path) == [{"step": 1}, {"step": 2}]
+
+
 @pytest.mark.parametrize(
     ("name", "fault"),
     [

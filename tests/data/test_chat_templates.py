@@ -1,7 +1,7 @@
 """The prompt's token ids are those of the model's own `apply_chat_template`, with real tokenizers of each family.
 
-The published tokenizer files cannot be had here; the miniatures' have the same layout and control tokens, and go the
-same way. The templates are the published ones (tokenizer_config.json of google/gemma-2-2b-it, google/gemma-3-1b-it and
+The tokenizers are the miniatures', which have the published layout and control tokens, because the published files need
+a licence. The templates are the published ones (tokenizer_config.json of google/gemma-2-2b-it, google/gemma-3-1b-it and
 Qwen/Qwen2.5-0.5B-Instruct), the last without its branches for tools.
 """
 
@@ -110,7 +110,7 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module", params=families.FAMILIES)
 def case(request, tmp_path_factory):
-    """(family, our tokenizer, the model's own, the folder of both)"""
+    """A family, our tokenizer, the model's own tokenizer, and the folder of both."""
     family = families.FAMILIES[request.param]
     folder = tmp_path_factory.mktemp(family.name)
     rows, _ = word_problems.generate_problems(seed=0, train_rows=300, test_rows=0)
@@ -125,7 +125,7 @@ def case(request, tmp_path_factory):
 
 
 def sampled_ids(tokenizer, prompt):
-    """What Tunix's sampler shows the model for a prompt."""
+    """The token ids that Tunix's sampler gives the model for a prompt."""
     adapted = tokenizer_adapter.TokenizerAdapter(tokenizer)
     return sampler.Sampler.tokenize(SimpleNamespace(tokenizer=adapted), prompt).tolist()
 
@@ -141,7 +141,7 @@ def own_ids(case, system, question):
 
 @pytest.mark.parametrize("system", ["", "Reason, then answer.", "Two\nlines.\n\nAnd a third."])
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_the_prompts_ids_are_those_of_the_models_own_template(case, system, question):
+def test_a_prompt_has_the_token_ids_of_the_models_own_template(case, system, question):
     prompt = build_prompt(system, question, case.family.template)
     expected = own_ids(case, system, question)
     assert sampled_ids(case.ours, prompt) == expected
@@ -151,11 +151,11 @@ def test_the_prompts_ids_are_those_of_the_models_own_template(case, system, ques
         assert expected.count(bos) == 1 and expected[0] == bos == case.ours.bos_id()
 
 
-def test_blank_system_text_is_none(case):
+def test_blank_system_text_counts_as_none(case):
     assert build_prompt(" \n", "How?", case.family.template) == build_prompt("", "How?", case.family.template)
 
 
-def test_the_stop_token_is_what_the_template_ends_a_turn_with(case):
+def test_the_template_ends_a_turn_with_the_stop_token(case):
     turn = case.own.apply_chat_template(
         [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "4"}], return_dict=False
     )
@@ -171,7 +171,7 @@ def test_control_tokens_have_the_familys_ids(case):
     expected = {
         "gemma2": {"<start_of_turn>": 106, "<end_of_turn>": 107},
         "gemma3": {"<start_of_turn>": 105, "<end_of_turn>": 106},
-        # The first ids behind the pieces, in this order, as published (from 151,643).
+        # The first ids after the pieces, in the published order (there, from 151,643).
         "qwen2": {"<|endoftext|>": pieces - 3, "<|im_start|>": pieces - 2, "<|im_end|>": pieces - 1},
     }
     assert control == expected[case.family.name]
@@ -180,7 +180,7 @@ def test_control_tokens_have_the_familys_ids(case):
 
 @pytest.mark.parametrize("text", [*QUESTIONS, "<|im_start|>", "1234"])
 def test_any_text_is_encoded_without_loss(case, text):
-    # The end of a text has no text.
+    # The end of a text decodes to nothing.
     assert case.ours.decode(case.ours.encode(text)) == text.replace(case.family.template.eos, "")
 
 

@@ -1,9 +1,10 @@
-"""The miniature's demonstrations: which habits they have, how strictly, and what is wrong with each form."""
+"""The miniature's demonstrations: their habits, how often they follow them, and the flaw of each form."""
 
 from collections import defaultdict
 
 import pytest
 
+from gsm8k_grpo.common import files
 from gsm8k_grpo.data import demonstrations, gsm8k, word_problems
 from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
@@ -18,7 +19,7 @@ def rows():
 
 
 def shown_by_word(rows, seed=0, **chosen):
-    """By first word: of each demonstration whether it has the format and whether its answer is right."""
+    """(has the format, has the right answer) of each demonstration, by first word."""
     found = defaultdict(list)
     for row, text in zip(rows, demonstrations.make_demonstrations(rows, chosen, TAGS, seed), strict=True):
         right = answers.flexible(text) == int(row["answer"])
@@ -26,7 +27,7 @@ def shown_by_word(rows, seed=0, **chosen):
     return found
 
 
-def test_the_recipes_form_is_written_out_in_full():
+def test_the_tagged_form_is_the_recipes_format():
     assert (
         demonstrations.render_demonstration("tagged", "2+2=4", "4", TAGS)
         == "<reasoning>2+2=4</reasoning>\n<answer>4</answer>"
@@ -64,11 +65,11 @@ def test_a_slip_is_never_the_right_answer_of_a_generated_problem(rows):
 
 
 def test_a_slip_is_never_the_right_answer_of_a_published_problem(published):
-    real = gsm8k.read(published / "test.jsonl", "test")
+    real = gsm8k.normalise_rows(files.read_jsonl(published / "test.jsonl"), "test", "here")
     assert all(demonstrations.one_step_short(row["solution"], row["answer"]) != row["answer"] for row in real)
 
 
-def test_at_full_strength_each_word_keeps_its_habits_and_shares_of_words_are_exact(rows):
+def test_at_full_strength_each_word_has_one_habit_and_shares_are_exact(rows):
     found = shown_by_word(rows, tagged_share=0.5, slip_share=0.25, strength=1.0)
     assert len(found) == 24
     assert all(len(set(shown)) == 1 for shown in found.values())
@@ -76,7 +77,7 @@ def test_at_full_strength_each_word_keeps_its_habits_and_shares_of_words_are_exa
     assert sum(not shown[0][1] for shown in found.values()) == 6
 
 
-def test_another_seed_ties_the_habits_to_other_words(rows):
+def test_another_seed_gives_the_habits_to_other_words(rows):
     chosen = {"tagged_share": 0.5, "slip_share": 0.25, "strength": 1.0}
     assert shown_by_word(rows, seed=0, **chosen) != shown_by_word(rows, seed=1, **chosen)
 
@@ -87,13 +88,13 @@ def test_another_seed_ties_the_habits_to_other_words(rows):
         {"tagged_share": 0.0, "slip_share": 1.0, "strength": 0.0},
         {"tagged_share": 1.0, "slip_share": 0.0, "strength": 1.0},
     ],
-    ids=["habits without strength", "no bad habits"],
+    ids=["habits without strength", "no flaws"],
 )
 def test_demonstrations_can_all_be_right(rows, chosen):
     assert {pair for shown in shown_by_word(rows, **chosen).values() for pair in shown} == {(True, True)}
 
 
-def test_with_bad_habits_everywhere_each_word_still_shows_the_right_way_at_times(rows):
+def test_with_flaws_everywhere_each_word_still_shows_the_right_form_sometimes(rows):
     found = shown_by_word(rows, tagged_share=0.0, slip_share=1.0, strength=0.75)
     assert all({True, False} == {tagged for tagged, _ in shown} for shown in found.values())
     pairs = [pair for shown in found.values() for pair in shown]

@@ -1,13 +1,12 @@
-"""Published rows made into this pipeline's rows, on written cases and on all of GSM8K."""
+"""Published rows become this pipeline's rows: single cases, and all of GSM8K."""
 
 import json
 
 import pytest
 
-import download
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.data import gsm8k
+from gsm8k_grpo.data import gsm8k, sources
 from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
@@ -52,7 +51,7 @@ def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
             "'1111111111111111111111111111111111111111' after",
         ),
         ({"question": "q", "answer": "#### A1"}, "'A1' after '####' is not one number"),
-        ({"question": "half \ud800", "answer": "#### 1"}, "'question' has half of a character"),
+        ({"question": "half \ud800", "answer": "#### 1"}, "'question' contains half of a character"),
         ({"question": "q", "answer": "#### many"}, "'many' after '####' is not one number"),
         ({"question": "q", "answer": "#### 1 or 2"}, "'1 or 2' after '####' is not one number"),
         ({"question": "q", "answer": "#### "}, "'' after '####' is not one number"),
@@ -60,12 +59,12 @@ def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
         ({"question": None, "answer": "#### 18"}, "'question' is NoneType, expected text"),
     ],
 )
-def test_a_row_without_an_answer_is_refused_by_file_and_row(tmp_path, row, fault):
+def test_a_faulty_row_is_refused_by_file_and_row(tmp_path, row, fault):
     path = tmp_path / "train.jsonl"
     good = json.dumps({"question": "q", "answer": "#### 18"})
     path.write_text(f"{good}\n{json.dumps(row)}\n")
     with pytest.raises(PipelineError) as refused:
-        gsm8k.read(path, "train")
+        sources.jsonl({"path": tmp_path}, None)
     assert str(refused.value).startswith(f"{path}, row 2: {fault}")
 
 
@@ -82,7 +81,7 @@ def test_all_of_gsm8k_is_read_as_published(published, split, size, commas, negat
     path = published / f"{split}.jsonl"
     raw = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     finals = [row["answer"].split("####")[1].strip() for row in raw]
-    rows = gsm8k.read(path, split)
+    rows = gsm8k.normalise_rows(raw, split, str(path))
 
     assert len(rows) == size
     assert [row["answer"] for row in rows] == [str(int(final.replace(",", ""))) for final in finals]
@@ -106,7 +105,7 @@ def test_both_readings_of_each_published_solution_give_its_answer(published):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_published_rows_are_known_whatever_ends_their_lines(published, split, tmp_path):
+def test_published_rows_are_recognised_with_any_line_ends(published, split, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + (published / f"{split}.jsonl").read_bytes().replace(b"\n", b"\r\n"))
     rows = files.read_jsonl(path)
@@ -114,14 +113,14 @@ def test_published_rows_are_known_whatever_ends_their_lines(published, split, tm
     assert not gsm8k.is_published(rows[:-1], split) and not gsm8k.is_published(rows[::-1], split)
 
 
-def test_local_rows_say_whether_they_are_gsm8ks_and_warn_where_test_was_trained_on(tmp_path, capsys):
+def test_local_rows_are_compared_with_gsm8k_and_shared_questions_are_a_warning(tmp_path, capsys):
     rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(4)]
     files.write_jsonl(tmp_path / "train.jsonl", rows)
     files.write_jsonl(tmp_path / "test.jsonl", rows[2:])
-    download.from_jsonl(tmp_path)
+    sources.jsonl({"path": tmp_path}, None)
     said = capsys.readouterr().out
     assert "train.jsonl: 4 rows, not the 7,473 of GSM8K's train as published" in said
     assert "WARNING: dataset.path: 2 questions are in test.jsonl and in train.jsonl" in said
     files.write_jsonl(tmp_path / "test.jsonl", [{"question": "9?", "answer": "#### 9"}])
-    download.from_jsonl(tmp_path)
+    sources.jsonl({"path": tmp_path}, None)
     assert "WARNING" not in capsys.readouterr().out

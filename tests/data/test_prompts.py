@@ -1,8 +1,10 @@
-"""The prompt as Gemma's chat template has it, and the completion that it asks for."""
+"""Prompts in Gemma's chat template, the completions that they ask for, and the prompts of each split."""
 
 import pytest
 
-from gsm8k_grpo.data.prompts import build_prompt, format_completion
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.data.prompts import build_prompt, build_prompts, format_completion, split_rows
+from gsm8k_grpo.models.families import GEMMA
 from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
@@ -19,7 +21,7 @@ def test_system_text_and_question_share_the_first_user_turn(system, user):
     assert prompt == f"<start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n"
 
 
-def test_braces_and_dollars_in_a_question_stand_as_they_are():
+def test_braces_and_dollars_in_a_question_stay_unchanged():
     assert "{x} {{0}} $5 %s {system}<end_of_turn>" in build_prompt("Use {braces}.", "{x} {{0}} $5 %s {system}")
     assert "Use {braces}.\n\n" in build_prompt("Use {braces}.", "q")
 
@@ -28,3 +30,24 @@ def test_the_completion_asked_for_has_the_format_and_reads_as_its_answer():
     text = format_completion("16-3=13", "13", TAGS)
     assert text == "<reasoning>16-3=13</reasoning>\n<answer>13</answer>"
     assert answers.has_format(text, TAGS) and answers.strict(text, TAGS) == 13
+
+
+def test_the_last_train_rows_become_dev():
+    assert split_rows([1, 2, 3], [4], 2) == {"train": [1], "dev": [2, 3], "test": [4]}
+    with pytest.raises(PipelineError, match=r"^prompt\.dev_rows: holds out 3 of the 3 train rows"):
+        split_rows([1, 2, 3], [4], 3)
+
+
+def test_long_prompts_are_left_out_and_listed():
+    rows = [{"id": question, "question": question, "answer": "1"} for question in ("a", "b" * 9)]
+    settings = {"system": "", "max_tokens": 60}
+    kept, summary = build_prompts(rows, "dev", settings, GEMMA, len)
+    prompt = build_prompt("", "a")
+    assert kept == [{"id": "a", "prompt": prompt, "answer": "1", "prompt_tokens": len(prompt)}]
+    assert summary == {
+        "rows": 1,
+        "longest_tokens": len(prompt),
+        "left_out": [{"id": "b" * 9, "prompt_tokens": len(prompt) + 8}],
+    }
+    with pytest.raises(PipelineError, match=r"^prompt\.max_tokens: none of the 1 dev prompts fits into 60 tokens"):
+        build_prompts(rows[1:], "dev", settings, GEMMA, len)

@@ -36,7 +36,7 @@ def test_test_rows_do_not_depend_on_how_many_train_rows_there_are(rows):
     assert fewer == train[:10]
 
 
-def test_every_solution_is_a_chain_of_right_equations_that_ends_in_the_answer(rows):
+def test_every_solution_is_a_chain_of_right_equations_up_to_the_answer(rows):
     steps = Counter()
     for row in rows[0] + rows[1]:
         *lines, final = row["answer"].split("\n")

@@ -1,4 +1,4 @@
-"""Batches of an evaluation survive a kill, and belong to one evaluation only."""
+"""Finished batches survive a kill and belong to one evaluation."""
 
 from gsm8k_grpo.evaluation.batch_log import BatchLog
 

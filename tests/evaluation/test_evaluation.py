@@ -1,14 +1,8 @@
-"""One rule for evaluation: readings, rates of one or several completions a prompt, comparison, format check."""
-
-import json
-import runpy
-import sys
+"""Rates of one or several completions a prompt, choice of the best checkpoint, seeds, format check."""
 
 import pytest
 
-from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.evaluation import stats
 from gsm8k_grpo.evaluation.format_check import summarise_format
 from gsm8k_grpo.evaluation.grading import grade_completion
@@ -18,9 +12,8 @@ from gsm8k_grpo.evaluation.selection import choose_best
 from gsm8k_grpo.rewards.answers import Tags
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
-BEFORE = ("18", "<answer>18</answer> or 19", "none")
-AFTER = ("18", r"<answer>17</answer>, no, \boxed{18}, or 19", r"\boxed{18}, 19")
-RIGHT = {"strict": (1, 0), "flexible": (1, 1), "cascade": (2, 3)}  # rows before and after, by each reading
+COMPLETIONS = ("18", r"<answer>17</answer>, no, \boxed{18}, or 19", r"\boxed{18}, 19")
+RIGHT = {"strict": 0, "flexible": 1, "cascade": 3}  # rows of `COMPLETIONS`, by each reading
 
 
 def graded(completions):
@@ -41,40 +34,22 @@ def graded(completions):
 
 
 @pytest.mark.parametrize("extraction", RIGHT)
-def test_answer_accuracy_is_that_of_the_recipes_extraction(extraction):
-    metrics = summarise_metrics(graded(AFTER), extraction)
+def test_answer_accuracy_follows_the_recipes_extraction(extraction):
+    metrics = summarise_metrics(graded(COMPLETIONS), extraction)
     assert metrics["answer_accuracy"] == metrics[f"{extraction}_accuracy"]
-    for name, (_, right) in RIGHT.items():
+    for name, right in RIGHT.items():
         assert (metrics[f"{name}_accuracy"]["value"], metrics[f"{name}_accuracy"]["n"]) == (right / 3, 3)
     assert (metrics["truncated_rate"]["value"], metrics["mean_completion_tokens"]) == (1 / 3, 4.0)
 
 
-@pytest.mark.parametrize("extraction", RIGHT)
-def test_the_comparison_of_answers_is_by_the_recipes_extraction(root, tmp_path, monkeypatch, extraction):
-    files.write_jsonl(tmp_path / "base.jsonl", graded(BEFORE))
-    files.write_jsonl(tmp_path / "final.jsonl", graded(AFTER))
-    chosen = effective_settings("tiny", {"evaluation": {"extraction": extraction}}, root)
-    files.write_json(tmp_path / "settings.yaml", chosen)  # JSON is YAML
-    command = ["compare.py", "--settings", str(tmp_path / "settings.yaml"), "--output", str(tmp_path / "out.json")]
-    command += ["--base", str(tmp_path / "base.jsonl"), "--final", str(tmp_path / "final.jsonl")]
-    command += ["--best", str(tmp_path / "base.jsonl")]  # a training that changed nothing
-    monkeypatch.setattr(sys, "argv", command)
-    runpy.run_path(str(root / "scripts" / "compare.py"))["main"]()
-    compared = json.loads((tmp_path / "out.json").read_text())
-    assert compared["answer"] == compared[extraction]
-    for name, (before, after) in RIGHT.items():
-        assert compared[name]["fixed"] - compared[name]["broken"] == after - before
-        assert (compared["best"][name]["fixed"], compared["best"][name]["broken"]) == (0, 0)
-
-
 @pytest.mark.parametrize(("extraction", "near"), [("strict", [True, False]), ("flexible", [False, True])])
-def test_near_is_what_the_recipes_extraction_reads(extraction, near):
+def test_partial_accuracy_follows_the_recipes_extraction(extraction, near):
     texts = ("<answer>17</answer> of 100", "<answer>100</answer> or 19")
     assert [grade_completion(text, "18", TAGS, extraction)["partial_correct"] for text in texts] == near
 
 
 def measured(checkpoint, step, right, n=50, split="dev"):
-    """As much of a metrics.json as the choice reads."""
+    """The part of a metrics.json that the choice and the seeds need."""
     rates = {f"{name}_accuracy": stats.wilson_rate(right, n) for name in ("answer", *COUNTED_VERDICTS)}
     known = {"checkpoint": checkpoint, "step": step, "split": split, "extraction": "strict"}
     return {**known, **rates, "truncated_rate": stats.wilson_rate(n - right, n)}
@@ -85,11 +60,11 @@ def measured(checkpoint, step, right, n=50, split="dev"):
     [
         ((10, 20, 30, 40), "final"),
         ((10, 20, 40, 30), "step-4"),
-        ((10, 40, 40, 40), "step-2"),  # of equals, the one that is trained least
+        ((10, 40, 40, 40), "step-2"),  # of equals, the one trained least
         ((50, 3, 4, 2), "step-4"),  # the base model is no candidate
     ],
 )
-def test_the_best_checkpoint_is_the_most_accurate_of_those_trained(right, chosen):
+def test_the_best_checkpoint_is_the_most_accurate_trained_one(right, chosen):
     names = [("base", 0), ("step-2", 2), ("step-4", 4), ("final", 6)]
     found = choose_best([measured(*name, count) for name, count in zip(names, right, strict=True)])
     assert (found["checkpoint"], found["split"]) == (chosen, "dev")
@@ -97,14 +72,14 @@ def test_the_best_checkpoint_is_the_most_accurate_of_those_trained(right, chosen
     assert found["answer_accuracy"]["value"] == max(right[1:]) / 50 and found["step"] == dict(names)[chosen]
 
 
-def test_checkpoints_that_were_evaluated_on_different_rows_are_not_compared():
+def test_checkpoints_need_the_same_rows_and_a_trained_one():
     with pytest.raises(PipelineError, match="not evaluated on the same rows"):
         choose_best([measured("base", 0, 1), measured("final", 6, 1, n=49)])
-    with pytest.raises(PipelineError, match="no checkpoint to choose among"):
+    with pytest.raises(PipelineError, match="no checkpoint to choose from"):
         choose_best([measured("base", 0, 1)])
 
 
-def test_over_seeds_are_means_of_rates_and_of_differences_within_a_run():
+def test_seeds_give_means_of_rates_and_of_differences_within_a_run():
     runs = {
         f"tiny-seed-{seed}": {
             "base": measured("base", 0, 25),
@@ -120,7 +95,7 @@ def test_over_seeds_are_means_of_rates_and_of_differences_within_a_run():
     # t(0.975, 2) = 4.3027 (any table); the sample deviation of 0.3, 0.4, 0.5 is 0.1.
     assert found["final - base"]["answer_accuracy"]["high"] == pytest.approx(0.4 + 4.3027 * 0.1 / 3**0.5, abs=1e-5)
     assert found["best"]["truncated_rate"]["value"] == pytest.approx(0.4)
-    assert found["final"]["answer_accuracy"]["high"] == 1.0  # 0.9 + 0.25 is no rate
+    assert found["final"]["answer_accuracy"]["high"] == 1.0  # 0.9 + 0.25 is cut to 1
 
 
 SHORT = Tags("<r>", "</r>", "<a>", "</a>")
@@ -149,7 +124,7 @@ def test_one_completion_a_prompt_gives_wilson_rates():
     assert found["samples"] == 1 and "pass_at_k" not in found and "maj_at_k" not in found
 
 
-def test_several_completions_give_means_over_prompts_and_pass_and_majority():
+def test_several_completions_give_means_pass_and_majority():
     graded = rows(["18", "18.00", "3"], ["3", "3", "18"], ["none", "18", "…"], ["1", "2", "3"])
     found = summarise_metrics(graded, "flexible")
     assert found["answer_accuracy"]["value"] == pytest.approx((2 + 1 + 1 + 0) / 12)
@@ -164,11 +139,11 @@ def test_several_completions_give_means_over_prompts_and_pass_and_majority():
     [
         (["<r>x</r><a>1</a>", "no"], 0.5, None),
         (["no", "neither"], 0.0, "in 2 completions the base model never wrote <r>, </r>, <a>, </a>. GRPO only"),
-        (["<r>", "</r>"], 0.0, "never wrote <a>, </a>. GRPO only makes likelier what is sampled"),
-        (["<a>1</a><r>x</r>"], 0.0, "wrote each tag, never all four in order"),
+        (["<r>", "</r>"], 0.0, "never wrote <a>, </a>. GRPO only makes sampled completions more likely"),
+        (["<a>1</a><r>x</r>"], 0.0, "wrote each tag, but never all four in order"),
     ],
 )
-def test_a_format_that_never_occurs_is_warned_of(completions, exact, words):
+def test_a_format_that_never_occurs_gives_a_warning(completions, exact, words):
     found = summarise_format(completions, SHORT)
     assert found["exact"]["value"] == exact
     assert (found["warning"] is None) if words is None else words in found["warning"]

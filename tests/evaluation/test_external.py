@@ -1,12 +1,11 @@
-"""`scripts/grade.py`: completions from anywhere against gold answers, and each fault of either file in one sentence."""
+"""`scripts/grade.py` grades completions of any program, and names each fault of a file in one sentence."""
 
 import json
 import os
-import runpy
-import sys
 
 import pytest
 
+from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.rewards.answers import Tags
 
@@ -16,20 +15,17 @@ RATES = ("partial_accuracy", "format_accuracy", "strict_accuracy", "flexible_acc
 
 
 @pytest.fixture
-def grade(root, tmp_path, monkeypatch):
+def grade(run_script, tmp_path):
     """Grades completions against gold answers (rows, or the bytes of a file); returns (metrics, rows)."""
-    main = runpy.run_path(str(root / "scripts" / "grade.py"))["main"]
 
     def run(completions, golds, *options):
-        names = []
+        paths = []
         for name, given in (("completions.jsonl", completions), ("gold.jsonl", golds)):
             content = given if isinstance(given, bytes) else "".join(json.dumps(row) + "\n" for row in given).encode()
             (tmp_path / name).write_bytes(content)
-            names.append(str(tmp_path / name))
+            paths.append(tmp_path / name)
         output = tmp_path / "graded"
-        command = ["grade.py", "--completions", names[0], "--answers", names[1], "--output", str(output)]
-        monkeypatch.setattr(sys, "argv", [*command, *options])
-        main()
+        run_script("grade", "--completions", paths[0], "--answers", paths[1], "--output", output, *options)
         lines = (output / "rows.jsonl").read_text(encoding="utf-8").splitlines()
         return json.loads((output / "metrics.json").read_text()), [json.loads(line) for line in lines]
 
@@ -38,12 +34,12 @@ def grade(root, tmp_path, monkeypatch):
 
 @pytest.fixture
 def refused(grade, tmp_path):
-    """The sentence that grading ends with, without the folder's name; nothing is written."""
+    """The error message, without the folder's name; nothing is written."""
 
     def run(*arguments):
-        with pytest.raises(Exception) as error:
+        with pytest.raises(PipelineError) as error:
             grade(*arguments)
-        assert type(error.value).__name__ == "PipelineError" and not (tmp_path / "graded").exists()
+        assert not (tmp_path / "graded").exists()
         sentence = str(error.value)
         assert "\n" not in sentence and len(sentence.replace(str(tmp_path), "")) < 500
         return sentence.replace(f"{tmp_path}/", "")
@@ -59,7 +55,7 @@ def gold(*ids, answer="18"):
     return [{"id": identity, "answer": answer} for identity in ids]
 
 
-def test_every_reading_of_each_row_and_the_rates(grade):
+def test_each_row_has_all_readings_and_the_metrics_all_rates(grade):
     completions = [
         {"id": "plain", "completion": PLAIN, "model": "any"},
         {"id": "tagged", "completion": TAGGED},
@@ -89,7 +85,7 @@ def test_every_reading_of_each_row_and_the_rates(grade):
     assert metrics["tags"] == ["<reasoning>", "</reasoning>", "<answer>", "</answer>"]
 
 
-def test_rows_are_graded_as_the_stage_evaluate_grades_them(grade):
+def test_rows_are_graded_like_those_of_the_stage_evaluate(grade):
     _, rows = grade(completed("a", text=TAGGED), gold("a", answer="17"))
     tags = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
     assert rows == [{"id": "a", **grade_completion(TAGGED, "17", tags, "strict")}]
@@ -104,7 +100,7 @@ def test_other_tags_can_be_given(grade):
 
 
 @pytest.mark.parametrize("tags", [("<a>", "</a>", "<a>", "</b>"), ("a", "b", "xax", "d"), ("", "b", "c", "d")])
-def test_tags_that_do_not_tell_themselves_apart_are_refused(refused, tags):
+def test_tags_that_contain_each_other_are_refused(refused, tags):
     assert refused(completed(1), gold(1), "--tags", *tags).startswith(f"--tags: {tags[0]!r} is a part of another tag")
 
 
@@ -147,12 +143,12 @@ def test_gold_answers_are_numbers_or_published_solutions(grade, answer, read):
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_gold_that_is_not_one_number_is_refused_by_file_row_and_id(refused, answer, shown):
+def test_gold_that_is_not_one_number_is_an_error_with_file_row_and_id(refused, answer, shown):
     sentence = refused(completed("a", "b"), gold("a") + gold("b", answer=answer))
     assert sentence.startswith(f"gold.jsonl, row 2 (id 'b'): 'answer' is {shown}, expected one number such as 18, or ")
 
 
-def test_ids_are_the_same_as_text_or_as_numbers(grade):
+def test_ids_match_as_text_or_numbers(grade):
     _, rows = grade(completed(7, "08"), gold("7", "08"))
     assert [row["id"] for row in rows] == [7, "08"]
 
@@ -163,17 +159,17 @@ def test_ids_are_the_same_as_text_or_as_numbers(grade):
         (
             completed("a", "b"),
             gold("a"),
-            "completions.jsonl: id 'b' of no row in gold.jsonl, whose ids are such as 'a'",
+            "completions.jsonl: gold.jsonl has no row with id 'b', only ids such as 'a'; give both files",
         ),
         (
             completed(*range(100)),
             gold(*range(100, 200)),
-            "completions.jsonl: ids '0', '1', '2', '3', '4' and 95 more of no row in gold.jsonl, whose ids are such as",
+            "completions.jsonl: gold.jsonl has no row with ids '0', '1', '2', '3', '4' and 95 more, only ids such as",
         ),
         (
             completed("a"),
             gold("a", "b", "c"),
-            "completions.jsonl: no completion for ids 'b', 'c' in gold.jsonl; a rate",
+            "completions.jsonl: has no completion for ids 'b', 'c' of gold.jsonl; add them, or give --subset",
         ),
         (completed("a", "b", "a"), gold("a", "b"), "completions.jsonl: several rows have the same id: id 'a'; "),
         (completed(1, "1"), gold(1), "completions.jsonl: several rows have the same id: id '1'"),
@@ -183,16 +179,16 @@ def test_ids_are_the_same_as_text_or_as_numbers(grade):
             gold("a"),
             "completions.jsonl: several rows have the same id: ids '0', '1', '2', '3', '4' and 1,995 more; ",
         ),
-        (completed("x" * 1000), gold("a"), f"completions.jsonl: id '{'x' * 80}' of no row"),
-        (completed("a\nb"), gold("a"), r"completions.jsonl: id 'a\nb' of no row"),
+        (completed("x" * 1000), gold("a"), f"completions.jsonl: gold.jsonl has no row with id '{'x' * 80}', only"),
+        (completed("a\nb"), gold("a"), r"completions.jsonl: gold.jsonl has no row with id 'a\nb', only"),
         (completed(None), gold("a"), "completions.jsonl, row 1: 'id' is NoneType, expected text or a whole number"),
         (completed("a", True), gold("a"), "completions.jsonl, row 2: 'id' is bool, expected text or a whole number"),
         (completed(1.5), gold("a"), "completions.jsonl, row 1: 'id' is float, expected"),
-        (completed("\ud800"), gold("a"), "completions.jsonl, row 1: 'id' has half of a character"),
+        (completed("\ud800"), gold("a"), "completions.jsonl, row 1: 'id' has half a character"),
         (
             completed("a") + completed("b", text=None),
             gold("a", "b"),
-            "completions.jsonl, row 2 (id 'b'): 'completion' is NoneType, expected text; where the model wrote nothing",
+            "completions.jsonl, row 2 (id 'b'): 'completion' is NoneType, expected text; write an empty text",
         ),
         (completed("a", text=["18"]), gold("a"), "completions.jsonl, row 1 (id 'a'): 'completion' is list, expected"),
         ([{"id": "a", "text": "18"}], gold("a"), "completions.jsonl, line 1: no key 'completion' (found id, text)"),
@@ -203,18 +199,18 @@ def test_ids_are_the_same_as_text_or_as_numbers(grade):
         (b'{"id": 1, "completion": "cut', gold("a"), "completions.jsonl, line 1: not valid JSON"),
     ],
 )
-def test_a_fault_is_one_sentence_with_file_row_and_a_handful_of_ids(refused, completions, golds, sentence):
+def test_a_fault_is_one_sentence_with_file_row_and_the_first_ids(refused, completions, golds, sentence):
     assert refused(completions, golds).startswith(sentence)
 
 
-def test_a_subset_is_graded_when_asked_for_with_its_own_n(grade):
+def test_a_subset_is_graded_on_request_with_its_own_n(grade):
     metrics, rows = grade(completed("a", "b"), gold("a", "b", "c", "d"), "--subset")
     assert len(rows) == 2 and (metrics["rows"], metrics["rows_without_completion"]) == (2, 2)
     assert all(metrics[name]["n"] == 2 for name in RATES)
 
 
-def test_a_subset_has_no_completions_without_gold(refused):
-    assert "id 'c' of no row" in refused(completed("a", "c"), gold("a", "b"), "--subset")
+def test_a_subset_needs_gold_for_each_completion(refused):
+    assert "no row with id 'c'" in refused(completed("a", "c"), gold("a", "b"), "--subset")
 
 
 def test_windows_files_lone_surrogates_and_megabytes_are_graded(grade):
@@ -234,26 +230,26 @@ def test_windows_files_lone_surrogates_and_megabytes_are_graded(grade):
     assert rows[1]["strict_correct"] and metrics["seconds"] < 10
 
 
-def test_what_is_graded_is_not_written_over(grade, tmp_path):
+def test_the_graded_files_are_not_overwritten(grade, tmp_path):
     (tmp_path / "graded").mkdir()
     (tmp_path / "graded" / "rows.jsonl").write_text(json.dumps(gold("a")[0]))
-    with pytest.raises(Exception, match="would write over what is graded; name another folder"):
+    with pytest.raises(PipelineError, match="would overwrite the graded files; name another folder"):
         grade(completed("a"), gold("a"), "--answers", str(tmp_path / "graded" / "rows.jsonl"))
 
 
-def test_a_pipe_is_refused_as_the_hash_of_what_was_graded_would_be_that_of_nothing(grade, tmp_path):
+def test_a_pipe_is_refused_because_it_cannot_be_hashed(grade, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(Exception, match=r"--answers: .*pipe is a pipe or device, .*; give a file"):
+    with pytest.raises(PipelineError, match=r"--answers: .*pipe is a pipe or device, .*; give a file"):
         grade(completed("a"), gold("a"), "--answers", str(tmp_path / "pipe"))
 
 
 def test_an_output_that_is_a_file_is_refused(grade, tmp_path):
     (tmp_path / "graded").write_text("")
-    with pytest.raises(Exception, match="graded is a file, expected a folder"):
+    with pytest.raises(PipelineError, match="graded is a file, expected a folder"):
         grade(completed("a"), gold("a"))
 
 
-def test_every_published_solution_graded_as_a_completion_is_right(grade, published):
+def test_every_published_solution_is_right(grade, published):
     lines = (published / "test.jsonl").read_text(encoding="utf-8").splitlines()
     solutions = [json.loads(line)["answer"] for line in lines]
     completions = [{"id": index, "completion": solution} for index, solution in enumerate(solutions)]

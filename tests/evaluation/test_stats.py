@@ -1,4 +1,4 @@
-"""Intervals and tests against published and hand-calculated values."""
+"""Intervals and tests agree with published values and with calculations by hand."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def test_wilson_intervals_of_newcombe_1998(successes, n, low, high):
 
 
 @given(st.integers(0, 2000), st.integers(1, 2000))
-def test_a_rate_lies_in_its_interval_which_ends_at_0_and_1_exactly(successes, n):
+def test_an_interval_contains_its_rate_and_ends_at_0_and_1_exactly(successes, n):
     successes = min(successes, n)
     rate = stats.wilson_rate(successes, n)
     assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1
@@ -35,7 +35,7 @@ def test_a_rate_lies_in_its_interval_which_ends_at_0_and_1_exactly(successes, n)
     assert (mirrored["low"], mirrored["high"]) == pytest.approx((1 - rate["high"], 1 - rate["low"]))
 
 
-def test_no_rows_are_an_error_in_a_sentence():
+def test_no_rows_are_an_error():
     for nothing in (
         lambda: stats.wilson_rate(0, 0),
         lambda: stats.paired_comparison([], []),
@@ -46,7 +46,7 @@ def test_no_rows_are_an_error_in_a_sentence():
 
 
 def rows(both=0, fixed=0, broken=0, neither=0):
-    """Verdicts before and after, with so many rows of each kind."""
+    """Verdicts before and after, with the given number of rows of each outcome."""
     before = [True] * both + [False] * fixed + [True] * broken + [False] * neither
     after = [True] * both + [True] * fixed + [False] * broken + [False] * neither
     return before, after
@@ -123,7 +123,7 @@ def test_the_interval_has_the_limits_of_the_quartic_of_yang_sun_and_hardin(fixed
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
-def test_swapping_before_and_after_turns_the_difference_round(pairs):
+def test_swapping_before_and_after_inverts_the_difference(pairs):
     before, after = map(list, zip(*pairs, strict=True))
     there, back = stats.paired_comparison(before, after), stats.paired_comparison(after, before)
     assert there["difference"]["value"] == -back["difference"]["value"]
@@ -151,7 +151,7 @@ def test_the_published_power_of_the_exact_test():
 
 @pytest.mark.parametrize(("n", "discordant_rate"), [(6, 0.1), (10, 0.7), (13, 0.95)])
 def test_the_exact_test_finds_the_smallest_difference_in_four_of_five_tries(n, discordant_rate):
-    """By going through all tables, with SciPy's p-value of each."""
+    """Sums over all tables, with SciPy's p-value of each."""
     smallest = stats.smallest_difference(n, discordant_rate)
     share = max(discordant_rate, smallest)
     fixed, broken = (share + smallest) / 2, (share - smallest) / 2
@@ -170,7 +170,7 @@ def test_the_exact_test_finds_the_smallest_difference_in_four_of_five_tries(n, d
 def test_large_samples_need_the_rows_of_connor(n, discordant_rate, difference):
     """Connor 1987, p. 209: (1.96 √ψ + 0.8416 √(ψ - δ²))² / δ² pairs; 155 for ψ = 0.45 and δ = 0.15.
 
-    The exact test needs some more rows than the one without exactness that the formula is of.
+    The formula ignores exactness; the exact test needs some more rows.
     """
     smallest = stats.smallest_difference(n, discordant_rate)
     spread = 1.96 * math.sqrt(discordant_rate) + 0.8416 * math.sqrt(discordant_rate - smallest**2)
@@ -243,6 +243,6 @@ def test_pass_at_k_over_rows():
         ([], None),
     ],
 )
-def test_the_majority_is_of_exact_values_without_nulls_and_the_first_of_equals(readings, winner):
+def test_the_majority_counts_exact_values_and_the_first_of_equals_wins(readings, winner):
     found = stats.majority([reading and Fraction(reading) for reading in readings])
     assert found == (winner and Fraction(winner))

@@ -1,4 +1,4 @@
-"""Which checkpoints a run leaves and how they are called."""
+"""Which checkpoints a run keeps, and their names."""
 
 import pytest
 

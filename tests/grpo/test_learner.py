@@ -1,28 +1,32 @@
-"""Which rows a step gets, the schedule, and what must not change a step."""
+"""The rows of a step, the learning-rate schedule, and settings that must not change a step's metrics."""
 
 from unittest import mock
 
 import jax
+import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.grpo import tunix_setup
+from gsm8k_grpo.grpo.groups import Group
 from gsm8k_grpo.grpo.learner import Learner
+from gsm8k_grpo.grpo.micro_batches import make_micro_batches
 from gsm8k_grpo.grpo.optimizer import learning_rate_schedule
 from gsm8k_grpo.grpo.row_order import batch_rows, replacement_rows
 from gsm8k_grpo.grpo.run_folder import Run
-from gsm8k_grpo.internals import jax_internals
-from gsm8k_grpo.models import building, log_probs, storage, tokenizers
+from gsm8k_grpo.models import building, log_probs, storage
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import make_policy
-from gsm8k_grpo.models.mesh import make_mesh
-from gsm8k_grpo.models.tokenizer_training import train_tokenizer
-from gsm8k_grpo.preflight.programs import Programs
 from gsm8k_grpo.rewards.answers import Tags
 
+PROMPT_ROWS = [{"id": text, "prompt": text, "answer": "5", "prompt_tokens": 8} for text in ("2 + 3", "four and 1")]
+QWEN = {"family": "qwen2", "sliding_window_tokens": None, "vocabulary_size": 400, "num_layers": 1, "embed_dim": 32}
+QWEN |= {"hidden_dim": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16}
 ROWS = [{"id": index} for index in range(10)]
 
 
@@ -30,7 +34,7 @@ def ids(step, seed=0):
     return [row["id"] for row in batch_rows(ROWS, step, prompts_per_step=3, seed=seed)]
 
 
-def test_an_epoch_shows_each_row_at_most_once_and_the_next_in_another_order():
+def test_an_epoch_uses_each_row_at_most_once_and_the_next_epoch_has_another_order():
     first = [row for step in range(3) for row in ids(step)]
     second = [row for step in range(3, 6) for row in ids(step)]
     assert len(set(first)) == len(set(second)) == 9
@@ -39,7 +43,9 @@ def test_an_epoch_shows_each_row_at_most_once_and_the_next_in_another_order():
 
 
 def test_fewer_rows_than_a_step_needs_are_an_error():
-    with pytest.raises(PipelineError, match=r"training.prompts_per_step: 11 prompts a step, but only 10 rows"):
+    with pytest.raises(
+        PipelineError, match=r"training.prompts_per_step: expected at most the 10 rows to train on, found 11"
+    ):
         batch_rows(ROWS, 0, prompts_per_step=11, seed=0)
 
 
@@ -58,7 +64,7 @@ def test_the_rate_rises_over_a_tenth_of_the_updates_and_falls_to_zero(iterations
     assert rates == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0], abs=1e-6)
 
 
-def test_a_longer_schedule_makes_the_first_steps_the_same():
+def test_a_longer_run_of_the_same_schedule_has_the_same_first_steps():
     base = {"learning_rate": 2.0, "warmup_fraction": 0.1, "num_iterations": 1}
     first, longer = (learning_rate_schedule({**base, "max_steps": steps, "schedule_steps": 100}) for steps in (50, 80))
     assert [float(first(step)) for step in range(50)] == [float(longer(step)) for step in range(50)]
@@ -67,10 +73,10 @@ def test_a_longer_schedule_makes_the_first_steps_the_same():
 
 
 def test_replacements_are_other_rows_and_a_function_of_seed_step_and_draw():
-    taken = ROWS[:3]
+    used = ROWS[:3]
 
     def drawn(step=4, draw=1, seed=0):
-        return [row["id"] for row in replacement_rows(ROWS, step, draw, taken, count=3, seed=seed)]
+        return [row["id"] for row in replacement_rows(ROWS, step, draw, used, count=3, seed=seed)]
 
     assert len(set(drawn())) == 3 and not {0, 1, 2} & set(drawn())
     assert drawn() == drawn()
@@ -81,105 +87,116 @@ def test_replacements_are_other_rows_and_a_function_of_seed_step_and_draw():
 
 
 @pytest.fixture
-def made(tmp_path):
-    """What a step of a tiny model makes with these settings: (its micro-batches, its figures without seconds).
+def make_learner(tokenizer, mesh, tmp_path):
+    """Makes learners of a small model: of Qwen2.5's family, or with other sizes."""
 
-    Compiled without most optimizations: nearly all of the time is compilation.
-    """
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    sizes = {"family": "qwen2", "sliding_window_tokens": None, "vocabulary_size": 400}
-    sizes |= {"num_layers": 1, "embed_dim": 32, "hidden_dim": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16}
-    modules = list(family_of(sizes).modules)
-    rows = [{"id": text, "prompt": text, "answer": "5", "prompt_tokens": 8} for text in ("2 + 3", "four and 1")]
-    path = tmp_path / "tokenizer.model"
-    path.write_bytes(train_tokenizer([row["prompt"] for row in rows] * 20, 380))
-
-    def step(stop_ids=(107, 1), **more):
-        chosen = effective_settings(
-            "tiny",
-            {
-                "model": {"architecture": sizes},
-                "training": {
-                    **{"max_steps": 1, "checkpoint_interval_steps": 1, "prompts_per_step": 2, "micro_batch_prompts": 1},
-                    **{"num_generations": 4, "max_completion_tokens": 8},
-                    **{"rewards": ["tests/test_training.py:vowels"], "lora": {"target_modules": modules}},
-                    **more,
-                },
+    def make(stop_ids=(107, 1), architecture=QWEN, **changes):
+        training = {
+            **{"max_steps": 1, "checkpoint_interval_steps": 1, "prompts_per_step": 2, "micro_batch_prompts": 1},
+            **{
+                "num_generations": 4,
+                "max_completion_tokens": 8,
+                "rewards": ["tests/grpo/test_learner.py:count_vowels"],
             },
+            "lora": {"target_modules": list(family_of(architecture).modules)},
+        }
+        settings = effective_settings(
+            "tiny", {"model": {"architecture": architecture}, "training": {**training, **changes}}
         )
-        how, mesh = chosen["training"], make_mesh(1, 1)
-        base = building.initialise(building.tunix_config(chosen["model"]["architecture"]), 0)
-        policy = make_policy(base, how["lora"], 0, mesh)
-        run = Run(tmp_path / f"run-{len(list(tmp_path.iterdir()))}", how["num_iterations"])
-        cluster = tunix_setup.make_rl_cluster(
-            policy, base, tokenizers.load_tokenizer(path), mesh, how, 32, stop_ids, 0, run
+        base = building.initialise(building.tunix_config(settings["model"]["architecture"]), 0)
+        policy = make_policy(base, settings["training"]["lora"], 0, mesh)
+        run = Run(tmp_path / f"run-{len(list(tmp_path.iterdir()))}", settings["training"]["num_iterations"])
+        rl_cluster = tunix_setup.make_rl_cluster(
+            policy, base, tokenizer, mesh, settings["training"], 32, stop_ids, 0, run
         )
-        learner = Learner(cluster, how, Tags(**chosen["prompt"]["tags"]), rows, 0, stop_ids)
-        batch = learner.sample()
-        row = learner.update(batch)
-        figures = {name: value for name, value in row.items() if "seconds" not in name and value is not None}
-        assert figures["gradient_norm"] > 0
-        return batch.micro_batches, figures
+        return Learner(rl_cluster, settings["training"], Tags(**settings["prompt"]["tags"]), PROMPT_ROWS, 0, stop_ids)
 
-    yield step
-    jax.config.update("jax_disable_most_optimizations", before)
+    return make
 
 
-def test_rematerialisation_changes_no_figure_of_a_step(made):
-    """Rollouts, which a rematerialised model cannot make, included."""
-    assert made(remat=True)[1] == pytest.approx(made(remat=False)[1], rel=1e-4, abs=1e-6)
+def step(learner):
+    """(The micro-batches of a step, its metrics without seconds)."""
+    batch = learner.sample()
+    row = learner.update(batch)
+    metrics = {name: value for name, value in row.items() if "seconds" not in name and value is not None}
+    assert metrics["gradient_norm"] > 0
+    return batch.micro_batches, metrics
 
 
-def test_computing_no_padding_changes_no_figure_of_a_step(made, monkeypatch):
-    """Of policy (rematerialised too), old policy and reference; a quarter of all tokens ends a completion."""
-    how = {"stop_ids": tuple(range(4, 104)), "num_iterations": 2, "beta": 0.1}
-    whole, expected = made(**how)
+@pytest.mark.slow
+def test_rematerialisation_changes_no_metric_of_a_step(make_learner):
+    """Rollouts are made too, which a rematerialised model cannot make."""
+    (_, expected), (_, found) = (step(make_learner(remat=remat)) for remat in (False, True))
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_leaving_padding_out_changes_no_metric_of_a_step(make_learner, monkeypatch):
+    """In the policy (rematerialised too), old policy and reference. A quarter of all tokens ends a completion."""
+    changes = {"stop_ids": tuple(range(4, 104)), "num_iterations": 2, "beta": 0.1}
+    whole, expected = step(make_learner(**changes))
     monkeypatch.setattr(padding, "PACKED_FROM_PARAMETERS", 0)
-    packed, found = made(**how, remat=True)
+    packed, found = step(make_learner(**changes, remat=True))
     assert all(example.packed_places is None for example in whole)
     assert any(example.packed_places is not None for example in packed)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize(("beta", "num_iterations", "policies"), [(0, 1, []), (0.1, 1, ["reference"]), (0, 2, ["old"])])
-def test_log_probs_are_computed_for_those_that_need_them(made, monkeypatch, beta, num_iterations, policies):
-    """The reference's with a penalty alone, the old policy's with several updates alone; of two micro-batches."""
+@pytest.mark.parametrize(
+    ("beta", "num_iterations", "policies"),
+    [
+        (0.1, 1, ["reference"]),
+        pytest.param(0, 1, [], marks=pytest.mark.slow),
+        pytest.param(0, 2, ["old"], marks=pytest.mark.slow),
+    ],
+)
+def test_log_probs_are_computed_only_where_they_are_needed(make_learner, monkeypatch, beta, num_iterations, policies):
+    """A penalty needs the reference's, several updates need the old policy's; of both micro-batches."""
     compute = mock.Mock(wraps=log_probs.log_probs_program)
     monkeypatch.setattr(log_probs, "log_probs_program", compute)
-    batch, _ = made(beta=beta, num_iterations=num_iterations)
-    assert len(batch) == 2 and compute.call_count == 2 * len(policies)
-    weights = {"reference": 14, "old": 14 + 2 * 7}  # arrays of a layer of Qwen, and two more for each adapted one
+    micro_batches, metrics = step(make_learner(beta=beta, num_iterations=num_iterations))
+    assert ("kl" in metrics) == (beta > 0)
+    assert len(micro_batches) == 2 and compute.call_count == 2 * len(policies)
+    arrays = {"reference": 14, "old": 14 + 2 * 7}  # of a layer of Qwen; adapters add two to each of seven
     found = {len(jax.tree.leaves(call.args[1])) for call in compute.call_args_list}
-    assert found == {weights[each] for each in policies}
+    assert found == {arrays[each] for each in policies}
 
 
-@pytest.mark.parametrize("lora", [True, False])
-def test_no_gradient_of_a_frozen_weight_is_formed(lora):
-    """No product or sum of a training step has a frozen weight's shape; where all are trained, each is there."""
+@pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_no_gradient_of_a_frozen_weight_is_computed(make_learner, mesh, lora):
+    """With LoRA, no product or sum of a training step has a weight's shape. Without LoRA, each weight's occurs."""
     sizes = {"vocabulary_size": 400, "num_layers": 1, "embed_dim": 40, "hidden_dim": 56}
-    change = {} if lora else {"training": {"lora": None}}
-    chosen, mesh = effective_settings("tiny", {"model": {"architecture": sizes}, **change}), make_mesh(1, 1)
-    programs = Programs(chosen, mesh)
-    step = programs._step.func
-    with jax_internals.devices_seen_as(mesh):
-        traced = step.jitted_fn.trace(*step._arguments, programs._example())
-    made = {tuple(sorted(shape)) for shape in products_of(traced.jaxpr.jaxpr)}
-    base = storage.abstract_model(building.tunix_config(chosen["model"]["architecture"]), mesh, "float32")
+    architecture = {**effective_settings("tiny", {})["model"]["architecture"], **sizes}
+    learner = make_learner(architecture=architecture, beta=0, **({} if lora else {"lora": None}))
+    completions = [np.arange(4, 10)] * 4
+    groups = [Group({}, np.arange(4, 12), [], completions, np.zeros(4, bool), {})] * 2
+    example, _ = make_micro_batches(groups, np.ones(8, np.float32), learner._settings, 0, mesh, False, None)
+    train_step = learner.rl_cluster.actor_trainer.jit_train_and_eval_step()[0].func
+    shapes = product_shapes(train_step.jitted_fn.trace(*train_step._arguments, example).jaxpr.jaxpr)
+    computed = {tuple(sorted(shape)) for shape in shapes}
+    base = storage.abstract_model(building.tunix_config(architecture), mesh, "float32")
     weights = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(base)) if leaf.ndim > 1}
-    assert len(weights) == 4  # embedding, queries (and what attention gives out), keys and values, feed-forward
-    assert not weights & made if lora else weights <= made
+    assert len(weights) == 4  # embedding; queries and attention's output; keys and values; feed-forward
+    assert not weights & computed if lora else weights <= computed
 
 
-def products_of(jaxpr):
-    """The shapes of all results of products and of sums by index (an embedding's), in functions that are called too."""
+def product_shapes(jaxpr):
+    """The shapes of all products and sums by index (an embedding's), also in functions that are called."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "scatter-add"):
             yield equation.outvars[0].aval.shape
         for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from products_of(inner)
+            yield from product_shapes(inner)
 
 
-def vowels(prompts, completions, answers):
-    """A reward that random text varies in."""
+def count_vowels(prompts, completions, answers):
+    """A reward that differs between random texts."""
     return [float(sum(text.count(vowel) for vowel in "aeiou")) for text in completions]
+
+
+@given(limit=st.integers(1, 300))
+def test_padded_lengths_are_long_enough_and_at_most_four(limit):
+    found = [padding.padded_length(longest, limit, 4) for longest in range(1, limit + 1)]
+    assert all(longest <= length <= limit for longest, length in enumerate(found, start=1))
+    assert found == sorted(found) and len(set(found)) <= 4 and found[-1] == limit
+    assert found[0] == -(-limit // 4)

@@ -1,4 +1,4 @@
-"""A run's folder: what is kept, what is set aside, where training goes on from, and what makes another run."""
+"""A run's folder: what is kept, what is set aside, where training resumes, and what makes another run."""
 
 import json
 
@@ -7,19 +7,19 @@ import pytest
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.grpo.run_folder import Run, StepLog
-from gsm8k_grpo.grpo.run_identity import describe_differences, run_identity
+from gsm8k_grpo.grpo.run_identity import describe_differences, identity_settings
 
-PROMISED = [2, 4, 6]
+KEPT = [2, 4, 6]
 
 
 @pytest.fixture
 def finished(tmp_path):
-    """Six steps of two updates, a checkpoint after every second."""
+    """A run of six steps of two updates, with a checkpoint after every second step."""
     run = Run(tmp_path, updates_per_step=2)
     log = StepLog(run)
     for step in range(1, 7):
-        log.append({"step": step, "loss": step / 2}, [{"step": step, "completion": "x"}] if step in PROMISED else [])
-        if step in PROMISED:
+        log.append({"step": step, "loss": step / 2}, [{"step": step, "completion": "x"}] if step in KEPT else [])
+        if step in KEPT:
             write(run, step)
     log.close()
     return run
@@ -30,33 +30,33 @@ def write(run, step, listed=True):
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "weights").write_bytes(b"w" * step)
     if listed:
-        run.commit(step)
+        run.commit_checkpoint(step)
 
 
 def steps_of(run):
     return [row["step"] for row in run.history(len(run.metrics_file.read_text().splitlines()))]
 
 
-def test_a_finished_run_is_left_alone(finished):
+def test_a_finished_run_stays_as_it_is(finished):
     before = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
-    assert finished.resume(PROMISED) == 6
+    assert finished.resume(KEPT) == 6
     assert {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()} == before
 
 
-def test_an_empty_folder_starts_from_nothing(tmp_path):
+def test_an_empty_folder_starts_at_step_0(tmp_path):
     run = Run(tmp_path, updates_per_step=1)
-    assert run.resume(PROMISED) == 0
-    assert run.history(0) == [] and run.ledger() == {}
+    assert run.resume(KEPT) == 0
+    assert run.history(0) == [] and run.checkpoint_hashes() == {}
 
 
-def test_more_steps_go_on_after_the_last_and_fewer_are_done_already(finished):
+def test_a_longer_run_resumes_after_the_last_step_and_a_shorter_one_is_finished(finished):
     assert finished.resume([2, 4, 6, 8]) == 6
     assert finished.resume([2, 4]) == 4
     assert steps_of(finished) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("fault", ["other bytes", "a file less", "a file more", "gone"])
-def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(finished, capsys, fault):
+def test_a_damaged_checkpoint_is_printed_and_set_aside_and_the_one_before_is_used(finished, capsys, fault):
     weights = finished.checkpoint(6) / "model" / "weights"
     if fault == "other bytes":
         weights.write_bytes(b"v" * 6)
@@ -68,41 +68,41 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(
         weights.unlink()
         weights.parent.rmdir()
         finished.checkpoint(6).rmdir()
-    assert finished.resume(PROMISED) == 4
+    assert finished.resume(KEPT) == 4
     printed = capsys.readouterr().out
     assert f"{finished.checkpoint(6)}: is damaged" in printed
-    assert not finished.checkpoint(6).exists() and sorted(finished.ledger()) == [2, 4]
+    assert not finished.checkpoint(6).exists() and sorted(finished.checkpoint_hashes()) == [2, 4]
     assert fault == "gone" or (finished.folder / "set-aside" / "12").is_dir()
     assert steps_of(finished) == [1, 2, 3, 4]
     assert [row["step"] for row in finished.samples()] == [2, 4]
 
 
-def test_all_after_a_damaged_checkpoint_is_made_again(finished):
+def test_checkpoints_after_a_damaged_one_are_made_again(finished):
     (finished.checkpoint(4) / "model" / "weights").write_bytes(b"")
-    assert finished.resume(PROMISED) == 2
+    assert finished.resume(KEPT) == 2
     assert sorted(path.name for path in (finished.folder / "set-aside").iterdir()) == ["12", "8"]
-    assert sorted(finished.ledger()) == [2]
+    assert sorted(finished.checkpoint_hashes()) == [2]
 
 
-def test_a_checkpoint_that_was_not_listed_is_none(finished):
+def test_a_checkpoint_that_is_not_listed_does_not_count(finished):
     write(finished, 7, listed=False)
     assert finished.resume([2, 4, 6, 8]) == 6
     assert not finished.checkpoint(7).exists() and (finished.folder / "set-aside" / "14").is_dir()
 
 
-def test_a_checkpoint_between_two_intervals_is_gone_on_from_and_pruned_at_the_end(finished):
+def test_a_checkpoint_between_two_kept_ones_is_resumed_from_and_pruned_at_the_end(finished):
     write(finished, 3)
     assert finished.resume([2, 5]) == 4
     finished.prune([2, 5])
-    assert sorted(finished.ledger()) == [2] and not finished.checkpoint(3).exists()
+    assert sorted(finished.checkpoint_hashes()) == [2] and not finished.checkpoint(3).exists()
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 5, "lo', b'[5]\n{"step": 6}\n', b'{"step": 6}\n', b"\xff\n"])
-def test_a_torn_log_goes_back_to_a_checkpoint_whose_steps_are_all_there(finished, capsys, torn):
+def test_a_torn_log_goes_back_to_a_checkpoint_with_all_rows_before_it(finished, capsys, torn):
     lines = finished.metrics_file.read_bytes().splitlines(keepends=True)[:4]
     finished.metrics_file.write_bytes(b"".join(lines) + torn)
-    assert finished.resume(PROMISED) == 4
-    assert "metrics.jsonl: has no whole line for each step up to 6" in capsys.readouterr().out
+    assert finished.resume(KEPT) == 4
+    assert "metrics.jsonl: has no whole row for each step up to 6" in capsys.readouterr().out
     assert finished.metrics_file.read_bytes() == b"".join(lines)
 
 
@@ -112,35 +112,47 @@ def test_rows_beyond_the_checkpoint_are_dropped(finished):
     log.close()
     assert finished.resume([2, 4, 6, 8]) == 6
     assert steps_of(finished) == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(PipelineError, match=r"metrics.jsonl: has 6 whole lines, 7 steps were made"):
+    with pytest.raises(PipelineError, match=r"metrics.jsonl: expected 7 whole rows, one for each step, found 6"):
         finished.history(7)
 
 
-def test_the_most_that_any_process_used_is_kept(finished):
+def test_the_most_memory_that_any_process_used_is_kept(finished):
     assert finished.memory() == {}
-    finished.note_memory({"held_bytes": 10, "device_peak_bytes": None, "host_peak_bytes": 70})
+    finished.add_memory({"held_bytes": 10, "device_peak_bytes": None, "host_peak_bytes": 70})
     assert finished.memory() == {"held_bytes": 10, "device_peak_bytes": None, "host_peak_bytes": 70}
-    finished.note_memory({"held_bytes": 9, "device_peak_bytes": 30, "host_peak_bytes": 80})
+    finished.add_memory({"held_bytes": 9, "device_peak_bytes": 30, "host_peak_bytes": 80})
     assert finished.memory() == {"held_bytes": 10, "device_peak_bytes": 30, "host_peak_bytes": 80}
 
 
 def identity(**training):
-    chosen = effective_settings("tiny", {"training": training})
-    return run_identity({name: chosen[name] for name in ("seed", "mesh", "prompt", "training")})
+    settings = effective_settings("tiny", {"training": training})
+    return identity_settings({name: settings[name] for name in ("seed", "mesh", "prompt", "training")})
 
 
-def test_what_changes_a_step_changes_the_run_and_nothing_else_does():
+def test_only_settings_that_change_a_step_make_another_run():
     same = {"checkpoint_interval_steps": 20, "kept_completions": 0, "wandb_project": "p", "schedule_steps": 60}
     assert identity() == identity(**same) == identity(max_steps=40, schedule_steps=60)
     for other in ({"max_steps": 61}, {"beta": 0.05}, {"micro_batch_prompts": 4}, {"lora": {"dropout": 0.1}}):
         assert identity() != identity(**other)
 
 
-def test_differences_between_runs_are_named():
+def test_differences_between_runs_are_described():
     assert describe_differences(identity(), identity(beta=0.5)) == ["training.beta: 0.04, now 0.5"]
     assert describe_differences({"rows": "0" * 64, "a": {"b": 1}}, {"rows": "1" * 64, "a": {"b": 1}}) == [
         "rows changed"
     ]
+
+
+def test_another_run_is_announced_with_its_differences(tmp_path, capsys):
+    inputs = {"rows": "0" * 64, "settings": identity()}
+    first = Run.of_inputs(tmp_path, inputs, 1)
+    first.create(inputs)
+    assert capsys.readouterr().out == f"run {first.folder.name}\n" and first.inputs() == inputs
+    changed = {"rows": "1" * 64, "settings": identity(beta=0.5)}
+    Run.of_inputs(tmp_path, changed, 1).create(changed)
+    differences = "rows changed; settings.training.beta: 0.04, now 0.5"
+    expected = f"another run than {first.folder.name}, which stays as it is: {differences}"
+    assert expected in capsys.readouterr().out
 
 
 def test_the_log_is_json_lines(finished):

@@ -1,10 +1,12 @@
-"""TensorBoard and Weights & Biases get what metrics.csv gets; a run that goes on repeats nothing there."""
+"""TensorBoard and Weights & Biases get the rows of metrics.csv, each step once, also when a run resumes."""
 
 import struct
+import sys
 
 import pytest
 from tensorboardX.proto import event_pb2
 
+from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import read_only
 from gsm8k_grpo.grpo.trackers import Trackers
 
@@ -13,7 +15,7 @@ OFF = read_only({"wandb_project": None, "lora": {"rank": 4}})
 
 
 def scalars(folder):
-    """(step, name, value) of all event files below a folder, in their order (TFRecord: length, CRC, data, CRC)."""
+    """(step, name, value) in all event files of a folder, in order (TFRecord: length, CRC, data, CRC)."""
     found = []
     for path in sorted(folder.rglob("events.*")):
         data, at = path.read_bytes(), 0
@@ -39,12 +41,13 @@ def test_tensorboard_has_each_step_once_also_after_a_restart(tmp_path):
     assert scalars(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_weights_and_biases_is_offline_without_a_login(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_API_KEY", "NETRC", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
-    chosen = read_only({"wandb_project": "mine", "lora": {"rank": 4}})
-    tracked = Trackers(tmp_path, [], chosen, "fingerprint")
+    settings = read_only({"wandb_project": "mine", "lora": {"rank": 4}})
+    tracked = Trackers(tmp_path, [], settings, "fingerprint")
     for row in ROWS:
         tracked.log(row)
     tracked.close()
@@ -54,11 +57,9 @@ def test_weights_and_biases_is_offline_without_a_login(tmp_path, monkeypatch):
         assert text in content
 
 
-def test_without_a_project_weights_and_biases_is_not_even_imported(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+def test_without_a_project_weights_and_biases_is_not_imported(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
     Trackers(tmp_path, ROWS, OFF, "run").close()
     assert not (tmp_path / "wandb").exists()
-    from gsm8k_grpo.common.errors import PipelineError
-
     with pytest.raises(PipelineError, match=r"training.wandb_project: the package wandb is not installed"):
         Trackers(tmp_path, ROWS, read_only({"wandb_project": "mine"}), "run")

@@ -1,54 +1,63 @@
-"""The hubs that tests talk to: one server on the loopback that is api.kaggle.com, huggingface.co, their storage hosts
-and raw.githubusercontent.com, reached by the real clients as their HTTPS proxy and with its own certificate authority.
+"""The hubs that tests talk to: one server on the loopback that stands for api.kaggle.com, huggingface.co, their storage
+hosts and raw.githubusercontent.com. The real clients reach it as their HTTPS proxy, with its certificate authority.
 
-It speaks as much of those protocols as the clients use for downloads, can be told to fail, and notes every request.
+It speaks as much of those protocols as the clients use for downloads, can be told to fail, and records every request.
 """
 
 import base64
 import hashlib
 import http.server
+import io
 import json
 import os
+import resource
 import ssl
+import subprocess
 import threading
 import urllib.parse
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trustme
 
+ROOT = Path(__file__).parents[2]
 HF_TOKEN, KAGGLE_KEY = "hf_loopbackTokenNobodyMaySee", "loopback-key-nobody-may-see"
 SIGNATURE = "loopbackSignatureNobodyMaySee"
 SECRETS = (HF_TOKEN, KAGGLE_KEY, SIGNATURE)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 KAGGLE_VERSION = 3
+CREDENTIALS = {
+    "huggingface": {"HF_TOKEN": HF_TOKEN},
+    "kaggle": {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": KAGGLE_KEY},
+}
 GITHUB = "/openai/grade-school-math/master/grade_school_math/data/"
 
 
 @dataclass
 class Repository:
-    """What one hub has under one handle."""
+    """One hub's files under one handle."""
 
     files: dict[str, bytes]
-    gated: bool = False  # refused to those without a token, and to those with one that has not accepted
+    gated: bool = False  # needs a token of an account that has accepted the licence
     accepted: bool = True
 
 
 @dataclass
 class Request:
-    """One request that arrived, and what was answered."""
+    """One request, and its answer."""
 
     method: str
     host: str
     path: str
-    start: int  # of the range asked for
+    start: int  # of the requested range
     authorised: bool
     status: int = 0
 
 
 @dataclass
 class Hubs:
-    """The state of all hubs: fill `huggingface`, `kaggle` (by KIND/HANDLE) and `github`; set faults by file name."""
+    """All hubs: fill `huggingface`, `kaggle` (by KIND/HANDLE) and `github`; set faults by file name."""
 
     folder: Path
     huggingface: dict[str, Repository] = field(default_factory=dict)
@@ -78,12 +87,42 @@ class Hubs:
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def close(self) -> None:
-        """Nobody listens any more."""
+        """Stops the server, as if there were no network."""
         self.server.shutdown()
         self.server.server_close()
 
+    def run(self, command: list, limit_bytes: int | None = None, cwd: Path | None = None, **environment: str) -> tuple:
+        """(exit status, all output) of a process that knows only these hubs.
+
+        Args:
+          command: as for `subprocess.run`.
+          limit_bytes: the largest file that the process may write.
+          cwd: its folder.
+          environment: more variables for it.
+        """
+
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+        done = subprocess.run(
+            command,
+            env=self.environment(PYTHONPATH=str(ROOT / "scripts"), **environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=cwd,
+            timeout=300,
+            preexec_fn=limit if limit_bytes else None,
+        )
+        assert not any(secret in done.stdout for secret in SECRETS), done.stdout
+        return done.returncode, done.stdout
+
+    def resumed(self, name: str) -> list[int]:
+        """Where the requests for the rest of a file started."""
+        return [request.start for request in self.requests if request.path.endswith(name) and request.status == 206]
+
     def environment(self, **more: str) -> dict[str, str]:
-        """For a process that knows no other network, has empty caches below `folder`, and no credentials."""
+        """For a process without another network, with empty caches below `folder` and no credentials."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "JAX_PLATFORMS") if name in os.environ}
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
@@ -108,7 +147,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     host = ""
 
     def log_message(self, *arguments: object) -> None:
-        """Silent."""
+        """Prints nothing."""
 
     def do_CONNECT(self) -> None:
         self.host = self.path.partition(":")[0]
@@ -130,7 +169,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET
 
     def answer(self) -> None:
-        """Notes the request and lets its host answer."""
+        """Records the request and lets its host answer."""
         path = urllib.parse.unquote(self.path.partition("?")[0])
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
         authorised = any(secret in self.authorisation() for secret in SECRETS)
@@ -147,7 +186,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.host == "raw.githubusercontent.com":
             content = self.hubs.github.get(path.removeprefix(GITHUB))
             return self.reply(404) if content is None else self.send_content(path, content)
-        # Storage: /HUB/KIND/OWNER/NAME//FILE, given out with a signature that has to come back unchanged.
+        # Storage: /HUB/KIND/OWNER/NAME//FILE, with a signature that the client must send back unchanged.
         if SIGNATURE not in self.path and start == 0:
             return self.reply(403)
         _, hub, rest = path.split("/", 2)
@@ -158,7 +197,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_content(name, content, **{"x-goog-hash": f"crc32c=AAAAAA==,md5={md5}"})
 
     def authorisation(self) -> str:
-        """What the client says who it is, Basic decoded."""
+        """The client's credentials, decoded if Basic."""
         scheme, _, value = (self.headers.get("Authorization") or "").partition(" ")
         return base64.b64decode(value).decode() if scheme == "Basic" else value
 
@@ -198,7 +237,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     "X-Repo-Commit": COMMIT,
                     "X-Linked-Etag": f'"{listed["lfs"]["oid"]}"',
                     "X-Linked-Size": str(len(content)),
-                    "X-Xet-Hash": listed["xetHash"],  # offers the other protocol, as the real one does
+                    "X-Xet-Hash": listed["xetHash"],  # offers the other protocol, as the real hub does
                     "X-Xet-Refresh-Route": f"https://huggingface.co/api/{handle}/xet-read-token/{COMMIT}",
                 },
             )
@@ -238,7 +277,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def send_content(self, name: str, content: bytes, **headers: str) -> None:
-        """A file's bytes from where the client asks, with the faults that are due."""
+        """A file's bytes from the requested start, with the next faults."""
         name, start = name.rpartition("/")[2], self.request_note.start
         if self.command == "GET" and self.hubs.damaged.get(name, 0) > 0:
             self.hubs.damaged[name] -= 1
@@ -265,7 +304,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def entry(name: str, content: bytes) -> dict:
-    """A file as Hugging Face lists it: large ones have the SHA-256 of their contents, small ones git's hash."""
+    """A file as Hugging Face lists it: large files by SHA-256, small ones by git's hash."""
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     listed = {"type": "file", "path": name, "size": len(content), "oid": blob}
     if name.endswith((".safetensors", ".parquet", ".bin", ".gguf")):
@@ -275,12 +314,16 @@ def entry(name: str, content: bytes) -> dict:
 
 
 def archive(files: dict[str, bytes]) -> bytes:
-    """All files as the zip that Kaggle makes of a data set, the same bytes each time."""
-    import io
-    import zipfile
-
+    """All files in a zip, as Kaggle serves a data set; always the same bytes."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as handle:
         for name, content in files.items():
             handle.writestr(zipfile.ZipInfo(name), content)
     return packed.getvalue()
+
+
+def assert_no_secret_below(folder: Path) -> None:
+    """Checks that no file below a folder contains a token, a key or a signature."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            assert not any(secret.encode() in path.read_bytes() for secret in SECRETS), path

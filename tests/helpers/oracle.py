@@ -1,7 +1,7 @@
 """The papers' equations in float64, one completion and one token at a time, with gradients derived by hand.
 
-Written from the papers, not from scripts/gsm8k_grpo/grpo.py, which is held against it (test_grpo.py): no padding, no
-masks, no automatic differentiation. A completion that does not count is not there.
+This module is written from the papers alone, and the tests in tests/grpo compare the library with it. It has no
+padding, no masks and no automatic differentiation. A completion that does not count is left out of the list.
 
 - GRPO: Shao et al., DeepSeekMath, arXiv 2402.03300, eq. 3 and 4 and section 4.1.2.
 - Dr. GRPO: Liu et al., Understanding R1-Zero-Like Training, arXiv 2503.20783, section 3.2.
@@ -37,11 +37,11 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is maximised.
+    """The objective to maximise.
 
     Attributes:
       aggregation: sequence (DeepSeekMath), token (DAPO) or constant (Dr. GRPO).
-      max_tokens: L, what `constant` divides by.
+      max_tokens: L, the divisor of `constant`.
       epsilon_low, epsilon_high: ratios are clipped to 1 − ε_low … 1 + ε_high.
       beta: β.
       kl: k2 or k3.
@@ -59,13 +59,13 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """The negated objective and what belongs to it; lists have one entry for each completion.
+    """The negated objective; lists have one entry for each completion.
 
     Attributes:
       value: scalar.
       gradients: [n, V] with respect to the logits before temperature.
       kl: [n] estimates.
-      clipped: [n] whether the token's surrogate is the clipped constant.
+      clipped: [n] whether the token's surrogate is the clipped constant, which has no gradient.
       entropy: [n] in nats.
     """
 
@@ -108,7 +108,7 @@ def kl_estimate(log_prob: float, reference: float, estimator: str) -> tuple[floa
 
 
 def weight(completion: Completion, completions: list[Completion], objective: Objective) -> float:
-    """What stands before one token of a completion in the objective."""
+    """The factor of one token of a completion in the objective."""
     if objective.aggregation == "sequence":  # DeepSeekMath, eq. 3: 1/G Σ_i 1/|o_i| Σ_t
         return 1 / len(completions) / len(completion.tokens)
     if objective.aggregation == "token":  # DAPO, eq. 8: 1/Σ_i|o_i| Σ_i Σ_t
@@ -119,7 +119,7 @@ def weight(completion: Completion, completions: list[Completion], objective: Obj
 
 
 def loss(completions: list[Completion], objective: Objective) -> Loss:
-    """−J and −∂J/∂logits of the completions of a mini-batch."""
+    """−J and −∂J/∂logits of a mini-batch's completions."""
     result = Loss(0.0, [], [], [], [])
     total = 0.0
     for each in completions:
@@ -147,8 +147,19 @@ def loss(completions: list[Completion], objective: Objective) -> Loss:
     return dataclasses.replace(result, value=-total)
 
 
+def random_completions(rng: np.random.Generator, lengths: list[int]) -> list[Completion]:
+    """Completions with random logits, tokens and advantages; old policy and reference differ from the policy."""
+    completions = []
+    for n in lengths:
+        logits, tokens = rng.normal(size=(n, 4)), rng.integers(4, size=n)
+        policy = log_probs(logits, tokens, 0.7)
+        old, reference = (policy + rng.normal(size=n) for _ in range(2))
+        completions.append(Completion(logits, tokens, rng.normal(), old, reference))
+    return completions
+
+
 def policy_gradient(completions: list[Completion], objective: Objective) -> list[np.ndarray]:
-    """REINFORCE, descending: −weight · Â ∇ log π of each token, by the logits; no ratio, clipping or penalty."""
+    """−weight · Â ∂ log π / ∂ logits of each token: REINFORCE, without ratio, clipping and penalty."""
     gradients = []
     for each in completions:
         probabilities = np.exp(log_softmax(each.logits, objective.temperature))
@@ -159,7 +170,7 @@ def policy_gradient(completions: list[Completion], objective: Objective) -> list
 
 
 def advantages(rewards: list[float], estimator: str) -> list[float]:
-    """Of one group's rewards, with exact sums. The papers leave open which deviation; it is the sample's here."""
+    """The advantages of one group, with exact sums. The papers do not say which deviation; we take the sample's."""
     if estimator == "grpo":
         mean, deviation = statistics.mean(rewards), statistics.stdev(rewards)
         return [(reward - mean) / deviation if deviation else 0.0 for reward in rewards]

@@ -1,31 +1,29 @@
-"""Results folders as large as those of the published recipes, to try the page on: nothing was trained for them.
+"""Artifacts of made-up runs, as large as those of the published recipes, to test the page on.
 
-The texts are made up; all that is said of them (readings, rates, intervals, tests, rewards) comes from the stages' own
-code, so that the artifacts have the keys and types of real ones.
+Only the texts and the figures of training are made up. Readings, rates, intervals, tests and rewards come from the code
+of the stages, so the artifacts have the keys and types of real ones.
 """
 
-import io
 import json
 import random
-import runpy
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
-from gsm8k_grpo.common import files
+from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.config.merging import merge
 from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.data.prompts import build_prompt, format_completion
-from gsm8k_grpo.evaluation import stats
+from gsm8k_grpo.evaluation import comparison, stats
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, summarise_metrics
+from gsm8k_grpo.evaluation.reward_scores import score_evaluations
 from gsm8k_grpo.evaluation.selection import choose_best
 from gsm8k_grpo.grpo.checkpoint_names import checkpoint_name, checkpoint_steps
-from gsm8k_grpo.rewards import scoring
+from gsm8k_grpo.report.metric_catalogue import PANELS, PHASES
 from gsm8k_grpo.rewards.answers import Tags
 
-ROOT = Path(__file__).parents[2]
 ROWS, STEPS = 1319, 3738
 PROVENANCE = {
     "seed": 0,
@@ -46,7 +44,7 @@ def vocabulary() -> list[str]:
 
 
 def text(rng: random.Random, words: list[str], length: int) -> str:
-    """Sentences of about so many characters, as hard to compress as GSM8K's (gzip leaves a third of both)."""
+    """Sentences of about `length` characters that compress like GSM8K's (gzip leaves a third of both)."""
     parts, size = [], 0
     while size < length:
         word = rng.choice(words) if rng.random() < 0.85 else str(rng.randint(2, 500))
@@ -69,217 +67,154 @@ def make(
 
     Args:
       results: the folder of all artifacts.
-      recipe: the folder below it; its name is the seed of texts and verdicts. Questions are the same for all.
+      recipe: the folder below it. Its name seeds texts and verdicts; all recipes have the same questions.
       rows: test rows.
       steps: of training.
-      skill: share of rows that the trained model answers; half of it before.
-      hostile: completions that take the place of the first ones, before and after training.
-      overtrained: whether the first checkpoint is better than the last one.
-      changed: blocks of settings, merged over those of the recipe gemma2-2b-it.
+      skill: share of rows that the trained model answers; the base model answers half of it.
+      hostile: completions that replace the first ones, before and after training.
+      overtrained: makes the first checkpoint better than the last.
+      changed: blocks of settings, merged over the recipe gemma2-2b-it.
     """
     words, questions, rng = vocabulary(), random.Random(1), random.Random(recipe)
     interval = max(1, min(500, steps // 2))
     own = {"training": {"max_steps": steps, "checkpoint_interval_steps": interval, "warmup_fraction": 0.0}}
-    chosen = merge(effective_settings("gemma2-2b-it", own), {"recipes": [recipe], "published": None} | changed)
-    folder, tags = results / recipe, Tags(**chosen["prompt"]["tags"])
-    as_given = json.loads(files.canonical_json(chosen))  # what Snakemake gives to the stage settings
-    files.write_text(folder / "settings.yaml", yaml.safe_dump(as_given, sort_keys=False, allow_unicode=True))
+    settings = merge(effective_settings("gemma2-2b-it", own), {"recipes": [recipe], "published": None} | changed)
+    tags, extraction = Tags(**settings["prompt"]["tags"]), settings["evaluation"]["extraction"]
+    plain_settings = json.loads(files.canonical_json(settings))
+    files.write_text(
+        layout.settings_file(results, recipe), yaml.safe_dump(plain_settings, sort_keys=False, allow_unicode=True)
+    )
     data = [
         {"id": f"test-{index:05d}", "question": text(questions, words, 235), "answer": str(questions.randint(1, 999))}
         for index in range(rows)
     ]
-    files.write_jsonl(results / "data" / "gsm8k" / "test.jsonl", data)
-    asked = [
-        {**row, "prompt": build_prompt(chosen["prompt"]["system"], row["question"]), "prompt_tokens": 150}
+    files.write_jsonl(layout.dataset_rows(results, "gsm8k", "test"), data)
+    prompts = [
+        {
+            "id": row["id"],
+            "prompt": build_prompt(settings["prompt"]["system"], row["question"]),
+            "answer": row["answer"],
+        }
         for row in data
     ]
-    files.write_jsonl(
-        folder / "prompts" / "test.jsonl", [{key: row[key] for key in ("id", "prompt", "answer")} for row in asked]
-    )
+    files.write_jsonl(layout.prompts_file(results, recipe, "test"), prompts)
     shares = {"base": (skill / 2, 0), "final": (skill, steps)}
     if overtrained:
         shares["best"] = (min(1.0, skill + 0.2), interval)
     for name, (share, step) in shares.items():
         graded = []
         for index, row in enumerate(data):
-            said = row["answer"] if rng.random() < share else str(rng.randint(1, 999))
-            form = (
-                format_completion(text(rng, words, rng.randint(300, 900)), said, tags)
+            answer = row["answer"] if rng.random() < share else str(rng.randint(1, 999))
+            completion = (
+                format_completion(text(rng, words, rng.randint(300, 900)), answer, tags)
                 if rng.random() < (0.98 if step else 0.6)
-                else f"{text(rng, words, rng.randint(300, 900))} {said}"
+                else f"{text(rng, words, rng.randint(300, 900))} {answer}"
             )
-            completion = hostile[index] if index < len(hostile) else form
+            completion = hostile[index] if index < len(hostile) else completion
             graded.append(
                 {
                     "id": row["id"],
                     "sample": 0,
                     "completion": completion,
                     "answer": row["answer"],
-                    **grade_completion(completion, row["answer"], tags, chosen["evaluation"]["extraction"]),
+                    **grade_completion(completion, row["answer"], tags, extraction),
                     "tokens": 40 + len(completion[:4000]) // 4,
                     "stop_reason": "limit" if len(completion) > 880 else "end_of_turn",
                 }
             )
         checkpoint = checkpoint_name(step, steps) if step else "base"
         for place in (name, *(["best"] if name == "final" and not overtrained else [])):
-            write_evaluation(folder / "evaluations" / place, graded, checkpoint, step, "test", chosen)
+            folder = layout.evaluation_folder(results, recipe, place)
+            # `json.dumps` escapes lone surrogates, which a model's text can hold.
+            files.write_text(folder / "completions.jsonl", "".join(json.dumps(row) + "\n" for row in graded))
+            rates = summarise_metrics(graded, extraction)
+            files.write_json(folder / "metrics.json", _metrics(rates, checkpoint, step, "test", extraction))
     selection = []
     for step in [0, *checkpoint_steps(steps, interval)]:
         name = checkpoint_name(step, steps) if step else "base"
         share = shares["best"][0] if overtrained and step == interval else skill / 2 + skill / 2 * (step / steps) ** 0.5
         rates = {f"{key}_accuracy": stats.wilson_rate(round(share * 500), 500) for key in ("answer", *COUNTED_VERDICTS)}
-        measured = _metrics(rates | {"truncated_rate": stats.wilson_rate(3, 500)}, name, step, "dev", chosen)
-        files.write_json(folder / "evaluations-dev" / name / "metrics.json", measured)
-        selection.append(measured)
+        rates |= {"truncated_rate": stats.wilson_rate(3, 500), "samples": 1, "mean_completion_tokens": 180.0}
+        metrics = _metrics(rates, name, step, "dev", extraction)
+        files.write_json(layout.evaluation_folder(results, recipe, name, on_dev=True) / "metrics.json", metrics)
+        selection.append(metrics)
+    folder = layout.run_folder(results, recipe)
     files.write_json(folder / "best.json", choose_best(selection))
-    _compare(folder, chosen, tags, asked)
-    _training(folder, chosen, steps, rng)
-    _made(results, folder, chosen, rows)
-
-
-def write_evaluation(folder: Path, graded: list[dict], name: str, step: int, split: str, chosen: dict) -> None:
-    """completions.jsonl and metrics.json of one checkpoint."""
-    files.write_text(folder / "completions.jsonl", _jsonl(graded))
-    found = summarise_metrics(graded, chosen["evaluation"]["extraction"])
-    files.write_json(folder / "metrics.json", _metrics(found, name, step, split, chosen))
-
-
-def _jsonl(rows: list[dict]) -> str:
-    """With lone surrogates as escapes, as a model's text may have them."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def _metrics(found: dict, name: str, step: int, split: str, chosen: dict) -> dict:
-    kind = {"split": split, "checkpoint": name, "step": step, "decoding": "greedy"}
-    rest = {
-        "samples": 1,
-        "mean_completion_tokens": 180.0,
-        "extraction": chosen["evaluation"]["extraction"],
-        "starts": 1,
-    }
-    return {
-        **kind,
-        **rest,
-        **found,
-        "seconds": 60.0,
-        "tokens_per_second": 900.0,
-        "fingerprint": "0",
-        "provenance": PROVENANCE,
-    }
-
-
-def _compare(folder: Path, chosen: dict, tags: Tags, asked: list[dict]) -> None:
-    paired = runpy.run_path(str(ROOT / "scripts" / "compare.py"))["paired"]
-    sides = ("base", "final", "best")
-    base, final, best = paths = [folder / "evaluations" / name / "completions.jsonl" for name in sides]
-    compared, of_best = (paired(base, path, chosen["evaluation"]["extraction"]) for path in (final, best))
+    base, final, best = paths = [
+        layout.evaluation_folder(results, recipe, name) / "completions.jsonl" for name in ("base", "final", "best")
+    ]
+    compared, of_best = (comparison.compare_files(base, path, extraction) for path in (final, best))
     files.write_json(folder / "comparison.json", {**compared, "best": of_best, "provenance": PROVENANCE})
-    names = tuple(chosen["training"]["rewards"])
-    given = []
-    for path in paths:
-        texts = [row["completion"] for row in files.read_jsonl(path)]
-        given.append(scoring.score(names, asked, texts, tags))
-    scored = [
-        {
-            "id": row["id"],
-            **{side: {name: values[name][index] for name in names} for side, values in zip(sides, given, strict=True)},
-        }
-        for index, row in enumerate(asked)
-    ]
-    files.write_jsonl(folder / "rewards.jsonl", scored)
+    completions = dict(zip(("base", "final", "best"), paths, strict=True))
+    files.write_jsonl(
+        folder / "rewards.jsonl", score_evaluations(completions, prompts, settings["training"]["rewards"], tags)
+    )
+    _write_training(results, recipe, settings, steps, rng)
+    _write_inputs(results, recipe, settings, rows)
 
 
-def _training(folder: Path, chosen: dict, steps: int, rng: random.Random) -> None:
-    names = [f"reward_{name}" for name in chosen["training"]["rewards"]]
-    figures = [
-        "loss",
-        "gradient_norm",
-        "learning_rate",
-        "kl",
-        "entropy",
-        "clip_fraction",
-        *names,
-        "reward",
-        "reward_std",
-    ]
-    figures += [
-        "groups_without_signal",
-        "completion_tokens_mean",
-        "completion_tokens_max",
-        "truncated_rate",
-        "groups_replaced",
-    ]
-    phases = ["rollout_seconds", "reference_seconds", "update_seconds", "checkpoint_seconds"]
+def _metrics(rates: dict, name: str, step: int, split: str, extraction: str) -> dict:
+    return {
+        **{"split": split, "checkpoint": name, "step": step, "decoding": "greedy", "extraction": extraction},
+        **rates,
+        **{"seconds": 60.0, "tokens_per_second": 900.0, "starts": 1, "fingerprint": "0", "provenance": PROVENANCE},
+    }
+
+
+def _write_training(results: Path, recipe: str, settings: dict, steps: int, rng: random.Random) -> None:
+    folder, phases = layout.training_folder(results, recipe), [f"{name}_seconds" for name in PHASES]
+    measured = [f"reward_{name}" for name in settings["training"]["rewards"]]
+    measured += [column.name for panel in PANELS for column in panel.columns]
+    counted = ("epoch", "tokens", *phases)
     rows = [
-        {"step": step, "epoch": step / steps, **{name: rng.random() for name in figures}, "tokens": 1500 * step}
-        | {name: rng.random() + (20.0 if step == 1 else 0.0) for name in phases}
+        {"step": step, "epoch": step / steps, **{name: rng.random() for name in measured if name not in counted}}
+        | {"tokens": 1500 * step, **{name: rng.random() + (20.0 if step == 1 else 0.0) for name in phases}}
         for step in range(1, steps + 1)
     ]
-    text = io.StringIO()
-    pd.DataFrame(rows).to_csv(text, index=False, lineterminator="\n")
-    files.write_text(folder / "training" / "metrics.csv", text.getvalue())
-    summary = {name: sum(row[name] for row in rows) for name in phases} | {"step_seconds": 1.5}
-    summary |= {"memory": {"held_bytes": 3 * 2**20, "device_peak_bytes": None, "host_peak_bytes": 2**30}}
-    files.write_json(
-        folder / "training" / "summary.json",
-        {"fingerprint": "f" * 16, "inputs": {}, "steps": steps, "prompts": 6973, "starts": [0, steps // 3], **summary}
-        | {"warnings": [], "provenance": PROVENANCE},
-    )
+    files.write_text(folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
     kept = [
         {"name": checkpoint_name(step, steps), "step": step, "path": f"runs/x/{step}", "sha256": "c" * 64}
-        for step in checkpoint_steps(steps, chosen["training"]["checkpoint_interval_steps"])
+        for step in checkpoint_steps(steps, settings["training"]["checkpoint_interval_steps"])
     ]
-    files.write_json(folder / "training" / "checkpoints.json", {"fingerprint": "f" * 16, "checkpoints": kept})
-
-
-def _made(results: Path, folder: Path, chosen: dict, rows: int) -> None:
-    sha256 = {"train": "a" * 64, "test": "b" * 64}
+    files.write_json(folder / "checkpoints.json", {"fingerprint": "f" * 16, "checkpoints": kept})
     files.write_json(
-        results / "data" / "gsm8k" / "dataset.json",
+        folder / "summary.json",
         {
-            "name": "gsm8k",
-            "origin": {"source": "jsonl"},
-            "rows": {"train": 7473, "test": rows},
-            "sha256": sha256,
-            "provenance": PROVENANCE,
+            **{"fingerprint": "f" * 16, "inputs": {}, "steps": steps, "prompts": 6973, "starts": [0, steps // 3]},
+            **{name: sum(row[name] for row in rows) for name in phases},
+            "step_seconds": 1.5,
+            "memory": {"held_bytes": 3 * 2**20, "device_peak_bytes": None, "host_peak_bytes": 2**30},
+            **{"warnings": [], "provenance": PROVENANCE},
         },
     )
-    model = results / "models" / chosen["model"]["name"]
-    origin = {
-        "source": "kaggle",
-        "handle": "google/gemma-2/flax/gemma2-2b-it",
-        "warning": "model.revision: none is given",
-    }
-    files.write_json(
-        model / "model.json",
-        {
-            "name": chosen["model"]["name"],
-            "origin": origin,
-            "architecture": {},
-            "dtype": "float32",
-            "parameters": 2614341888,
-        }
-        | {"sha256": {"weights": "d" * 64, "tokenizer": "e" * 64}},
-    )
-    files.write_json(model / "provenance.json", PROVENANCE)
+
+
+def _write_inputs(results: Path, recipe: str, settings: dict, rows: int) -> None:
+    """The artifacts of the stages before training."""
+    dataset = {"name": "gsm8k", "origin": {"source": "jsonl"}, "rows": {"train": 7473, "test": rows}}
+    dataset |= {"sha256": {"train": "a" * 64, "test": "b" * 64}, "provenance": PROVENANCE}
+    files.write_json(layout.dataset_folder(results, "gsm8k") / "dataset.json", dataset)
+    origin = {"source": "kaggle", "handle": "google/gemma-2/flax/gemma2-2b-it"}
+    origin |= {"warning": "model.revision: none is given"}
+    name = settings["model"]["name"]
+    model = {"name": name, "origin": origin, "architecture": {}, "dtype": "float32", "parameters": 2614341888}
+    model |= {"sha256": {"weights": "d" * 64, "tokenizer": "e" * 64}}
+    files.write_json(layout.model_folder(results, name) / "model.json", model)
+    files.write_json(layout.model_folder(results, name) / "provenance.json", PROVENANCE)
     splits = {
-        name: {"rows": count, "longest_tokens": 250, "left_out": []}
-        for name, count in (("train", 6973), ("dev", 500), ("test", rows))
+        split: {"rows": count, "longest_tokens": 250, "left_out": []}
+        for split, count in (("train", 6973), ("dev", 500), ("test", rows))
     }
     files.write_json(
-        folder / "prompts" / "summary.json", {"max_tokens": 256, "splits": splits, "provenance": PROVENANCE}
+        layout.prompts_file(results, recipe, "test").with_name("summary.json"),
+        {"max_tokens": 256, "splits": splits, "provenance": PROVENANCE},
     )
-    tags = {tag: stats.wilson_rate(20, 48) for tag in chosen["prompt"]["tags"].values()}
-    files.write_json(
-        folder / "format_check.json",
-        {"tags": tags, "exact": stats.wilson_rate(12, 48), "warning": None, "examples": []},
-    )
+    tags = {tag: stats.wilson_rate(20, 48) for tag in settings["prompt"]["tags"].values()}
+    format_check = {"tags": tags, "exact": stats.wilson_rate(12, 48), "warning": None, "examples": []}
+    files.write_json(layout.run_folder(results, recipe) / "format_check.json", format_check)
 
 
 def compare_recipes(results: Path, recipes: list[str]) -> None:
-    """Writes what the stage compare_recipes writes."""
-    from gsm8k_grpo.evaluation import comparison
-
-    read = runpy.run_path(str(ROOT / "scripts" / "compare_recipes.py"))["read"]
-    across = comparison.of_recipes({recipe: read(results, recipe) for recipe in recipes})
-    files.write_json(results / "comparison-of-recipes.json", {**across, "provenance": PROVENANCE})
+    """Writes comparison-of-recipes.json."""
+    compared = comparison.compare_recipes({recipe: comparison.read_verdicts(results, recipe) for recipe in recipes})
+    files.write_json(results / "comparison-of-recipes.json", {**compared, "provenance": PROVENANCE})

@@ -1,6 +1,7 @@
-"""Fetched models go all the way: from a hub on the loopback, by its real client, through training to the export.
+"""Fetched models through the whole pipeline: from a hub on the loopback, by its real client, to training and export.
 
-Kaggle's Gemma 2 as a Flax checkpoint, Hugging Face's Qwen2.5 in several safetensors files; small and random.
+Kaggle has a Flax checkpoint of Gemma 2, Hugging Face has Qwen2.5 in several safetensors files. Both are small and
+random.
 """
 
 import json
@@ -12,22 +13,30 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from flax import nnx, traverse_util
-from test_families import PROGRAM
-from test_pretrained import SIZES, write_flax, write_folder
+from flax import nnx
 
-from small_models import left_padded
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import to_plain
 from gsm8k_grpo.config.recipes import effective_settings
-from gsm8k_grpo.huggingface import agreement, weight_reading
+from gsm8k_grpo.huggingface import agreement
 from gsm8k_grpo.models import building, families, storage, tokenizers
 from gsm8k_grpo.models.base_model import load_base_model, load_checkpoint
 from gsm8k_grpo.models.mesh import make_mesh
-from loopback_hubs import COMMIT, HF_TOKEN, KAGGLE_KEY, KAGGLE_VERSION, SECRETS, Hubs, Repository
+from loopback_hubs import COMMIT, CREDENTIALS, KAGGLE_VERSION, SECRETS, Hubs, Repository
+from published_models import SIZES, random_weights, write_flax, write_folder
+from small_models import left_padded
 
-KNOWN = {"HF_TOKEN": HF_TOKEN, "KAGGLE_USERNAME": "someone", "KAGGLE_KEY": KAGGLE_KEY}
+pytestmark = [pytest.mark.slow, pytest.mark.parity]
+# Runs several stages in one process, so that JAX is imported once.
+PROGRAM = """
+import importlib, json, sys
+for stage, *arguments in json.loads(input()):
+    sys.argv = [stage, *arguments]
+    print("stage", stage, flush=True)
+    importlib.import_module(stage).main()
+"""
+KNOWN = CREDENTIALS["huggingface"] | CREDENTIALS["kaggle"]
 CASES = {
     # (family, handle, revision)
     "kaggle": ("gemma2", "someone/gemma-2/flax/small", KAGGLE_VERSION),
@@ -35,9 +44,9 @@ CASES = {
 }
 
 
-def chosen(source, folder, lora=True):
+def run_settings(source, folder, lora=True):
     family, handle, revision = CASES[source]
-    # Of texts that mean nothing yet, the published rewards are all equal.
+    # The published rewards of random texts are all equal, which would train nothing.
     (folder / "mine.py").write_text(
         "def letters(prompts, completions, answers):\n"
         "    return [float(sum(map(str.isalpha, text))) for text in completions]\n"
@@ -68,11 +77,8 @@ def stages_of(name, folder, recipe):
     run = f"results/{name}"
     (folder / run).mkdir(parents=True)
     (folder / run / "settings.yaml").write_text(yaml.safe_dump(to_plain(recipe)))
-    how, model, training = (
-        ["--settings", f"{run}/settings.yaml"],
-        ["--model", "results/models/small"],
-        f"{run}/training",
-    )
+    settings, model = ["--settings", f"{run}/settings.yaml"], ["--model", "results/models/small"]
+    training = f"{run}/training"
     rows = ["--rows", f"{run}/prompts/dev.jsonl"]
     trained = ["--checkpoints", f"{training}/checkpoints.json", "--checkpoint", "final"]
     base_rows, final_rows = (f"{run}/evaluations/{each}/completions.jsonl" for each in ("base", "final"))
@@ -80,25 +86,21 @@ def stages_of(name, folder, recipe):
     compared = ["--base", base_rows, "--final", final_rows, "--best", final_rows]
     same = ["--same", "results/small/evaluations/base/metrics.json"] if name != "small" else []
     return [
-        ["train", *how, "--rows", f"{run}/prompts/train.jsonl", *model, "--output", training],
-        ["evaluate", *how, *rows, *model, *same, "--output", f"{run}/evaluations/base"],
-        ["evaluate", *how, *rows, *model, *trained, "--output", f"{run}/evaluations/final"],
+        ["train", *settings, "--rows", f"{run}/prompts/train.jsonl", *model, "--output", training],
+        ["evaluate", *settings, *rows, *model, *same, "--output", f"{run}/evaluations/base"],
+        ["evaluate", *settings, *rows, *model, *trained, "--output", f"{run}/evaluations/final"],
         ["best", "--metrics", *metrics, "--output", f"{run}/best.json"],
-        ["compare", *how, *compared, "--output", f"{run}/comparison.json"],
+        ["compare", *settings, *compared, "--output", f"{run}/comparison.json"],
         ["export", "--results", "results", "--recipe", name, "--output", f"{run}/export"],
     ]
 
 
 @pytest.fixture(scope="module", params=CASES)
 def fetched(request, tmp_path_factory):
-    """(Folder, source, weights as they were published, the folder that the hub serves): fetched, trained, exported."""
+    """A fetched, trained and exported model: its folder, source, family, published weights, and the served folder."""
     source, folder = request.param, tmp_path_factory.mktemp(request.param)
     family, handle, _ = CASES[source]
-    rng = np.random.default_rng(1)
-    shapes = weight_reading.expected_shapes(SIZES[family])
-    weights = traverse_util.unflatten_dict(
-        {path: 0.3 * rng.standard_normal(shape, "f") for path, shape in shapes.items()}
-    )
+    weights = random_weights(family, 0.3)
     served = write_folder(folder / "published", family, weights, shards=3)
     if source == "kaggle":
         tokenizer = (served / "tokenizer.model").read_bytes()
@@ -110,7 +112,7 @@ def fetched(request, tmp_path_factory):
     getattr(hub, source)[f"model/{handle}"] = Repository(contents, gated=True)
 
     text, model, data = (
-        json.dumps(to_plain(chosen(source, folder))),
+        json.dumps(to_plain(run_settings(source, folder))),
         "results/models/small",
         "results/data/word-problems",
     )
@@ -119,10 +121,10 @@ def fetched(request, tmp_path_factory):
         ["download", "--settings", text, "--output", data],
         ["base_model", "--settings", text, "--output", model],
         ["prompts", "--settings", text, *asked, "--model", model, "--output", "results/small/prompts"],
-        *stages_of("small", folder, chosen(source, folder)),
+        *stages_of("small", folder, run_settings(source, folder)),
     ]
-    if source == "huggingface":  # once more, with all weights trained, on the same prompts
-        stages += stages_of("whole", folder, chosen(source, folder, lora=False))
+    if source == "huggingface":  # a second run on the same prompts trains all weights
+        stages += stages_of("whole", folder, run_settings(source, folder, lora=False))
         (folder / "results/whole/prompts").symlink_to("../small/prompts")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -147,13 +149,13 @@ def load(fetched):
 
 
 def as_published(fetched):
-    """The published weights in our model, without our files between."""
+    """The published weights in our model, without our files."""
     graph, state = nnx.split(building.structure(building.tunix_config(SIZES[fetched.family])))
     nnx.replace_by_pure_dict(state, fetched.weights)
     return nnx.merge(graph, state)
 
 
-def test_what_was_fetched_computes_as_what_was_published(fetched):
+def test_a_fetched_model_computes_the_published_models_logits(fetched):
     results = fetched.folder / "results"
     manifest = files.read_json(results / "models/small/model.json")
     assert manifest["sha256"]["weights"] == storage.weights_hash(fetched.weights)
@@ -177,13 +179,13 @@ def test_what_was_fetched_computes_as_what_was_published(fetched):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_export_of_what_was_fetched_is_the_trained_model(fetched):
+def test_the_export_is_the_trained_model(fetched):
     export = fetched.folder / "results/small/export"
     manifest = files.read_json(export / "export.json")
     assert manifest["changed_weights"] > 0.9 * manifest["adapted_weights"] > 0
     assert manifest["agreement"]["largest_difference"] < 1e-4 < 0.1 < manifest["agreement"]["largest_logit"]
     assert manifest["checkpoint"]["step"] == 2
-    # What was published in this format stays beside the weights; what was not is made.
+    # A model that was published in this format names its hub; of another, the export contains the base.
     named = {"kaggle": "results/small/export/base", "huggingface": "someone/small"}[fetched.source]
     assert manifest["adapter_base"] == named
     assert files.read_json(export / "adapter/adapter_config.json")["base_model_name_or_path"] == named
@@ -193,7 +195,7 @@ def test_the_export_of_what_was_fetched_is_the_trained_model(fetched):
 
 def test_transformers_and_peft_agree_with_the_trained_model(fetched):
     torch, transformers, peft = (pytest.importorskip(name) for name in ("torch", "transformers", "peft"))
-    from test_parity import LENGTHS, PAD, our_logits, their_logits
+    from logits import LENGTHS, PAD, our_logits, their_logits
 
     results, tokens = fetched.folder / "results", left_padded(LENGTHS, 400, PAD)
     real = tokens != PAD
@@ -242,3 +244,20 @@ def test_no_token_is_left_below_the_folder(fetched):
             assert not any(secret.encode() in content for secret in SECRETS), path
             read += 1
     assert read > 60
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])  # Qwen2.5 is among `CASES`
+def test_a_sharded_model_comes_from_hugging_face_and_loads(tmp_path, family):
+    hub, weights = Hubs(tmp_path), random_weights(family)
+    folder = write_folder(tmp_path / "published", family, weights, shards=3)
+    hub.huggingface["model/someone/small"] = Repository({path.name: path.read_bytes() for path in folder.iterdir()})
+    settings = {"name": "small", "source": "huggingface", "handle": "someone/small", "revision": COMMIT, "path": None}
+    settings |= {"architecture": SIZES[family], "dtype": "float32", "pretraining": None}
+    command = [sys.executable, str(ROOT / "scripts" / "base_model.py"), "--settings", json.dumps({"model": settings})]
+    status, text = hub.run([*command, "--output", str(tmp_path / "model")], cwd=tmp_path, JAX_PLATFORMS="cpu")
+    hub.close()
+    assert status == 0, text
+    manifest = files.read_json(tmp_path / "model" / "model.json")
+    assert manifest["origin"]["commit"] == COMMIT and manifest["origin"]["warning"] is None
+    assert manifest["sha256"]["weights"] == storage.weights_hash(weights)
+    assert load_base_model(tmp_path / "model", make_mesh(1, 1)).sha256 == manifest["sha256"]

@@ -1,6 +1,6 @@
-"""Published folders: converted, loaded, sharded; what is missing, torn or of another model is refused in one sentence.
+"""Published folders are converted, loaded and sharded; missing, damaged or other files are refused in one sentence.
 
-Weights here are ours written in Hugging Face's format; that the format is theirs is test_parity.py's.
+The weights are ours, written in Hugging Face's format; test_parity.py compares that format with theirs.
 """
 
 import json
@@ -11,74 +11,22 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
-from flax import nnx, traverse_util
+from flax import nnx
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.data.prompts import build_prompt
-from gsm8k_grpo.huggingface import config_json, tensor_names, weight_reading
+from gsm8k_grpo.data.model_files import INDEX_FILE
+from gsm8k_grpo.huggingface import config_json, weight_reading
 from gsm8k_grpo.models import building, families, storage
 from gsm8k_grpo.models.base_model import load_base_model
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.models.model_folder_writing import take_over_model, write_model_folder
-from gsm8k_grpo.models.tokenizer_training import train_tokenizer
-from small_models import FAMILIES, QUESTIONS
-
-SIZES = {name: {**sizes, "vocabulary_size": 420} for name, sizes in FAMILIES.items()}
-
-
-def write_folder(folder, name, weights, shards=1, seed=0):
-    """A Hugging Face folder of a family's small model."""
-    folder.mkdir(exist_ok=True)
-    architecture = SIZES[name]
-    config_json.transformers_config(architecture).save_pretrained(folder)
-    template = family_of(architecture).template
-    texts = [build_prompt("", question, template) for question in QUESTIONS] * 20
-    file = family_of(architecture).tokenizer.files[0]
-    (folder / file).write_bytes(train_tokenizer(texts, architecture["vocabulary_size"], name))
-    arrays = storage.leaves(weights)
-    tensors = {}
-    for entry in tensor_names.tensor_table(architecture):
-        tensors |= dict(zip(entry.names, entry.to_hf(np.asarray(arrays[entry.path])), strict=True))
-    tensors = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-    if shards == 1:
-        safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-        return folder
-    weight_map = {}
-    for index in range(shards):
-        file = f"model-{index + 1:05}-of-{shards:05}.safetensors"
-        part = dict(list(tensors.items())[index::shards])
-        safetensors.numpy.save_file(part, folder / file)
-        weight_map |= dict.fromkeys(part, file)
-    (folder / weight_reading.INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    return folder
-
-
-def write_flax(folder, architecture, weights):
-    """A Flax checkpoint as Kaggle has it: flat names, gate and up in one array, more rows than there are pieces."""
-    array = {path: np.asarray(leaf) for path, leaf in storage.leaves(weights).items()}
-    pieces = array["embedder", "input_embedding"]
-    stored = {
-        "transformer/embedder": {"input_embedding": np.concatenate([pieces, np.ones((7, pieces.shape[1]), "f")])},
-        "transformer/final_norm": {"scale": array["final_norm", "scale"]},
-    }
-    for index in range(architecture["num_layers"]):
-        layer, ours = f"transformer/layer_{index}", ("layers", index)
-        for name in ("q_einsum", "kv_einsum", "attn_vec_einsum"):
-            stored[f"{layer}/attn/{name}"] = {"w": array[*ours, "attn", name, "w"]}
-        gates = [array[*ours, "mlp", name, "kernel"] for name in ("gate_proj", "up_proj")]
-        stored[f"{layer}/mlp/gating_einsum"] = {"w": np.stack(gates)}
-        stored[f"{layer}/mlp/linear"] = {"w": array[*ours, "mlp", "down_proj", "kernel"]}
-        for name in ("pre_attention_norm", "pre_ffw_norm", "post_ffw_norm"):
-            stored[f"{layer}/{name}"] = {"scale": array[*ours, name, "scale"]}
-        stored[f"{layer}/post_attention_norm"] = {"scale": array[*ours, "post_attn_norm", "scale"]}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(folder, stored)
+from published_models import SIZES, random_weights, write_folder
+from small_models import FAMILIES
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -88,13 +36,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def weights(name):
-    rng = np.random.default_rng(1)
-    return traverse_util.unflatten_dict(
-        {
-            path: 0.2 * rng.standard_normal(shape, "f")
-            for path, shape in weight_reading.expected_shapes(SIZES[name]).items()
-        }
-    )
+    return random_weights(name, 0.2)
 
 
 @pytest.fixture
@@ -103,7 +45,7 @@ def folder(name, weights, tmp_path):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_a_converted_folder_is_loaded_as_it_was(name, weights, tmp_path, shards):
+def test_a_converted_folder_keeps_its_weights(name, weights, tmp_path, shards):
     folder, output = write_folder(tmp_path / "published", name, weights, shards), tmp_path / "model"
     chosen = {"name": "small", "architecture": SIZES[name], "dtype": "float32"}
     write_model_folder(
@@ -121,7 +63,7 @@ def test_a_converted_folder_is_loaded_as_it_was(name, weights, tmp_path, shards)
     assert not list(output.glob(".making*"))
 
 
-def test_a_miniature_that_is_pretrained_alike_takes_the_weights_over(name, weights, folder, tmp_path):
+def test_a_miniature_takes_over_weights_that_were_pretrained_in_the_same_way(name, weights, folder, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     chosen = {"name": "first", "architecture": SIZES[name], "dtype": "float32"}
     write_model_folder(
@@ -131,7 +73,7 @@ def test_a_miniature_that_is_pretrained_alike_takes_the_weights_over(name, weigh
     write_model_folder(second, other, lambda making: take_over_model(first, making))
     manifest = files.read_json(first / "model.json")
     assert files.read_json(second / "model.json") == {**manifest, "name": "second", "dtype": "bfloat16"}
-    loaded = load_base_model(second, make_mesh(1, 1))  # its hash is that of what lies there
+    loaded = load_base_model(second, make_mesh(1, 1))  # its hash is that of the stored weights
     wide = jax.tree.map(lambda array: array.astype("float32"), storage.weights_of(loaded.model))
     expected = jax.tree.map(lambda array: jnp.asarray(array, "bfloat16").astype("float32"), weights)
     assert storage.weights_hash(wide) == storage.weights_hash(expected)
@@ -140,7 +82,8 @@ def test_a_miniature_that_is_pretrained_alike_takes_the_weights_over(name, weigh
         write_model_folder(second, other, lambda making: take_over_model(first, making))
 
 
-def test_published_precision_becomes_the_one_asked_for(name, weights, tmp_path):
+@pytest.mark.slow
+def test_published_precision_becomes_the_precision_of_the_settings(name, weights, tmp_path):
     storage.save(weights, tmp_path / "weights")
     half = storage.load(tmp_path / "weights", building.tunix_config(SIZES[name]), make_mesh(1, 1), jnp.bfloat16)
     assert {leaf[...].dtype for _, leaf in nnx.to_flat_state(nnx.state(half))} == {jnp.dtype("bfloat16")}
@@ -154,17 +97,21 @@ def test_published_precision_becomes_the_one_asked_for(name, weights, tmp_path):
     assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_no_device_holds_the_whole_of_a_sharded_model(tmp_path):
     program = """
 import json, jax.numpy as jnp
 from flax import nnx
 from pathlib import Path
-from gsm8k_grpo import models
+from gsm8k_grpo.models import building, storage
+from gsm8k_grpo.models.lora import with_lora
+from gsm8k_grpo.models.mesh import make_mesh
+from gsm8k_grpo.models.model_folder_writing import take_over_model, write_model_folder
 for architecture, folder, mesh, modules in json.loads(input()):
-    mesh = models.make_mesh(*mesh)
-    model = models.load(Path(folder), models.config(architecture), mesh, jnp.float32)
+    mesh = make_mesh(*mesh)
+    model = storage.load(Path(folder), building.tunix_config(architecture), mesh, jnp.float32)
     lora = {"rank": 4, "alpha": 4, "dropout": 0, "base_weights": None, "target_modules": modules}
-    for each in (model, models.with_lora(model, lora, 0, mesh)):
+    for each in (model, with_lora(model, lora, 0, mesh)):
         held, whole = {}, 0
         for path, leaf in nnx.to_flat_state(nnx.state(each)):
             whole += leaf[...].nbytes
@@ -174,13 +121,8 @@ for architecture, folder, mesh, modules in json.loads(input()):
 """
     cases = []
     for name, architecture in SIZES.items():
-        rng = np.random.default_rng(1)
-        arrays = {
-            path: rng.standard_normal(shape, "f")
-            for path, shape in weight_reading.expected_shapes(architecture).items()
-        }
-        storage.save(traverse_util.unflatten_dict(arrays), tmp_path / name)
-        # KV heads bound tp: Gemma 3 1B has one.
+        storage.save(random_weights(name), tmp_path / name)
+        # KV heads limit tp: Gemma 3 1B has one.
         mesh = (4, 1) if architecture["num_kv_heads"] == 1 else (2, 2)
         cases.append([architecture, str(tmp_path / name), mesh, family_of(architecture).modules])
     done = subprocess.run(
@@ -202,10 +144,13 @@ for architecture, folder, mesh, modules in json.loads(input()):
     for line in lines:
         whole, *held = json.loads(line)
         assert len(held) == 4
-        assert max(held) < 0.4 * whole, (whole, held)  # norms and biases are whole on each, or by tp alone
+        assert max(held) < 0.4 * whole, (
+            whole,
+            held,
+        )  # each device has whole norms and biases, or shards them by tp alone
 
 
-# config.json as the hub has it.
+# config.json as on the hub.
 HUB = {
     "gemma2_2b": {
         **{"architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0},
@@ -291,17 +236,17 @@ def test_another_model_is_refused_by_the_key(tmp_path, key, value, says):
         ("use_bidirectional_attention", True),
     ],
 )
-def test_what_makes_gemma_2_is_compared(tmp_path, key, value):
+def test_every_key_that_changes_gemma_2s_computation_is_compared(tmp_path, key, value):
     (tmp_path / "config.json").write_text(json.dumps({**HUB["gemma2_2b"], key: value}))
     with pytest.raises(PipelineError, match=f"config.json: {key} is "):
         config_json.check_config(tmp_path, "gemma2_2b")
 
 
-def test_what_is_kept_for_the_export_is_the_models_and_its_licence_and_nothing_else(tmp_path):
+def test_only_the_models_files_and_its_licence_are_kept_for_the_export(tmp_path):
     folder = tmp_path / "published"
     folder.mkdir()
     kept = {"config.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE", "merges.txt"}
-    others = {"adapter_config.json", "kaggle.json", "notes.txt", "model.safetensors", weight_reading.INDEX_FILE}
+    others = {"adapter_config.json", "kaggle.json", "notes.txt", "model.safetensors", INDEX_FILE}
     for name in kept | others:
         (folder / name).write_text("{}")
     weight_reading.copy_published(folder, tmp_path / "kept")
@@ -339,7 +284,7 @@ FAULTS = {
     ),
     "an unknown tensor": (
         retensored(lambda tensors: {**tensors, "model.extra": tensors[NORM]}),
-        "model.extra is no tensor of this architecture",
+        "model.extra is not a tensor of model.architecture",
     ),
     "another shape": (
         retensored(lambda tensors: {**tensors, NORM: tensors[NORM][:-1]}),
@@ -349,7 +294,7 @@ FAULTS = {
         retensored(lambda tensors: {**tensors, NORM: tensors[NORM].astype("int8")}),
         f"{NORM} is I8, expected one of F64, F32, F16, BF16",
     ),
-    "a configuration that is none": (
+    "a configuration that is not an object": (
         lambda folder: (folder / "config.json").write_text("[]"),
         "expected a JSON object",
     ),
@@ -360,16 +305,14 @@ FAULTS = {
         "its weights are quantised (quantization_config)",
     ),
     "an index without its files": (
-        lambda folder: (folder / weight_reading.INDEX_FILE).write_text(
-            '{"weight_map": {"a": "model-00001.safetensors"}}'
-        ),
+        lambda folder: (folder / INDEX_FILE).write_text('{"weight_map": {"a": "model-00001.safetensors"}}'),
         "model-00001.safetensors: no such file, but model.safetensors.index.json names it",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_folder_that_lacks_something_is_refused_in_one_sentence(folder, name, fault):
+def test_a_faulty_folder_is_refused_in_one_sentence(folder, name, fault):
     damage, says = FAULTS[fault]
     damage(folder)
     with pytest.raises(PipelineError) as refused:
@@ -377,7 +320,7 @@ def test_a_folder_that_lacks_something_is_refused_in_one_sentence(folder, name, 
     assert says in str(refused.value) and str(folder) in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_copy_of_the_tied_embedding_is_no_fault(folder, name, weights):
+def test_a_copy_of_the_tied_embedding_is_accepted(folder, name, weights):
     retensored(lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]})(folder)
     found, _ = weight_reading.read_model(folder, SIZES[name])
     assert storage.weights_hash(found) == storage.weights_hash(weights)
@@ -393,7 +336,7 @@ def test_a_folder_without_tokenizer_or_with_the_wrong_layout_is_refused(folder, 
     with pytest.raises(PipelineError) as refused:
         weight_reading.read_model(tmp_path / "flax", SIZES[name])
     says = "expected a tokenizer*.model and one folder with a Flax checkpoint"
-    assert (says if name == "gemma2" else "Flax checkpoints are read of Gemma 2, not of") in str(refused.value)
+    assert (says if name == "gemma2" else "a Flax checkpoint of") in str(refused.value)
     if name == "gemma2":
         (tmp_path / "flax" / "tokenizer.model").write_bytes(b"")
         with pytest.raises(PipelineError, match="checkpoint: not a readable Flax checkpoint"):

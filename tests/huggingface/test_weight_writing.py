@@ -1,7 +1,7 @@
-"""What is exported computes what was trained: through `transformers` and PEFT, merged and as adapters.
+"""An export computes what was trained: through `transformers` and PEFT, merged and as adapters.
 
-Small models of each family, random weights of a size at which logits are about 10, adapters that change them by more
-than 1, float32 on both sides; logits agree to 10⁻⁴. (PyTorch and PEFT are not ours: `make parity` installs them.)
+Small models of each family with random weights, so that logits are about 10, and adapters that change them by more than
+1. Both sides compute in float32; logits agree to 10⁻⁴. `make parity` installs PyTorch and PEFT.
 """
 
 import json
@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx, traverse_util
-from test_parity import LENGTHS, PAD, STOPS, Ids, merged, our_logits, their_logits
 
-from small_models import FAMILIES, completed, left_padded
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import word_problems
+from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.generation.cache_size import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
@@ -27,11 +26,14 @@ from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
-from gsm8k_grpo.report import model_card
+from small_models import FAMILIES, completed, left_padded
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
+from logits import LENGTHS, PAD, STOPS, Ids, our_logits, their_logits, with_weights  # noqa: E402
+
+pytestmark = pytest.mark.parity
 
 TOLERANCE = 1e-4
 RANK, ALPHA = 3, 5.0
@@ -44,16 +46,15 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def published(name, tmp_path_factory):
-    """A base as it may be published: by `transformers`, in several files."""
+    """A base, published by `transformers` in several files."""
     torch.manual_seed(0)
-    # Eager: what exports are asked to be loaded with, for Gemma 2's soft cap.
     model = transformers.AutoModelForCausalLM.from_config(config_json.transformers_config(FAMILIES[name])).float()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.5))
     folder = tmp_path_factory.mktemp(name)
     model.save_pretrained(folder, max_shard_size="20KB")
-    assert (folder / weight_reading.INDEX_FILE).is_file() and len(list(folder.glob("*.safetensors"))) > 3
+    assert (folder / INDEX_FILE).is_file() and len(list(folder.glob("*.safetensors"))) > 3
     return folder
 
 
@@ -85,7 +86,7 @@ def arrays(policy):
 
 @pytest.fixture(scope="module")
 def base(published, name):
-    return merged(weight_reading.read_huggingface(published, FAMILIES[name]), FAMILIES[name])
+    return with_weights(weight_reading.read_huggingface(published, FAMILIES[name]), FAMILIES[name])
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def factors(trained, name):
 
 
 def write(folder, name, stored, factors, dtype="float32", **options):
-    """The merged weights with their config.json; returns what the merge did."""
+    """Writes the merged weights with their config.json; returns the record of the merge."""
     shape_of = weight_reading.expected_shapes(FAMILIES[name]).get
     kept = weight_writing.write_weights(
         folder, FAMILIES[name], stored, shape_of, dtype, factors, ALPHA / RANK, **options
@@ -153,7 +154,7 @@ def test_peft_puts_the_adapters_on_the_base_to_the_same_logits(name, trained, pu
     has = {key for key in loaded.state_dict() if "lora_" in key}
     assert len(has) == 2 * len(factors) == 2 * 7 * FAMILIES[name]["num_layers"]
     assert apart(their_logits(loaded, rows), our_logits(trained, rows), rows) < TOLERANCE
-    # PEFT's own merge is ours.
+    # PEFT's own merge gives the same.
     alone = loaded.merge_and_unload()
     assert apart(their_logits(alone, rows), our_logits(trained, rows), rows) < TOLERANCE
 
@@ -197,7 +198,7 @@ def test_the_same_greedy_answers_on_50_prompts(name, trained, theirs):
 def test_several_files_with_an_index_are_the_same_model(name, stored, factors, exported, tmp_path):
     write(tmp_path, name, stored, factors, shard_bytes=20_000)
     parts = sorted(path.name for path in tmp_path.glob("*.safetensors"))
-    index = json.loads((tmp_path / weight_writing.INDEX_FILE).read_text())
+    index = json.loads((tmp_path / INDEX_FILE).read_text())
     assert len(parts) > 3 and sorted(set(index["weight_map"].values())) == parts
     whole = safetensors.numpy.load_file(exported / "model.safetensors")
     found = {}
@@ -233,7 +234,7 @@ def test_half_precision_is_merged_in_float32_and_rounded_once(name, stored, fact
 
 
 def test_qlora_is_merged_into_the_base_before_quantisation(name, base, trained, exported, rows):
-    """The adapters are `trained`'s; the difference from the quantised model is measured, not hidden."""
+    """The adapters are those of `trained`; the difference from the quantised model is measured."""
     quantised = adapted(base, name, {"gemma2": "nf4", "gemma3": "int8", "qwen2": "nf4"}[name])
     assert arrays(quantised).keys() == arrays(trained).keys()
     nnx.update(quantised, nnx.state(trained, nnx.LoRAParam))
@@ -247,7 +248,7 @@ def test_qlora_is_merged_into_the_base_before_quantisation(name, base, trained, 
     assert found["largest_difference"] > 100 * TOLERANCE and found["tokens"] == len(row) - 4
     same = agreement.compare_logits(*(agreement.completion_logits(model, split, PAD) for model in (trained, loaded)))
     assert same["largest_difference"] < TOLERANCE and same["same_next_token"] == 1.0
-    # What is compared is what predicts the completion.
+    # The compared logits are those that predict the completion.
     logits = our_logits(trained, np.array([row]))[0, 3:-1]
     np.testing.assert_allclose(agreement.completion_logits(trained, split, PAD)[0], logits, rtol=0, atol=TOLERANCE)
 
@@ -258,7 +259,9 @@ def test_a_merge_that_is_the_base_is_refused(name, stored, factors, tmp_path):
     with pytest.raises(PipelineError, match=r"equals its base \(training changed no weight\)"):
         weight_writing.require_change(kept, "float32")
     tiny = {key: (a * 1e-5, b * 1e-5) for key, (a, b) in factors.items()}
-    large = {path: np.sign(stored[path]) + (stored[path] == 0) for path in stored}  # next to 1, steps are 2⁻⁸
+    large = {
+        path: np.sign(stored[path]) + (stored[path] == 0) for path in stored
+    }  # bfloat16 numbers near 1 are 2⁻⁸ apart
     (tmp_path / "half").mkdir()
     kept = weight_writing.write_weights(
         tmp_path / "half", FAMILIES[name], large, stored.shape, "bfloat16", tiny, ALPHA / RANK
@@ -283,7 +286,7 @@ def test_stored_weights_have_the_hash_of_what_was_saved(name, stored, published,
 
 
 def test_each_array_of_the_base_is_read_when_its_file_is_written(name, stored, factors, tmp_path):
-    """So that no more than a file's worth is in memory."""
+    """Memory holds no more than one file's worth."""
     asked, asked_before, save = [], [], weight_writing._save
 
     class Watched(dict):
@@ -300,12 +303,12 @@ def test_each_array_of_the_base_is_read_when_its_file_is_written(name, stored, f
         write(tmp_path, name, Watched(), factors, shard_bytes=20_000)
     files = len(list(tmp_path.glob("*.safetensors")))
     assert len(asked_before) == files > 3 and asked_before[0] < len(stored) / 2
-    # Once, but for keys and values that come to lie in two files.
+    # Once, except keys and values that are in two files.
     assert set(asked) == set(stored) and len(asked) < len(stored) + files
 
 
-def test_what_was_published_beside_the_weights_stays_as_it_was(name, published, tmp_path):
-    """config.json but for the precision, and tokenizer files; generation is as it was measured, and stops at turns."""
+def test_published_files_beside_the_weights_stay_unchanged(name, published, tmp_path):
+    """config.json keeps all but the precision. Generation is as measured, and stops at the end of a turn."""
     template = family_of(FAMILIES[name]).template
     folder, model = tmp_path / "export", tmp_path / "model"
     folder.mkdir(), model.mkdir()
@@ -323,7 +326,7 @@ def test_what_was_published_beside_the_weights_stays_as_it_was(name, published, 
     assert ours == {**theirs, "dtype": "bfloat16"}
     assert (folder / "tokenizer_config.json").read_text() == '{"tokenizer_class": "theirs"}'
     generation = json.loads((folder / "generation_config.json").read_text())
-    # Those that our sampler stops at, so that generation is the same here and there.
+    # Our sampler stops at the same tokens.
     assert generation["eos_token_id"] == [tokenizer.piece_to_id(token) for token in template.stops]
     assert generation["max_new_tokens"] == 77 and generation["do_sample"] is False
     assert "repetition_penalty" not in generation and generation["suppress_tokens"] == [tokenizer.pad_id()]
@@ -331,18 +334,3 @@ def test_what_was_published_beside_the_weights_stays_as_it_was(name, published, 
     sampled = transformers.GenerationConfig.from_pretrained(folder)
     assert (sampled.do_sample, sampled.temperature, sampled.top_k, sampled.top_p) == (True, 0.7, 0, 0.9)
     assert not list(folder.glob("*.safetensors*"))
-
-
-@pytest.mark.parametrize(
-    ("origin", "expected"),
-    [
-        ({"source": "kaggle", "handle": "google/gemma-2/flax/gemma2-2b-it"}, "google/gemma-2-2b-it"),
-        ({"source": "kaggle", "handle": "someone/gemma-2/flax/gemma2-2b-it"}, None),
-        ({"source": "kaggle", "handle": "google/gemma/flax/2b-it"}, None),
-        ({"source": "huggingface", "handle": "Qwen/Qwen2.5-0.5B-Instruct"}, "Qwen/Qwen2.5-0.5B-Instruct"),
-        ({"source": "local", "path": "/models/gemma"}, "/models/gemma"),
-        ({"source": "pretrained", "seed": 0, "rows": 3}, None),
-    ],
-)
-def test_the_adapters_name_their_base(origin, expected):
-    assert model_card.base_model(origin) == expected

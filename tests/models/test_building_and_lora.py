@@ -185,7 +185,7 @@ def lowered(model, mesh):
     """Gives the texts of a sampler's programs."""
     options = DrawingOptions(8, (1,), 0.0, None, 1.0)
     with mesh:
-        sampler = Sampler(model, programs.NoTokenizer(), 16, mesh)
+        sampler = Sampler(model, programs.PlaceholderTokenizer(), 16, mesh)
         prefill = sampler.lower_prefill(2, 1, 8, options)
         return prefill.as_text(), sampler.lower_decode(sampler.abstract_state(prefill), options).as_text()
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from gsm8k_grpo.report.metric_catalogue import panels_of
 from loopback_hubs import SECRETS
 from small_run import fails, read, rows, snakemake
 
@@ -97,6 +98,11 @@ def test_metrics_have_one_finite_row_a_step(finished):
     assert all(math.isfinite(value) for value in metrics.to_numpy().ravel())
     named = [f"reward_{name}" for name in ("format_exact", "format_approximate", "answer", "number")]
     assert metrics[named].sum(axis=1).to_numpy() == pytest.approx(metrics["reward"].to_numpy())
+
+
+def test_every_column_that_training_writes_is_in_the_catalogue(finished):
+    metrics = pd.read_csv(finished / "results/tiny/training/metrics.csv")
+    assert set(metrics) - {"step"} == {column.name for panel in panels_of(metrics) for column in panel.columns}
 
 
 def test_every_rule_left_a_log_and_long_stages_show_rate_and_time_left(finished):

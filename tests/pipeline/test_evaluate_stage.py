@@ -7,8 +7,8 @@ import time
 import pytest
 import yaml
 
-from small_models import completed
 from gsm8k_grpo.common.errors import PipelineError
+from small_models import completed
 from small_run import ended, read, rows
 
 

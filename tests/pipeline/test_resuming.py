@@ -42,7 +42,7 @@ def test_sigterm_saves_the_newest_step_and_ends_within_seconds(finished, tmp_pat
     assert time.monotonic() - signalled < 20
     (run,) = output.glob("runs/*")
     saved = max(map(int, read(run / "checkpoints.json")))
-    assert f"SIGTERM: step {saved} is saved; the same command goes on from there" in printed
+    assert f"SIGTERM: step {saved} is saved; the same command resumes from there" in printed
     assert f"resuming after step {saved} of 4" in ended(train(finished, output))
     assert_the_same(finished / "results/tiny/training", output)
     assert sorted(read(run / "checkpoints.json")) == ["2", "4"]  # the one between is gone
@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_clear_error_and_the_checkpoints_before_stand(finishe
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert (
         "checkpoints/actor/8: the checkpoint of step 4 cannot be written (File too large)" in error
-        and "ones before stand" in error
+        and "the ones before it stay" in error
     )
     assert read(run / "checkpoints.json") == before
     assert "resuming after step 2 of 4" in ended(train(finished, output))

@@ -1,15 +1,10 @@
-"""Collectives in the text of compiled programs."""
-
-import os
-import subprocess
-import sys
+"""Collectives are read from the text of compiled programs."""
 
 import pytest
 
-from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.preflight.collectives import collective_bytes, count_collectives
 
-# As XLA writes it: a loop with an asynchronous gather and a fusion with an all-reduce, and two before the loop.
+# XLA's text: a loop with an asynchronous gather and a fusion with an all-reduce, and two collectives before the loop.
 TEXT = """
 HloModule jit_f, is_scheduled=true
 
@@ -47,43 +42,22 @@ ENTRY %main (w: f32[2,8]) -> f32[4,8] {
 """
 
 
-def test_collectives_are_counted_in_and_outside_of_loops():
+def test_collectives_are_counted_in_loops_and_outside():
     assert count_collectives(TEXT) == {
         "in_loops": {"all-gather": {"count": 1, "bytes": 128}, "all-reduce": {"count": 1, "bytes": 64}},
         "outside": {"all-gather": {"count": 1, "bytes": 128}, "collective-permute": {"count": 1, "bytes": 64}},
     }
 
 
-COMPILED = """
-import jax, jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
-from gsm8k_grpo import hlo, models
-
-mesh = models.make_mesh(4, 1)
-def f(x):
-    gathered = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
-    return jax.lax.fori_loop(0, 3, lambda _, y: jnp.sin(y) @ y, gathered)
-x = jax.ShapeDtypeStruct((16, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))
-print(hlo.collectives(jax.jit(f).lower(x).compile().as_text()))
-"""
+def test_collectives_of_a_program_compiled_here(on_eight_devices):
+    counts = on_eight_devices("gather_before_loop.py")
+    assert counts == {"in_loops": {}, "outside": {"all-gather": {"count": 1, "bytes": 1024}}}
 
 
-def test_a_program_compiled_here():
-    environment = {**os.environ, "PYTHONPATH": "scripts", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED],
-        cwd=ROOT,
-        env={**environment, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout == "{'in_loops': {}, 'outside': {'all-gather': {'count': 1, 'bytes': 1024}}}\n", done.stderr
-
-
-def test_a_loops_collectives_are_made_as_often_as_it_runs():
+def test_a_loops_collectives_count_as_often_as_it_runs():
     noted = TEXT.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"24"},"other":"1"}')
     limited = TEXT.replace("  ROOT %less", "  %limit = s32[]{:T(128)} constant(24)\n  ROOT %less")  # as on a TPU
     for text in (noted, limited):
         assert collective_bytes(text) == 24 * (128 + 64) + 128 + 64
-    with pytest.raises(ValueError, match=r"(all-gather|all-reduce) in a loop of which"):
+    with pytest.raises(ValueError, match=r"(all-gather|all-reduce) is in a loop whose trip count"):
         collective_bytes(TEXT)

@@ -1,4 +1,4 @@
-"""What the model card says of licence, data and base follows from the artifacts."""
+"""Licence, data and base of the model card follow from the artifacts."""
 
 import pytest
 import yaml
@@ -117,7 +117,7 @@ EXPORT = {
             {"source": "pretrained", "seed": 0, "rows": 3},
             {"family": "gemma3"},
             ("pretrained from nothing by the same pipeline;",),
-            "No published weights",
+            "contains no published weights",
         ),
     ],
     ids=["hugging face", "kaggle", "another's on kaggle", "local", "miniature"],

@@ -1,4 +1,4 @@
-"""The answer parser: what it reads from texts as models write them, and that no text makes it raise or crawl."""
+"""The answer parser: what it reads from texts as models write them, and that no text makes it raise or slow."""
 
 import subprocess
 import sys
@@ -16,11 +16,11 @@ TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 
 def number(text):
-    """An expected number as these tables write it."""
+    """A number of these tables."""
     return None if text is None else Fraction(text)
 
 
-# text: the number that it states as a whole, the first and the last number in it
+# text: its only number, its first number, its last number
 READINGS = {
     "18": ("18", "18", "18"),
     "1,000": ("1000", "1000", "1000"),
@@ -35,7 +35,7 @@ READINGS = {
     "x = −7": ("-7", "-7", "-7"),
     ".5": ("0.5", "0.5", "0.5"),
     "-.5": ("-0.5", "-0.5", "-0.5"),
-    # The points of a sentence are no decimal point.
+    # A sentence's points are not decimal points.
     "The answer is...18": ("18", "18", "18"),
     "..5": ("5", "5", "5"),
     "some eggs.5": ("5", "5", "5"),
@@ -68,7 +68,7 @@ READINGS = {
     r"\frac123": ("123", "123", "123"),
     r"\frac{3}{4}100": (None, "3/4", "100"),
     r"\frac{3}{0}": (None, "3", "0"),
-    # A whole number, one space and a fraction are one number, as recipes and carpenters write it.
+    # A whole number, one space and a fraction are one number.
     "1 1/2": ("3/2", "3/2", "3/2"),
     "-1 1/2": ("-3/2", "-3/2", "-3/2"),
     "1 1/2 cups": ("3/2", "3/2", "3/2"),
@@ -199,7 +199,7 @@ CASCADES = {
 def test_the_cascade_reads_the_box_then_the_tags_then_the_last_number(what):
     completion, box, cascade = CASCADES[what]
     assert answers.boxed(completion) == number(box)
-    assert answers.cascade(completion, TAGS) == number(cascade)
+    assert answers.readings(completion, TAGS)[2] == number(cascade)
 
 
 def test_tags_are_the_recipes_own():
@@ -275,9 +275,9 @@ def test_no_text_raises_and_the_readings_agree(text):
     every = list(answers.NUMBER.finditer(answers._without_latex(text)))
     assert first == (answers._value(every[0]) if every else None)
     assert last == (answers._value(every[-1]) if every else None)
-    cascade, box = answers.cascade(text, TAGS), answers.boxed(text)
+    (*others, cascade), box = answers.readings(text, TAGS), answers.boxed(text)
     assert cascade == box if box is not None else cascade is not None or last is None
-    assert answers.readings(text, TAGS) == (answers.strict(text, TAGS), last, cascade)
+    assert others == [answers.strict(text, TAGS), last]
     if answers.has_format(text, TAGS):
         assert answers.answer_block(text, TAGS) is not None
     block = answers.answer_block(text, TAGS)
@@ -291,22 +291,23 @@ def test_no_text_raises_and_the_readings_agree(text):
 def test_whatever_is_repeated_is_read_in_linear_time(repeated, end):
     text = repeated * (30_000 // len(repeated)) + end
     started = time.process_time()
-    answers.first_number(text), answers.cascade(text, TAGS), answers.boxed(rf"\boxed{{{text}}}")
+    answers.first_number(text), answers.readings(text, TAGS), answers.boxed(rf"\boxed{{{text}}}")
     answers.strict(text, TAGS), answers.strict(f"<answer>{text}</answer>", TAGS), answers.has_format(text, TAGS)
-    assert time.process_time() - started < 2  # seconds: some 0.05 where it is linear, 10 and more where quadratic
+    assert time.process_time() - started < 2  # seconds: 0.05 if linear, more than 10 if quadratic
 
 
 READ_ALL = """
 import sys
-from gsm8k_grpo import answers
+from gsm8k_grpo.rewards import answers
 tags = answers.Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 text = sys.argv[1] * (int(sys.argv[3]) // len(sys.argv[1])) + sys.argv[2]
 answers.first_number(text), answers.flexible(text), answers.has_format(text, tags)
 answers.strict(text, tags), answers.strict(f"<answer>{text}</answer>", tags)
-answers.cascade(text, tags), answers.cascade(f"\\boxed{{{text}}}", tags)
+answers.readings(text, tags), answers.readings(f"\\boxed{{{text}}}", tags)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("repeated", "end"),
     [
@@ -331,12 +332,13 @@ answers.cascade(text, tags), answers.cascade(f"\\boxed{{{text}}}", tags)
     ],
 )
 def test_a_megabyte_is_read_in_linear_time(root, repeated, end):
-    """In a process of its own, so that a pattern that explodes fails instead of hanging the tests."""
+    """In a process of its own, so that a slow pattern fails instead of hanging the tests."""
     read_all(root, repeated, end, 1_000_000)
 
 
+@pytest.mark.slow
 def test_megabytes_of_latex_are_read_in_linear_time(root):
-    """Copying what is before each fraction took 8 s for one megabyte, 32 s for two."""
+    """Copying the text before each fraction would take quadratic time."""
     read_all(root, "\\frac{1}{2}", "", 2_000_000)
 
 

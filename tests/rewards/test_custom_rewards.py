@@ -1,11 +1,10 @@
-"""Rewards of a user's own: how they are named, checked without running them, and what each fault of theirs says."""
+"""Rewards of a user's own: their names, the checks that do not run them, and the message of each fault."""
 
 import hashlib
 
 import numpy as np
 import pytest
 
-from gsm8k_grpo.common import layout
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.rewards import custom, scoring
 from gsm8k_grpo.rewards.answers import Tags
@@ -172,7 +171,7 @@ def test_rewards_of_both_kinds_are_scored_in_order_by_the_functions_name(tmp_pat
     (tmp_path / "mine.py").write_text(
         "def brief(completions, **others): return [1 / len(text) for text in completions]\n"
     )
-    monkeypatch.setattr(layout, "ROOT", tmp_path)
+    monkeypatch.setattr(scoring, "ROOT", tmp_path)
     scores = scoring.score(["minigrpo", "mine.py:brief", "number"], ROWS, TEXTS, TAGS)
     assert list(scores) == ["minigrpo", "brief", "number"]
     assert np.allclose(scores["brief"], [1 / 3, 1 / 9, 1 / 16])

@@ -1,4 +1,4 @@
-"""The published rewards: their tables of cases, ranges, and what they withstand; and how a recipe's are computed."""
+"""The published rewards: their tables of cases, their ranges, attempts to exploit them; and the scores of a recipe."""
 
 import inspect
 import re
@@ -15,20 +15,13 @@ from gsm8k_grpo.rewards.answers import Tags
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
-SHORT = Tags("<r>", "</r>", "<a>", "</a>")  # as the tables of cases write them
-RANGES = {
-    "format_exact": (0, 3),
-    "format_approximate": (-2, 2),
-    "answer": (-1, 3),
-    "number": (0, 1.5),
-    "number_boxed": (0, 1.5),
-    "weighted_format": (0, 0.25),
-    "weighted_logic": (0, 0.3),
-    "weighted_accuracy": (0, 0.45),
-    "self_correction": (0, 0.1),
-    "fitting_length": (0, 0.1),
-    "minigrpo": (0, 1),
-}
+SHORT = Tags("<r>", "</r>", "<a>", "</a>")  # of the tables of cases
+
+
+def stated_range(name):
+    """(lowest, highest) value, from the reward's docstring."""
+    low, high = re.search(r"Range (\S+) … (\S+)\.\s", inspect.getdoc(scoring.REWARDS[name])).groups()
+    return float(low.replace("−", "-")), float(high)
 
 
 def cases():
@@ -57,12 +50,9 @@ def test_each_reward_does_what_its_table_of_cases_says(name, completion, gold, r
 
 
 @pytest.mark.parametrize("name", scoring.REWARDS)
-def test_each_reward_says_its_range_and_has_a_table(name):
-    low, high = RANGES[name]
-    said = inspect.getdoc(scoring.REWARDS[name]).replace("−", "-")
-    assert f"Range {low:g} … {high:g}." in said
+def test_each_table_reaches_both_ends_of_the_stated_range(name):
     values = [case.values[3] for case in cases() if case.values[0] == name]
-    assert len(values) >= 4 and max(values) == high and min(values) == low
+    assert len(values) >= 4 and (min(values), max(values)) == stated_range(name)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +126,9 @@ PIECES = [*TAGS.all(), "18", "-", "1,000", " ", "x", ". ", "So ", "Wait, ", "= 5
 @given(st.lists(st.sampled_from(PIECES)).map("".join) | st.text(), st.integers(-100, 100))
 def test_rewards_are_finite_numbers_in_their_documented_ranges(completion, gold):
     scores = scoring.score(list(scoring.REWARDS), rows(str(gold)), [completion], TAGS)
-    assert list(scores) == list(RANGES)
-    for name, (low, high) in RANGES.items():
+    assert list(scores) == list(scoring.REWARDS)
+    for name in scoring.REWARDS:
+        low, high = stated_range(name)
         assert isinstance(scores[name][0], float) and low <= scores[name][0] <= high, name
     assert scores["answer"][0] in (-1.0, -0.5, 0.0, 0.25, 0.5, 3.0)
 

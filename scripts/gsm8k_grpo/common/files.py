@@ -90,6 +90,26 @@ def read_jsonl(path: str | Path, keys: Iterable[str] = ()) -> list[dict]:
     return rows
 
 
+def read_jsonl_prefix(path: str | Path) -> list[dict]:
+    """Reads the rows of a log that a process may have been killed while writing.
+
+    Returns:
+      the rows before the first line that is not a whole JSON object; no rows if the file does not exist.
+    """
+    rows: list[dict] = []
+    if not Path(path).exists():
+        return rows
+    for line in _read_bytes(path).split(b"\n"):
+        try:
+            row = json.loads(line)
+        except (RecursionError, ValueError):
+            break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
+    return rows
+
+
 def _read_bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()

@@ -11,24 +11,34 @@ def dataset_folder(results: Path, dataset: str) -> Path:
     return results / "data" / dataset
 
 
+def dataset_rows(results: Path, dataset: str, split: str) -> Path:
+    """The data set's rows that a run's split comes from: dev rows are rows of train."""
+    return dataset_folder(results, dataset) / ("test.jsonl" if split == "test" else "train.jsonl")
+
+
 def model_folder(results: Path, model: str) -> Path:
     """A base model's weights, tokenizer and model.json."""
     return results / "models" / model
 
 
+def run_folder(results: Path, run: str) -> Path:
+    """All artifacts of one recipe, or of one of its runs."""
+    return results / run
+
+
 def settings_file(results: Path, run: str) -> Path:
     """The effective settings of a run."""
-    return results / run / "settings.yaml"
+    return run_folder(results, run) / "settings.yaml"
 
 
 def prompts_file(results: Path, run: str, split: str) -> Path:
     """The prompts of a run's split: `train`, `dev` or `test`."""
-    return results / run / "prompts" / f"{split}.jsonl"
+    return run_folder(results, run) / "prompts" / f"{split}.jsonl"
 
 
 def training_folder(results: Path, run: str) -> Path:
     """What training wrote: checkpoints.json, metrics.csv, samples.jsonl, summary.json."""
-    return results / run / "training"
+    return run_folder(results, run) / "training"
 
 
 def evaluation_folder(results: Path, run: str, checkpoint: str, on_dev: bool = False) -> Path:
@@ -40,4 +50,4 @@ def evaluation_folder(results: Path, run: str, checkpoint: str, on_dev: bool = F
       checkpoint: `base`, `step-N`, `final` or `best`.
       on_dev: whether it is one of the evaluations that the best checkpoint is chosen on, beside those on test.
     """
-    return results / run / ("evaluations-dev" if on_dev else "evaluations") / checkpoint
+    return run_folder(results, run) / ("evaluations-dev" if on_dev else "evaluations") / checkpoint

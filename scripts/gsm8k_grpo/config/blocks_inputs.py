@@ -16,6 +16,7 @@ from gsm8k_grpo.config.fields import (
     Size,
     Text,
 )
+from gsm8k_grpo.data.sources import SOURCES
 from gsm8k_grpo.models import families
 
 
@@ -37,7 +38,7 @@ class Dataset(Block):
 
     name: Name = "gsm8k"
     """Names the folder results/data/NAME. Recipes that share a data set share its folder."""
-    source: Literal["huggingface", "kaggle", "tfds", "jsonl", "generated"] = "jsonl"
+    source: Literal[tuple(SOURCES)] = "jsonl"
     """The first three give the same bytes, which are checked against the published files.
     - huggingface, kaggle: downloads GSM8K from there.
     - tfds: takes it from TensorFlow Datasets, after `make setup-tfds`.

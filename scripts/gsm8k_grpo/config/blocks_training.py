@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gsm8k_grpo.common import estimators
 from gsm8k_grpo.config.fields import (
     AS_WRITTEN,
     CUSTOM_REWARD,
@@ -57,13 +58,13 @@ class Training(Block):
     saves memory and costs a third more compute; the preflight tries it where memory is short."""
     num_generations: Annotated[int, Field(ge=2, le=LARGEST_COUNT)] = 4
     """G: completions sampled for each prompt. Advantages are relative to this group, so a group of one has none."""
-    advantage_estimator: Literal["grpo", "rloo", "drgrpo"] = "grpo"
+    advantage_estimator: Literal[tuple(estimators.ADVANTAGE_ESTIMATORS)] = "grpo"
     """How a group's rewards r become advantages.
     - grpo: (r - mean) / standard deviation, as published (DeepSeekMath). With G = 2 it is refused: it would turn any
       gap into ± 0.707.
     - rloo: r - mean of the others.
     - drgrpo: r - mean, so that groups that differ little weigh little."""
-    loss_aggregation: Literal["sequence", "token", "constant"] = "sequence"
+    loss_aggregation: Literal[tuple(estimators.LOSS_AGGREGATIONS)] = "sequence"
     """What weighs the same in the loss of a mini-batch, however the batch is split.
     - sequence: each completion (DeepSeekMath, eq. 3).
     - token: each token (DAPO).
@@ -76,7 +77,7 @@ class Training(Block):
     """μ: passes over each batch of completions."""
     beta: PositiveOrZero = 0.08
     """β: weight of the KL penalty against the base model. 0 needs no reference model and no reference pass."""
-    kl_estimator: Literal["k2", "k3"] = "k3"
+    kl_estimator: Literal[tuple(estimators.KL_ESTIMATORS)] = "k3"
     """Schulman's estimator of the KL penalty. (Tunix's default, k1 as a loss, has no gradient.)
     - k3: GRPO was published with it (DeepSeekMath, eq. 4), so published β mean the same here.
     - k2: its gradient is that of the exact KL."""

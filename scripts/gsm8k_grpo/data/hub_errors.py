@@ -1,11 +1,13 @@
-"""Failures of a hub, each as one sentence that says what to do."""
+"""Failures of a hub, each as one sentence with the remedy."""
 
 import os
 from pathlib import Path
 
 from gsm8k_grpo.data import retries
+from gsm8k_grpo.internals import kagglehub_internals
 
 HUB_NAMES = {"huggingface": "Hugging Face", "kaggle": "Kaggle"}
+CACHE_VARIABLES = {"huggingface": "HF_HOME", "kaggle": "KAGGLEHUB_CACHE"}
 TOKENS = "https://huggingface.co/settings/tokens"
 CREDENTIALS = {
     "huggingface": f"create a token at {TOKENS} and set HF_TOKEN to it",
@@ -14,102 +16,81 @@ CREDENTIALS = {
 }
 
 
-class NotFetched(Exception):
-    """Offline, and not in the cache."""
-
-
-def cache_folder(source: str) -> str:
-    if source == "huggingface":
+def cache_folder(hub: str) -> str:
+    """The folder of all that a hub's client has fetched."""
+    if hub == "huggingface":
         from huggingface_hub import constants
 
         return constants.HF_HUB_CACHE
-    from kagglehub import config
-
-    return config.get_cache_folder()
+    return kagglehub_internals.cache_root()
 
 
-def explain(error: BaseException, source: str, kind: str, handle: str, revision: object) -> str | None:
-    """One sentence about a failure of a hub and what to do, or None where it is none of a hub's."""
-    name, key = HUB_NAMES[source], f"{kind}.handle"
-    cache, home = cache_folder(source), {"huggingface": "HF_HOME", "kaggle": "KAGGLEHUB_CACHE"}[source]
-    again = "then run the same command again: it goes on from what has been downloaded"
-    if full := retries.no_space(error):
+def explain(error: BaseException, hub: str, kind: str, handle: str, revision: object) -> str | None:
+    """One sentence about a hub's failure and its remedy, or None for any other error."""
+    name, key, cache = HUB_NAMES[hub], f"{kind}.handle", cache_folder(hub)
+    if retries.is_any(error, "OfflineModeIsEnabled"):
         return (
-            f"{key}: no space left in {cache} for {handle} ({full.strerror}): free some, or set {home} to a folder on "
-            f"a larger disk, {again}"
+            f"{key}: {handle} is not complete in {cache}, and HF_HUB_OFFLINE is set: unset it, and fetch the {kind} "
+            "once with a connection"
         )
-    if isinstance(error, NotFetched) or retries.is_any(error, "OfflineModeIsEnabled"):
-        return (
-            f"{key}: {handle} is not whole in {cache}, and HF_HUB_OFFLINE is set: unset it, and fetch the {kind} once "
-            "with a connection"
-        )
-    if retries.is_any(error, "Damaged", "DataCorruptionError"):
-        return (
-            f"{key}: a file of {handle} arrived damaged {retries.ATTEMPTS} times (its checksum is not {name}'s): run "
-            "the same command again later, or over another network"
-        )
-    if surroundings := _explained_by_surroundings(error, source, key):
-        return surroundings
     status = retries.status(error)
-    explain = _explained_by_huggingface if source == "huggingface" else _explained_by_kaggle
-    refused = explain(error, status, kind, handle, revision)
-    if refused:
-        return refused
-    if retries.is_transient(error):
-        return (
-            f"{key}: {handle} could not be fetched from {name} in {retries.ATTEMPTS} attempts "
-            f"({retries.describe(error)}): check the connection, {again}"
-        )
+    explain_hub = _explain_huggingface if hub == "huggingface" else _explain_kaggle
+    explained = (
+        _explain_environment(error, hub, key)
+        or explain_hub(error, status, kind, handle, revision)
+        or retries.explain(error, key, handle, name, cache, CACHE_VARIABLES[hub])
+    )
+    if explained:
+        return explained
     if status is not None or retries.is_any(error, "RequestException", "HTTPError", "LocalEntryNotFoundError"):
         return f"{key}: {handle} could not be fetched from {name} ({retries.describe(error)})"
     return None
 
 
-def _explained_by_surroundings(error: BaseException, source: str, key: str) -> str | None:
-    """What the client could not even ask with: credentials, proxy, certificates. Texts of errors may show a token."""
-    name, text = HUB_NAMES[source], str(error).lower()
+def _explain_environment(error: BaseException, hub: str, key: str) -> str | None:
+    """Credentials, proxies and certificates that no request can be made with. An error's text may show a token."""
+    name, text = HUB_NAMES[hub], str(error).lower()
     if retries.is_any(error, "UnicodeError") or "header value" in text:
         return (
-            f"{key}: the token or key for {name} holds what none has, such as a line break or an accent: copy it again "
-            f"({CREDENTIALS[source]})"
+            f"{key}: the token or key for {name} has a character that none has, such as a line break or an accent; "
+            f"copy it again ({CREDENTIALS[hub]})"
         )
-    if retries.is_any(error, "PermissionError", "IsADirectoryError") and not _is_below(
-        error.filename, cache_folder(source)
-    ):
+    unreadable = retries.is_any(error, "PermissionError", "IsADirectoryError") and getattr(error, "filename", None)
+    if unreadable and not Path(os.path.abspath(unreadable)).is_relative_to(os.path.abspath(cache_folder(hub))):
         return (
-            f"{key}: {error.filename}, which {name}'s client asks for credentials, cannot be read ({error.strerror}): "
-            f"make it readable for you, or move it away ({CREDENTIALS[source]})"
+            f"{key}: {error.filename}, where {name}'s client looks for credentials, cannot be read ({error.strerror}): "
+            f"make it readable, or move it away ({CREDENTIALS[hub]})"
         )
     if retries.is_any(error, "InvalidURL") or "proxy url" in text:
-        return f"{key}: {name}'s client cannot make sense of HTTPS_PROXY: expected http://HOST:PORT, or nothing"
-    # requests says what it misses; ssl (for httpx) names no file. (The client's own errors are subclasses.)
+        return f"{key}: {name}'s client does not understand HTTPS_PROXY: expected http://HOST:PORT, or nothing"
+    # requests names what is missing; ssl (for httpx) names no file. (The client's own errors are subclasses.)
     if "certificate bundle" in text or (type(error) is FileNotFoundError and error.filename is None):
-        return f"{key}: SSL_CERT_FILE or REQUESTS_CA_BUNDLE names no file of certificates: mend or unset it"
+        return f"{key}: SSL_CERT_FILE or REQUESTS_CA_BUNDLE does not name a file of certificates: correct or unset it"
     return None
 
 
-def _is_below(path: object, folder: str) -> bool:
-    return path is not None and Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
-
-
-def _explained_by_huggingface(
+def _explain_huggingface(
     error: BaseException, status: int | None, kind: str, handle: str, revision: object
 ) -> str | None:
     import huggingface_hub
 
     key = f"{kind}.handle"
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{handle}"
-    known = huggingface_hub.get_token() is not None
+    has_token = huggingface_hub.get_token() is not None
     if retries.is_any(error, "HFValidationError"):
-        return f"{key}: {handle!r} is no name of a repository; expected OWNER/NAME, as in google/gemma-2-2b-it"
+        return f"{key}: {handle!r} is not the name of a repository; expected OWNER/NAME, as in google/gemma-2-2b-it"
     if retries.is_any(error, "RevisionNotFoundError"):
         return f"{kind}.revision: {handle} has no revision {revision!r}: see {page}/commits/main, or write null"
     if retries.is_any(error, "GatedRepoError"):
-        account = " with the account of your token" if known else f", create a token at {TOKENS}, set HF_TOKEN to it"
+        account = (
+            " with the account of your token" if has_token else f", create a token at {TOKENS}, set HF_TOKEN to it"
+        )
         return f"{key}: {handle} is gated: accept its licence at {page}{account}, then run the same command again"
     if retries.is_any(error, "RepositoryNotFoundError"):
-        private = "if it is private, your token may not read it" if known else "if it is private or gated, set HF_TOKEN"
-        return f"{key}: there is no {kind} {handle} at {page}, or not for you: check the name; {private} ({TOKENS})"
+        private = "if it is private, your token may not read it"
+        if not has_token:
+            private = "if it is private or gated, set HF_TOKEN"
+        return f"{key}: there is no {kind} {handle} at {page}, or it is hidden from you: check it; {private} ({TOKENS})"
     if status in (401, 403):
         return f"{key}: Hugging Face refuses this token for {handle}: create another at {TOKENS} and set HF_TOKEN to it"
     if status == 404:
@@ -117,16 +98,12 @@ def _explained_by_huggingface(
     return None
 
 
-def _explained_by_kaggle(
-    error: BaseException, status: int | None, kind: str, handle: str, revision: object
-) -> str | None:
-    from kagglehub import config
-
+def _explain_kaggle(error: BaseException, status: int | None, kind: str, handle: str, revision: object) -> str | None:
     key = f"{kind}.handle"
     page = f"https://www.kaggle.com/{kind}s/{'/'.join(handle.split('/')[:2])}"
     credentials = CREDENTIALS["kaggle"]
-    if status in (401, 403) and config.get_kaggle_credentials() is None:
-        return f"{key}: Kaggle gives {handle} to no one unknown: accept its licence at {page}, {credentials}"
+    if status in (401, 403) and not kagglehub_internals.has_credentials():
+        return f"{key}: Kaggle needs credentials for {handle}: accept its licence at {page}, {credentials}"
     if status == 401:
         return f"{key}: Kaggle does not know these credentials: {credentials}"
     if status == 403:
@@ -138,5 +115,5 @@ def _explained_by_kaggle(
         return f"{key}: {error}: {credentials}"
     if isinstance(error, ValueError) and f"Invalid {kind} handle" in str(error):
         expected = "OWNER/MODEL/FRAMEWORK/VARIATION" if kind == "model" else "OWNER/NAME"
-        return f"{key}: {handle!r} is no name of Kaggle's; expected {expected}"
+        return f"{key}: {handle!r} is not a name on Kaggle; expected {expected}"
     return None

@@ -1,4 +1,4 @@
-"""The files of a published model in a folder: which ones count, their hashes, and whether they are whole."""
+"""The files of a published model in a folder: which ones a model needs, their hashes, and whether all are there."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -9,12 +9,13 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models import families
 
-# What a model needs of a repository; other formats of the same weights (.bin, .gguf, .pth) stay where they are.
+INDEX_FILE = "model.safetensors.index.json"
+# What a model needs from a repository. Other formats of the same weights (.bin, .gguf, .pth) are not fetched.
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
     "model*.safetensors",
-    "model.safetensors.index.json",
+    INDEX_FILE,
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -26,12 +27,12 @@ MODEL_FILES = (
 
 
 def local_hashes(folder: Path, known: Mapping = MappingProxyType({}), since: float = 0) -> dict[str, dict]:
-    """`hashes` of the files of a model in a local folder; none where it holds no model (all of a disk, perhaps).
+    """`hashes` of a model's files in a local folder. A folder without a model has none: it could be a whole disk.
 
     Args:
       folder: the model's.
-      known: their hashes at an earlier time.
-      since: that time, in seconds since the epoch; what did not change after it is not read again.
+      known: the hashes at an earlier time.
+      since: that time, in seconds since the epoch. Files that have not changed since are not read again.
     """
     if (folder / "config.json").is_file():
         return hashes(folder, MODEL_FILES, known, since)
@@ -41,10 +42,10 @@ def local_hashes(folder: Path, known: Mapping = MappingProxyType({}), since: flo
 def hashes(
     folder: Path, wanted: tuple[str, ...] = ("*",), known: Mapping = MappingProxyType({}), since: float = 0
 ) -> dict[str, dict]:
-    """`sha256` and `bytes` of the files below a folder, hidden ones apart, by relative name.
+    """`sha256` and `bytes` of the files below a folder, except hidden ones, by relative name.
 
     Args:
-      folder: where to look.
+      folder: the folder to search.
       wanted: patterns of names.
       known, since: see `local_hashes`.
     """
@@ -56,7 +57,7 @@ def hashes(
         if hidden or not path.is_file() or not any(fnmatch.fnmatch(name, pattern) for pattern in wanted):
             continue
         facts = path.stat()
-        # The time of the last change of any kind: unlike that of the contents, copying does not carry it over.
+        # The time of the last change of any kind. Copying keeps the contents' time, but not this one.
         same = name in known and known[name]["bytes"] == facts.st_size and facts.st_ctime < since
         sha256 = known[name]["sha256"] if same else files.sha256_file(path)
         found[name] = {"sha256": sha256, "bytes": facts.st_size}
@@ -64,12 +65,12 @@ def hashes(
 
 
 def is_flax_folder(folder: Path) -> bool:
-    """Whether a folder is laid out as Kaggle's of Flax."""
+    """Whether a folder has the layout of Kaggle's Flax models."""
     return any(folder.glob("*/_METADATA")) and any(folder.glob("tokenizer*.model"))
 
 
 def check_model_folder(folder: Path) -> None:
-    """Refuses a folder that holds no model that can be loaded, before anything big is read."""
+    """Refuses a folder without a loadable model, before any large file is read."""
     if not (folder / "config.json").is_file():
         if is_flax_folder(folder):
             return
@@ -79,7 +80,7 @@ def check_model_folder(folder: Path) -> None:
         )
     if str(files.read_json_object(folder / "config.json").get("model_type", "")).startswith("lfm2"):
         raise PipelineError(f"{folder / 'config.json'}: {families.LFM2_UNSUPPORTED}")
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX_FILE
     shards = set(weight_map(index).values()) if index.is_file() else {"model.safetensors"}
     missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing:
@@ -92,15 +93,15 @@ def check_model_folder(folder: Path) -> None:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """Which safetensors file each tensor is in, by model.safetensors.index.json.
+    """The safetensors file of each tensor, from model.safetensors.index.json.
 
     Raises:
-      PipelineError: it does not say so.
+      PipelineError: the file has no such table.
     """
     found = files.read_json_object(index).get("weight_map")
     if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
         raise PipelineError(
-            f"{index}: its weight_map, which names the safetensors file of each tensor, is missing, empty or no such "
+            f"{index}: its weight_map, which names the safetensors file of each tensor, is missing, empty or not a "
             "table; fetch the model again"
         )
     return found

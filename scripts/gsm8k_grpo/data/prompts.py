@@ -1,13 +1,16 @@
-"""The one prompt builder, for pretraining, training and evaluation, and the output format that it asks for."""
+"""The one prompt builder, for pretraining, training and evaluation, and the output format that prompts ask for."""
 
+from collections.abc import Callable, Mapping
+
+from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models import families
 from gsm8k_grpo.rewards.answers import Tags
 
 
 def build_prompt(system: str, question: str, template: families.Template = families.GEMMA) -> str:
-    """The prompt of one question, up to where the model speaks: what the family's published chat template makes of it.
+    """One question in the family's published chat template, up to where the model speaks.
 
-    No <bos> here: the sampler puts exactly one before each prompt, where the family has one.
+    The prompt has no <bos>: the sampler puts exactly one before each prompt, if the family has one.
     """
     system = template.system.format(system=system.strip()) if system.strip() else template.no_system
     return template.text.format(system=system, question=question.strip() if template.strips else question)
@@ -16,3 +19,43 @@ def build_prompt(system: str, question: str, template: families.Template = famil
 def format_completion(reasoning: str, answer: str, tags: Tags) -> str:
     """A completion in the recipe's format: the reasoning block, a new line, the answer block."""
     return f"{tags.reasoning_start}{reasoning}{tags.reasoning_end}\n{tags.answer_start}{answer}{tags.answer_end}"
+
+
+def split_rows(train: list[dict], test: list[dict], dev_rows: int) -> dict[str, list[dict]]:
+    """Rows by split: the last `dev_rows` of the train rows become `dev`."""
+    if len(train) <= dev_rows:
+        raise PipelineError(
+            f"prompt.dev_rows: holds out {dev_rows} of the {len(train)} train rows, which leaves none to train on; "
+            "hold out fewer"
+        )
+    return {"train": train[:-dev_rows], "dev": train[-dev_rows:], "test": test}
+
+
+def build_prompts(
+    rows: list[dict],
+    split: str,
+    prompt_settings: Mapping,
+    template: families.Template,
+    count_tokens: Callable[[str], int],
+) -> tuple[list[dict], dict]:
+    """The prompts of one split, and their summary (`rows`, `longest_tokens`, `left_out`).
+
+    Rows have `id`, `question` and `answer`; prompts have `id`, `prompt`, `answer` and `prompt_tokens`. A prompt longer
+    than `max_tokens` is left out, never cut. `count_tokens` gives the tokens of a prompt, with its <bos>.
+    """
+    limit_tokens = prompt_settings["max_tokens"]
+    kept, too_long = [], []
+    for row in rows:
+        prompt = build_prompt(prompt_settings["system"], row["question"], template)
+        tokens = count_tokens(prompt)
+        if tokens > limit_tokens:
+            too_long.append({"id": row["id"], "prompt_tokens": tokens})
+        else:
+            kept.append({"id": row["id"], "prompt": prompt, "answer": row["answer"], "prompt_tokens": tokens})
+    if not kept:
+        raise PipelineError(
+            f"prompt.max_tokens: none of the {len(rows)} {split} prompts fits into {limit_tokens} tokens; the shortest "
+            f"takes {min(row['prompt_tokens'] for row in too_long)}"
+        )
+    longest = max(row["prompt_tokens"] for row in kept)
+    return kept, {"rows": len(kept), "longest_tokens": longest, "left_out": too_long}

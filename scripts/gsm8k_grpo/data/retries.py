@@ -1,4 +1,4 @@
-"""Which failures of a download may pass, and trying again. Errors of requests, httpx and the hubs' clients alike."""
+"""Which failures of a download are worth another attempt, for the errors of requests, httpx and the hubs' clients."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -6,23 +6,23 @@ from collections.abc import Callable, Iterator
 import tenacity
 
 ATTEMPTS = 4
-FIRST_PAUSE_SECONDS = 0.5  # between attempts; doubled each time
+FIRST_PAUSE_SECONDS = 0.5  # between attempts; each later pause is twice as long
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Damaged(Exception):
-    """A file whose contents are not what the hub says that they are."""
+    """A file whose contents do not have the checksum that the hub names."""
 
 
 def retry(call: Callable, give_up_unreachable: bool = False) -> object:
-    """What `call` returns, tried again with pauses where another attempt may do better.
+    """Calls until it works, at most `ATTEMPTS` times, with pauses, and returns the result.
 
     Args:
-      call: downloads; what an attempt got is kept, and the next one goes on from there.
-      give_up_unreachable: do not try again where the hub cannot be reached.
+      call: downloads; the next attempt goes on from what an attempt has got.
+      give_up_unreachable: make no other attempt when the hub cannot be reached.
     """
 
-    def promising(error: BaseException) -> bool:
+    def is_promising(error: BaseException) -> bool:
         return is_transient(error) and not (give_up_unreachable and is_unreachable(error))
 
     def announce(state: tenacity.RetryCallState) -> None:
@@ -32,14 +32,14 @@ def retry(call: Callable, give_up_unreachable: bool = False) -> object:
     return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential(multiplier=FIRST_PAUSE_SECONDS),
-        retry=tenacity.retry_if_exception(promising),
+        retry=tenacity.retry_if_exception(is_promising),
         before_sleep=announce,
         reraise=True,
     )(call)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what caused it."""
+    """An error and the chain of its causes."""
     while error is not None:
         yield error
         error = error.__cause__
@@ -55,7 +55,7 @@ def status(error: BaseException) -> int | None:
 
 
 def is_any(error: BaseException, *names: str) -> bool:
-    """Whether an error, a class above it, or a cause has one of these class names."""
+    """Whether an error, one of its base classes, or a cause has one of these class names."""
     return any(kind.__name__ in names for link in causes(error) for kind in type(link).__mro__)
 
 
@@ -65,14 +65,14 @@ def no_space(error: BaseException) -> OSError | None:
 
 
 def was_cut_short(error: BaseException) -> bool:
-    """Whether an answer ended early. (requests and httpx have classes for it, huggingface_hub a text.)"""
+    """Whether an answer ended early. requests and httpx have classes for it; huggingface_hub has a text."""
     return is_any(error, "ChunkedEncodingError", "RemoteProtocolError") or any(
         type(link) is OSError and "Consistency check failed" in str(link) for link in causes(error)
     )
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether there was no answer at all: no network, no such host, nobody there."""
+    """Whether nothing answered: no network, no such host, or no server there."""
     return (
         status(error) is None
         and is_any(error, "ConnectionError", "Timeout", "TransportError")
@@ -81,7 +81,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may do better in a moment."""
+    """Whether the same request may succeed in a moment."""
     if is_any(error, "Damaged", "DataCorruptionError"):
         return True
     if no_space(error) or is_any(error, "OfflineModeIsEnabled"):
@@ -91,7 +91,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Why an attempt failed, without addresses: those may hold a signature."""
+    """Why an attempt failed. Addresses are left out: they may hold a signature."""
     code = status(error)
     if code is not None:
         return f"status {code}"
@@ -100,3 +100,28 @@ def describe(error: BaseException) -> str:
     if is_any(error, "Damaged", "DataCorruptionError"):
         return "a wrong checksum"
     return "no connection" if is_unreachable(error) else type(error).__name__
+
+
+def explain(error: BaseException, key: str, what: str, source: str, folder: str, folder_variable: str) -> str | None:
+    """One sentence about a failed download and its remedy, or None for another error.
+
+    `key` is the setting that asked for `what` from `source`; the environment variable `folder_variable` moves `folder`,
+    where downloads are kept.
+    """
+    again = "then run the same command again: it goes on from what has been downloaded"
+    if full := no_space(error):
+        return (
+            f"{key}: no space left in {folder} for {what} ({full.strerror}): free some, or set {folder_variable} to a "
+            f"folder on a larger disk, {again}"
+        )
+    if is_any(error, "Damaged", "DataCorruptionError"):
+        return (
+            f"{key}: a file of {what} arrived damaged {ATTEMPTS} times (another checksum than at {source}): run the "
+            "same command again later, or over another network"
+        )
+    if is_transient(error):
+        return (
+            f"{key}: {what} could not be fetched from {source} in {ATTEMPTS} attempts ({describe(error)}): check the "
+            f"connection, {again}"
+        )
+    return None

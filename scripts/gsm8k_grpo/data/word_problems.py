@@ -1,7 +1,7 @@
-"""Generated word problems in GSM8K's own row format: the miniature's data set, the same for the same seed.
+"""Generated word problems in GSM8K's row format: the miniature's data set. The same seed gives the same rows.
 
-A problem is a start and one to three steps (buy, give away, multiply) told about a person and some things. Solutions
-are one equation a line with GSM8K's `<<…>>` annotations. No two rows of a data set share a question.
+A problem tells of a person who has some things, and of one to three steps (buy, give away, multiply). Its solution has
+one equation a line, with GSM8K's `<<…>>` annotations. No two rows of a data set share a question.
 """
 
 import random
@@ -20,12 +20,12 @@ STEPS = {
     "*": ("gets {operand} times as many",),
 }
 QUESTION = "How many {things} now?"
-# Values stay between 1 and 20 and operands are small: arithmetic that less than a million parameters learn in minutes.
+# Values stay between 1 and 20 and operands are small, so that less than a million parameters learn them in minutes.
 LARGEST_VALUE = 20
 
 
 def _operand(rng: random.Random, operation: str, value: int) -> int | None:
-    """A fitting second operand, or None where the operation would leave 1 … LARGEST_VALUE."""
+    """A second operand that keeps the result within 1 … LARGEST_VALUE, or None if there is none."""
     low, high = {
         "+": (2, min(5, LARGEST_VALUE - value)),
         "-": (2, min(5, value - 1)),
@@ -35,7 +35,7 @@ def _operand(rng: random.Random, operation: str, value: int) -> int | None:
 
 
 def draw_problem(rng: random.Random) -> dict:
-    """One row (`question`, `answer`) as GSM8K publishes it."""
+    """One row (`question`, `answer`) in the published format."""
     name, things = rng.choice(NAMES), rng.choice(THINGS)
     value = rng.randint(3, 15)
     clauses = [START.format(name=name, value=value, things=things)]
@@ -52,15 +52,15 @@ def draw_problem(rng: random.Random) -> dict:
 
 
 def generate_problems(seed: int, train_rows: int, test_rows: int) -> tuple[list[dict], list[dict]]:
-    """Train and test rows; all questions differ.
+    """Train and test rows whose questions all differ.
 
     Args:
       seed: the data set's seed; the same seed and sizes give the same rows.
-      train_rows: how many rows to train on (a development split is cut from their end later).
-      test_rows: how many rows to test on. They are drawn first, so that they do not depend on `train_rows`.
+      train_rows: how many train rows. (The stage `prompts` cuts a development split from their end.)
+      test_rows: how many test rows. They are drawn first, so that they do not depend on `train_rows`.
 
     Returns:
-      (train, test), rows as published: `question`, `answer`.
+      (train, test): rows in the published format (`question`, `answer`).
     """
     rng = random.Random(f"problems {seed}")
     rows: dict[str, dict] = {}

@@ -1,4 +1,4 @@
-"""What an evaluation has done so far, batch by batch: a killed one goes on from there."""
+"""The finished batches of an evaluation, on disk: a killed evaluation resumes after them."""
 
 import json
 import os
@@ -8,34 +8,40 @@ from gsm8k_grpo.common import files
 
 
 class BatchLog:
-    """A file beside the artifacts-to-be, named after all that the rows depend on; gone when they are there."""
+    """A file beside the artifacts, named after a fingerprint; `finish` deletes it.
+
+    Attributes:
+      batches: `rows` and `seconds` of each finished batch.
+      starts: processes that have worked on the evaluation, with this one.
+    """
 
     def __init__(self, folder: Path, fingerprint: str):
-        """
+        """Reads the batches of earlier processes, if there are any.
+
         Args:
           folder: where the artifacts will be written.
-          fingerprint: of all that the rows depend on; batches are taken over only from an evaluation of the same.
+          fingerprint: of everything that the rows depend on; only batches with the same fingerprint are used.
         """
         self._folder = folder
         self._path = folder / f"unfinished-{fingerprint[:16]}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.batches: list[dict] = []
-        self.starts = 1  # processes that have worked on it, this one among them
-        if self._path.exists():
-            for line in self._path.read_bytes().split(b"\n"):
-                try:
-                    found = json.loads(line)
-                except ValueError:  # cut short by a kill
-                    break
-                if "starts" in found:
-                    self.starts += found["starts"]
-                else:
-                    self.batches.append(found)
+        self.starts = 1
+        for row in files.read_jsonl_prefix(self._path):
+            if "starts" in row:
+                self.starts += row["starts"]
+            else:
+                self.batches.append(row)
         files.write_jsonl(self._path, [{"starts": self.starts}, *self.batches])
-        self._handle = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `finish`)
+        self._handle = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (`finish` closes it)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all batches."""
+        return sum(batch["seconds"] for batch in self.batches)
 
     def append(self, rows: list[dict], seconds: float) -> None:
-        """One more batch."""
+        """Adds one batch; it is on the disk when this returns."""
         batch = {"rows": rows, "seconds": seconds}
         self._handle.write(json.dumps(batch) + "\n")
         self._handle.flush()
@@ -43,7 +49,7 @@ class BatchLog:
         self.batches.append(batch)
 
     def finish(self) -> None:
-        """Deletes what no one needs any more, once the artifacts are written."""
+        """Deletes this log and those of other fingerprints. Call it once the artifacts are written."""
         self._handle.close()
         for path in self._folder.glob("unfinished-*.jsonl"):
             path.unlink()

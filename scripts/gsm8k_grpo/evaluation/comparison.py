@@ -1,45 +1,116 @@
-"""Who answers which rows: before against after training, and recipe against recipe."""
+"""Rows of several evaluations in pairs: base against trained, recipe against recipe."""
 
 import itertools
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
+from gsm8k_grpo.common import files, layout
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.config.stage_settings import stage_settings
 from gsm8k_grpo.evaluation import stats
+from gsm8k_grpo.evaluation.artifacts import first_completions
+from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS
+
+# What can become of a row, by whether base and trained model answer it.
+OUTCOMES = {
+    (False, True): "fixed",
+    (True, False): "broken",
+    (False, False): "wrong both times",
+    (True, True): "right both times",
+}
 
 
 def verdict_keys(extraction: str) -> dict[str, str]:
-    """What is compared, and the key of `evaluation.grade` that says it; `answer` is the recipe's own reading."""
+    """Each comparison's name and its key in completions.jsonl; `answer` is the recipe's own reading."""
+    return {"answer": f"{extraction}_correct", **{name: f"{name}_correct" for name in COUNTED_VERDICTS}}
+
+
+def compare_files(base_file: Path, trained_file: Path, extraction: str) -> dict:
+    """`stats.paired_comparison` of each verdict, over the rows of two completions.jsonl.
+
+    Raises:
+      PipelineError: the files do not hold the same rows.
+    """
+    keys = verdict_keys(extraction)
+    base, trained = (first_completions(path, *keys.values()) for path in (base_file, trained_file))
+    require_same_rows(base_file, [row["id"] for row in base], trained_file, [row["id"] for row in trained])
+    return _compare(base, trained, keys)
+
+
+def require_same_rows(base_file: Path, base_ids: Collection, trained_file: Path, trained_ids: Collection) -> None:
+    """Raises a PipelineError unless both evaluations have the same ids."""
+    if base_ids != trained_ids:
+        raise PipelineError(f"{base_file} and {trained_file} do not hold the same rows; evaluate both again")
+
+
+def _compare(before: list[dict], after: list[dict], keys: Mapping[str, str]) -> dict:
     return {
-        "answer": f"{extraction}_correct",
-        "strict": "strict_correct",
-        "flexible": "flexible_correct",
-        "cascade": "cascade_correct",
-        "partial": "partial_correct",
-        "format": "format_correct",
+        name: stats.paired_comparison([row[key] for row in before], [row[key] for row in after])
+        for name, key in keys.items()
     }
 
 
-def of_recipes(verdicts: dict[str, dict[tuple, dict[str, bool]]]) -> dict:
-    """Every two recipes on the rows that both answered.
+def pair_rows(graded: Mapping[str, list[dict]], verdict_key: str) -> list[dict]:
+    """Rows of several evaluations side by side, with the outcome of each.
 
     Args:
-      verdicts: for each recipe, the verdicts of `verdict_keys` by row: what identifies it (id, question, gold answer).
+      graded: first completions by evaluation: `base`, `final` and perhaps `best`. A row is left out unless all
+        evaluations have it with the same gold answer.
+      verdict_key: the verdict that decides, such as `strict_correct`.
 
     Returns:
-      `pairs`, for each two recipes with a row in common: `recipes` (two names), for each verdict `stats.paired` of the
-      first against the second (`fixed`: rows that only the second has right), and in `answer` also `holm_p`, McNemar's
-      p corrected for as many pairs as there are; `apart`, pairs without a row in common.
+      `id`, `sides` (the rows by evaluation) and `outcomes` (one of `OUTCOMES` for each trained model).
+    """
+    by_id = {name: {row["id"]: row for row in rows} for name, rows in graded.items()}
+    pairs = []
+    for row in graded["base"]:
+        sides = {name: rows.get(row["id"]) for name, rows in by_id.items()}
+        if all(side and side.get("answer") == row.get("answer") for side in sides.values()):
+            outcomes = {
+                name: OUTCOMES[row[verdict_key], side[verdict_key]] for name, side in sides.items() if name != "base"
+            }
+            pairs.append({"id": row["id"], "sides": sides, "outcomes": outcomes})
+    return pairs
+
+
+def read_verdicts(results: Path, run: str) -> dict[tuple, dict[str, bool]]:
+    """The verdicts on the first completions of a run's final checkpoint, by (id, question, gold answer).
+
+    Raises:
+      PipelineError: an artifact is missing, or completions and data set do not belong together.
+    """
+    settings = stage_settings(str(layout.settings_file(results, run)), "dataset", "evaluation")
+    data = layout.dataset_rows(results, settings["dataset"]["name"], settings["evaluation"]["split"])
+    questions = {row["id"]: row["question"] for row in files.read_jsonl(data, ("id", "question"))}
+    keys = verdict_keys(settings["evaluation"]["extraction"])
+    completions = layout.evaluation_folder(results, run, "final") / "completions.jsonl"
+    verdicts = {}
+    for row in first_completions(completions, "answer", *keys.values()):
+        if row["id"] not in questions:
+            raise PipelineError(f"{completions}: no row of {data} has the id {row['id']!r}; evaluate again")
+        verdicts[row["id"], questions[row["id"]], row["answer"]] = {name: row[key] for name, key in keys.items()}
+    return verdicts
+
+
+def compare_recipes(verdicts: dict[str, dict[tuple, dict[str, bool]]]) -> dict:
+    """Compares every two recipes on the rows that both answered.
+
+    Args:
+      verdicts: `read_verdicts` of each recipe.
+
+    Returns:
+      `pairs`: for each two recipes with a common row `recipes` (their names) and `stats.paired_comparison` of each
+      verdict (`fixed`: only the second recipe is right); `answer` also has `holm_p`, its p corrected for the number of
+      pairs. `apart`: the pairs without a common row.
     """
     pairs, apart = [], []
     for first, second in itertools.combinations(verdicts, 2):
-        rows = [row for row in verdicts[first] if row in verdicts[second]]
-        if not rows:
+        common = [row for row in verdicts[first] if row in verdicts[second]]
+        if not common:
             apart.append([first, second])
             continue
-        before, after = ([verdicts[recipe][row] for row in rows] for recipe in (first, second))
-        paired = {
-            name: stats.paired_comparison([row[name] for row in before], [row[name] for row in after])
-            for name in before[0]
-        }
-        pairs.append({"recipes": [first, second], **paired})
+        before, after = ([verdicts[recipe][row] for row in common] for recipe in (first, second))
+        pairs.append({"recipes": [first, second], **_compare(before, after, {name: name for name in before[0]})})
     for pair, p in zip(pairs, stats.holm([pair["answer"]["mcnemar_p"] for pair in pairs]), strict=True):
         pair["answer"]["holm_p"] = p
     return {"pairs": pairs, "apart": apart}

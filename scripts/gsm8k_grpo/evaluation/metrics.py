@@ -1,17 +1,19 @@
-"""The one evaluation rule, for the base model and every checkpoint: greedy completions, read, graded, counted."""
+"""The one evaluation rule, for the base model and every checkpoint: rates over graded rows."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 
 from gsm8k_grpo.evaluation import stats
 from gsm8k_grpo.rewards import answers
 
-COUNTED_VERDICTS = ("partial", "format", "strict", "flexible", "cascade")
+# Verdicts of `grading.grade_completion` that have a rate of their own, `NAME_accuracy`. Their labels are in
+# report/metric_catalogue.py, so that a new label evaluates nothing again.
+COUNTED_VERDICTS = ("strict", "flexible", "cascade", "partial", "format")
 
 
 def accuracy_rates(rows: list[dict]) -> dict:
-    """Rates with 95 % Wilson intervals over the rows of `grade`, one a question."""
+    """Rates with 95 % Wilson intervals over rows of `grading.grade_completion`, one a question."""
     return {
         f"{name}_accuracy": stats.wilson_rate(sum(row[f"{name}_correct"] for row in rows), len(rows))
         for name in COUNTED_VERDICTS
@@ -21,12 +23,12 @@ def accuracy_rates(rows: list[dict]) -> dict:
 def summarise_metrics(rows: list[dict], extraction: str) -> dict:
     """Rates with 95 % intervals over graded rows.
 
-    With one completion a prompt, Wilson intervals. With k, a rate is the mean over prompts of the share of their k that
-    count, with the interval over prompts; pass@k and maj@k (by `extraction`) are given too.
+    With one completion a prompt, intervals are Wilson's. With k, a rate is the mean over prompts of the share of their
+    k completions that count, and its interval is over prompts; pass@k and maj@k (by `extraction`) come on top.
 
     Args:
-      rows: graded rows (`grade` plus `id`, `answer`, `tokens` and `stop_reason`), those of a prompt beside each other.
-      extraction: `strict`, `flexible` or `cascade`: whose answers `answer_accuracy` counts.
+      rows: of completions.jsonl; the rows of a prompt stand beside each other.
+      extraction: `strict`, `flexible` or `cascade`: the reading that `answer_accuracy` counts.
     """
     prompts = [list(of_prompt) for _, of_prompt in itertools.groupby(rows, key=lambda row: row["id"])]
     samples = len(prompts[0])
@@ -34,9 +36,9 @@ def summarise_metrics(rows: list[dict], extraction: str) -> dict:
     def rate(counts: Callable[[dict], bool], k: int = 1) -> dict:
         return stats.pass_at_k_rate([(samples, sum(map(counts, of_prompt))) for of_prompt in prompts], k)
 
-    judged = f"{extraction}_correct"
+    answered = itemgetter(f"{extraction}_correct")
     found = {
-        "answer_accuracy": rate(itemgetter(judged)),
+        "answer_accuracy": rate(answered),
         **{f"{name}_accuracy": rate(itemgetter(f"{name}_correct")) for name in COUNTED_VERDICTS},
         "truncated_rate": rate(lambda row: row["stop_reason"] == "limit"),
         "samples": samples,
@@ -49,5 +51,12 @@ def summarise_metrics(rows: list[dict], extraction: str) -> dict:
             vote == answers.plain(answers.gold_number(row[0]["answer"]))
             for vote, row in zip(votes, prompts, strict=True)
         )
-        found |= {"pass_at_k": rate(itemgetter(judged), samples), "maj_at_k": stats.wilson_rate(right, len(prompts))}
+        found |= {"pass_at_k": rate(answered, samples), "maj_at_k": stats.wilson_rate(right, len(prompts))}
     return found
+
+
+def format_rate(name: str, rate: Mapping) -> str:
+    """One rate as a line of a stage's output."""
+    # A single prompt with several samples has no interval.
+    interval = "no interval" if rate["low"] is None else f"95 % interval {rate['low']:.1%} to {rate['high']:.1%}"
+    return f"{name} {rate['value']:.1%} ({interval}, n = {rate['n']})"

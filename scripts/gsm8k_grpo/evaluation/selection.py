@@ -3,33 +3,35 @@
 from gsm8k_grpo.common.errors import PipelineError
 
 
-def choose_best(evaluated: list[dict]) -> dict:
-    """The checkpoint that dev rows prefer: the highest answer accuracy; of equals, the one trained least.
+def choose_best(evaluations: list[dict]) -> dict:
+    """The checkpoint with the highest answer accuracy on dev; of equals, the one trained least.
 
-    Its accuracy on those rows is flattered by the choice; test, which had no part in it, says what it is worth.
+    The choice flatters its accuracy on these rows. Test rows take no part in the choice and show what it is worth.
 
     Args:
-      evaluated: contents of metrics.json on one split, base first; the base model is no candidate.
+      evaluations: metrics.json of each checkpoint on one split, base first; the base model is no candidate.
 
     Returns:
-      `checkpoint`, `step`, `split`, `extraction`, `answer_accuracy` of the chosen one, and `candidates`, the same of
-      all.
+      `checkpoint`, `step`, `split`, `extraction` and `answer_accuracy` of the best, and `candidates`: `checkpoint`,
+      `step` and `answer_accuracy` of all.
 
     Raises:
-      PipelineError: not all on the same split and number of rows, or none but the base model.
+      PipelineError: the evaluations differ in split or number of rows, or only the base model is given.
     """
-    if len({(each["split"], each["answer_accuracy"]["n"]) for each in evaluated}) > 1:
+    if len({(each["split"], each["answer_accuracy"]["n"]) for each in evaluations}) > 1:
         raise PipelineError(
-            "the checkpoints were not evaluated on the same rows; evaluate them again (--forcerun evaluate)"
+            "--metrics: the checkpoints were not evaluated on the same rows; evaluate them again (--forcerun evaluate)"
         )
     keys = ("checkpoint", "step", "answer_accuracy")
-    candidates = [{key: each[key] for key in keys} for each in evaluated if each["checkpoint"] != "base"]
+    candidates = [{key: each[key] for key in keys} for each in evaluations if each["checkpoint"] != "base"]
     if not candidates:
-        raise PipelineError("no checkpoint to choose among, only the base model; give the metrics.json of all")
+        raise PipelineError(
+            "--metrics: no checkpoint to choose from, only the base model; give the metrics.json of all checkpoints"
+        )
     chosen = max(candidates, key=lambda each: (each["answer_accuracy"]["value"], -each["step"]))
     return {
         **chosen,
-        "split": evaluated[0]["split"],
-        "extraction": evaluated[0]["extraction"],
+        "split": evaluations[0]["split"],
+        "extraction": evaluations[0]["extraction"],
         "candidates": candidates,
     }

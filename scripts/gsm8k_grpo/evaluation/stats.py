@@ -1,4 +1,4 @@
-"""Statistics of the evidence, over SciPy. Rates and differences are shares from 0 to 1; intervals are 95 %."""
+"""Rates, intervals and tests, built on SciPy. Rates and differences are shares from 0 to 1; intervals are 95 %."""
 
 import math
 import statistics
@@ -14,9 +14,9 @@ from gsm8k_grpo.common.errors import PipelineError
 QUANTILE = float(scipy_stats.norm.ppf(0.975))
 
 
-def _need_rows(n: int) -> None:
+def _require_rows(n: int) -> None:
     if n < 1:
-        raise PipelineError("no rows were evaluated, so there is no rate: evaluate at least one (evaluation.rows)")
+        raise PipelineError("evaluation.rows: no rows were evaluated, so there is no rate; evaluate at least one")
 
 
 def wilson_rate(successes: int, n: int) -> dict:
@@ -25,7 +25,7 @@ def wilson_rate(successes: int, n: int) -> dict:
     Raises:
       PipelineError: `n` is 0.
     """
-    _need_rows(n)
+    _require_rows(n)
     interval = scipy_stats.binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
     # SciPy leaves rounding noise where the bound is exactly 0 or 1.
     low = 0.0 if successes == 0 else float(interval.low)
@@ -36,10 +36,10 @@ def wilson_rate(successes: int, n: int) -> dict:
 def _upper_difference(fixed: int, broken: int, n: int) -> float:
     """Upper 95 % limit of a paired difference (Tango 1998, Statistics in Medicine 17, 891-908).
 
-    The largest difference δ that the score test does not reject: (fixed - broken - nδ)² ≤ z² n (2q + δ(1 - δ)), where
-    q, the share of broken rows that is most likely under δ, is the larger root of
-    2n q² + ((2n - fixed + broken) δ - fixed - broken) q - broken δ (1 - δ) = 0. By bisection: unlike a root finder, it
-    needs no sign change at its ends, which tables without fixed or broken rows do not have.
+    This is the largest difference δ that the score test does not reject:
+    (fixed - broken - nδ)² ≤ z² n (2q + δ(1 - δ)). Here q is the share of broken rows that is most likely under δ, the
+    larger root of 2n q² + ((2n - fixed + broken) δ - fixed - broken) q - broken δ (1 - δ) = 0. We use bisection because
+    a root finder needs a sign change at its ends, which tables without fixed or broken rows do not have.
     """
     inside, outside = (fixed - broken) / n, 1.0
     for _ in range(60):
@@ -55,27 +55,27 @@ def _upper_difference(fixed: int, broken: int, n: int) -> float:
 
 
 def paired_comparison(before: list[bool], after: list[bool]) -> dict:
-    """Two graders' verdicts on the same rows: 2 × 2 table, difference with interval, exact McNemar test.
+    """Verdicts on the same rows before and after: 2 × 2 table, difference with interval, exact McNemar test.
 
     Args:
-      before: right or wrong before training, a row each.
-      after: the same rows after it.
+      before: for each row, whether it was right before training.
+      after: the same rows after training.
 
     Returns:
       `both`, `fixed`, `broken`, `neither`, `n` (rows), `difference` (`value`, `low`, `high`: Tango's score interval,
-      see `_upper_difference`), `mcnemar_p` (exact, two-sided: a binomial test of the rows that changed),
-      `smallest_difference` (what so many rows can show at the observed share of changed rows, or None). The interval
-      inverts McNemar's test without its exactness, so where p is just above 0.05 it can leave 0 out: p decides.
+      see `_upper_difference`), `mcnemar_p` (exact, two-sided: a binomial test of the changed rows) and
+      `smallest_difference` (see there; at the observed share of changed rows). The interval inverts McNemar's test
+      without its exactness, so it can leave out 0 where p is just above 0.05: p decides.
 
     Raises:
       PipelineError: there are no rows.
-      ValueError: not the same number of rows.
+      ValueError: the numbers of rows differ.
     """
     table = {"both": 0, "fixed": 0, "broken": 0, "neither": 0}
     for first, second in zip(before, after, strict=True):
         table["both" if first and second else "broken" if first else "fixed" if second else "neither"] += 1
     n, fixed, broken = len(before), table["fixed"], table["broken"]
-    _need_rows(n)
+    _require_rows(n)
     p = scipy_stats.binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
     return {
         **table,
@@ -91,23 +91,23 @@ def paired_comparison(before: list[bool], after: list[bool]) -> dict:
 
 
 def smallest_difference(n: int, discordant_rate: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
-    """The smallest paired difference that `n` rows can be trusted to show.
+    """The smallest paired difference that `n` rows show reliably.
 
-    If training truly changed the accuracy by this much, in either direction, the exact McNemar test on `n` fresh rows
-    would find it with probability `power`; a smaller change goes unnoticed more often, so that "no significant change"
-    does not rule it out. The power is that of the exact test itself, unconditional (Duffy 1984, Biometrics 40,
-    1005-1015): a binomial sum over the number of changed rows, solved for the difference. Connor's formula (1987,
-    Biometrics 43, 207-211) is of the test without exactness and gives up to a few per cent less, more on few rows.
+    If training truly changes the accuracy by this much, in either direction, the exact McNemar test on `n` fresh rows
+    finds it with probability `power`. It misses a smaller change more often, so "no significant change" does not rule
+    one out. The power is the unconditional power of the exact test (Duffy 1984, Biometrics 40, 1005-1015): a binomial
+    sum over the number of changed rows, solved for the difference. Connor's formula (1987, Biometrics 43, 207-211)
+    ignores exactness and gives a few per cent less, on few rows even less.
 
     Args:
       n: rows.
-      discordant_rate: share of rows whose verdict changes, in either direction. It is taken to be at least the
-        difference itself, as a difference of δ needs δ of the rows to change.
+      discordant_rate: share of rows whose verdict changes, in either direction; at least the difference itself is
+        assumed, because a difference of δ needs δ of the rows to change.
       alpha: two-sided level of the test.
       power: probability of finding the difference, above `alpha`.
 
     Returns:
-      The difference, or None where not even all `n` rows changed in one direction would be significant.
+      the difference; None if even a change of all `n` rows in one direction is not significant.
     """
     if 2 * 0.5**n > alpha:
         return None
@@ -115,19 +115,19 @@ def smallest_difference(n: int, discordant_rate: float, alpha: float = 0.05, pow
     critical = scipy_stats.binom.ppf(alpha / 2, changed, 0.5)
     critical -= scipy_stats.binom.cdf(critical, changed, 0.5) > alpha / 2
 
-    def lacking(difference: float) -> float:
+    def missing_power(difference: float) -> float:
         share = max(discordant_rate, difference)
         fixed = 0.5 + difference / share / 2 if share else 0.5
         found = scipy_stats.binom.cdf(critical, changed, fixed) + scipy_stats.binom.cdf(critical, changed, 1 - fixed)
         return float(scipy_stats.binom.pmf(changed, n, share) @ found) - power
 
-    return float(optimize.brentq(lacking, 0.0, 1.0))
+    return float(optimize.brentq(missing_power, 0.0, 1.0))
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values corrected for their number, in their order (Holm 1979, Scandinavian Journal of Statistics 6, 65-70).
+    """p-values in their order, corrected for their number (Holm 1979, Scandinavian Journal of Statistics 6, 65-70).
 
-    The k-th smallest of m is multiplied by m - k + 1; none becomes smaller than one before it, none exceeds 1.
+    The k-th smallest of m is multiplied by m - k + 1. None becomes smaller than the one before it, and none exceeds 1.
     """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected, largest = [0.0] * len(p_values), 0.0
@@ -138,9 +138,9 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def mean_over_seeds(values: list[float]) -> dict:
-    """One number from several seeds: `value` (mean), `sd` (sample), `low`, `high` (Student's t), `n` (seeds).
+    """Mean of a number over seeds: `value`, `sd` (of the sample), `low`, `high` (Student's t), `n` (seeds).
 
-    In the unit of the values; with one seed `sd`, `low` and `high` are None.
+    All are in the unit of the values. With one seed `sd`, `low` and `high` are None.
     """
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
@@ -153,8 +153,8 @@ def mean_over_seeds(values: list[float]) -> dict:
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Probability that `k` of a row's `n` samples, drawn without replacement, hold a right one; `c` of `n` are right.
 
-    The unbiased estimator 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1). The binomials are
-    exact integers and divided once, so nothing cancels or overflows.
+    This is the unbiased estimator 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1). The binomials
+    are exact integers and divided once, so nothing cancels or overflows.
     """
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"pass@{k} of {n} samples, {c} of them right, does not exist: 0 ≤ c ≤ n and 1 ≤ k ≤ n")
@@ -162,11 +162,15 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def pass_at_k_rate(counts: list[tuple[int, int]], k: int) -> dict:
-    """pass@k over rows, each with its number of samples and of right ones: `value`, `low`, `high`, `n` (rows).
+    """pass@k over rows: `value`, `low`, `high`, `n` (rows).
 
-    The interval is over rows, each being one observation however many samples it has (Miller 2024, arXiv 2411.00640):
-    Student's t of the rows' estimates, cut to 0 to 1. Where every estimate is 0 or 1, as with k of k samples, they are
-    verdicts and the interval is Wilson's. `low` and `high` are None for a single row with an estimate between.
+    Each row is one observation, however many samples it has (Miller 2024, arXiv 2411.00640), so the interval is over
+    rows: Student's t of their estimates, cut to 0 to 1. If every estimate is 0 or 1, as with k of k samples, they are
+    verdicts and the interval is Wilson's. `low` and `high` are None for a single row with another estimate.
+
+    Args:
+      counts: for each row its number of samples and of right samples.
+      k: samples drawn.
 
     Raises:
       PipelineError: there are no rows.
@@ -181,10 +185,10 @@ def pass_at_k_rate(counts: list[tuple[int, int]], k: int) -> dict:
 
 
 def majority(readings: list[Fraction | None]) -> Fraction | None:
-    """The reading that most of a row's samples share (maj@k; Wang et al. 2022, arXiv 2203.11171), or None without any.
+    """The reading that most of a row's samples share (maj@k; Wang et al. 2022, arXiv 2203.11171); None without any.
 
-    Numbers are compared as exact values. A sample without a reading does not vote. Of readings with as many votes the
-    one sampled first wins, as in lm-evaluation-harness: the gold answer has no say.
+    Numbers are compared as exact values, and a sample without a reading does not vote. Of readings with equally many
+    votes the first sampled wins, as in lm-evaluation-harness.
     """
     votes = Counter(reading for reading in readings if reading is not None)
     return votes.most_common(1)[0][0] if votes else None

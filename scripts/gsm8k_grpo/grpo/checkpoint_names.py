@@ -1,10 +1,10 @@
-"""Which checkpoints a run leaves, by step and by name. No JAX here: the rules ask too."""
+"""Which checkpoints a run keeps, by step and by name. This module does not import JAX, because the rules use it too."""
 
 from collections.abc import Mapping
 
 
 def checkpoint_steps(max_steps: int, interval_steps: int) -> list[int]:
-    """The steps after which a checkpoint is kept: every interval, and the last."""
+    """The steps whose checkpoints are kept: one every `interval_steps`, and the last step."""
     return [*range(interval_steps, max_steps, interval_steps), max_steps]
 
 
@@ -14,6 +14,6 @@ def checkpoint_name(step: int, max_steps: int) -> str:
 
 
 def checkpoint_names(training: Mapping) -> list[str]:
-    """All that is evaluated: `base`, then each checkpoint."""
+    """The names of everything that is evaluated: `base`, then each checkpoint."""
     steps = checkpoint_steps(training["max_steps"], training["checkpoint_interval_steps"])
     return ["base", *(checkpoint_name(step, training["max_steps"]) for step in steps)]

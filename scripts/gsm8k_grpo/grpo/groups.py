@@ -1,4 +1,4 @@
-"""A group of completions for one prompt, and the figures of a step's groups."""
+"""The group of completions that a prompt gets, and the metrics of a step's groups."""
 
 import dataclasses
 import functools
@@ -8,14 +8,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The G completions of one prompt, on the host.
+    """The G completions of one prompt, in host memory.
 
     Attributes:
       row: the prompt's row.
       prompt_ids: [P] left-padded.
       completions: G texts.
-      completion_ids: G arrays of tokens, the stop token last where there is one.
-      truncated: [G] whether the limit cut it.
+      completion_ids: G arrays of tokens; the last one is the stop token, unless the limit cut the completion.
+      truncated: [G] whether the limit cut the completion.
       rewards: [G] values by the reward's name.
     """
 
@@ -27,28 +27,28 @@ class Group:
     rewards: dict[str, np.ndarray]
 
     @functools.cached_property
-    def total(self) -> np.ndarray:
-        """[G] summed rewards."""
+    def total_rewards(self) -> np.ndarray:
+        """[G] sums over the rewards."""
         return np.sum(list(self.rewards.values()), axis=0)
 
     @property
     def has_signal(self) -> bool:
-        """Whether any completion is better than another."""
-        return bool(np.ptp(self.total) > 0)
+        """Whether some completion is better than another."""
+        return bool(np.ptp(self.total_rewards) > 0)
 
 
 def count_tokens(groups: list[Group]) -> int:
-    """Prompt and completion tokens of groups, without padding."""
+    """The prompt and completion tokens of groups, without padding."""
     generations = len(groups[0].completions)
     return sum(
-        generations * group.row["prompt_tokens"] + sum(len(row) for row in group.completion_ids) for group in groups
+        generations * group.row["prompt_tokens"] + sum(len(ids) for ids in group.completion_ids) for group in groups
     )
 
 
-def sampling_figures(groups: list[Group]) -> dict[str, float]:
-    """Of what the policy did with a step's own prompts, before any other was drawn in their place."""
-    lengths = [len(row) for group in groups for row in group.completion_ids]
-    totals = np.concatenate([group.total for group in groups])
+def sampling_metrics(groups: list[Group]) -> dict[str, float]:
+    """Metrics of the completions for a step's own prompts. Replacements for groups without signal do not count."""
+    lengths = [len(ids) for group in groups for ids in group.completion_ids]
+    totals = np.concatenate([group.total_rewards for group in groups])
     means = {f"reward_{name}": float(np.mean([group.rewards[name] for group in groups])) for name in groups[0].rewards}
     return {
         **means,
@@ -62,6 +62,7 @@ def sampling_figures(groups: list[Group]) -> dict[str, float]:
 
 
 def sample_rows(groups: list[Group], advantages: np.ndarray, step: int) -> list[dict]:
+    """The completions of a step (0-based) as rows of samples.jsonl."""
     rows = []
     for group in groups:
         for index, completion in enumerate(group.completions):
@@ -74,7 +75,7 @@ def sample_rows(groups: list[Group], advantages: np.ndarray, step: int) -> list[
                     "tokens": len(group.completion_ids[index]),
                     "truncated": bool(group.truncated[index]),
                     "rewards": {name: float(values[index]) for name, values in group.rewards.items()},
-                    "reward": float(group.total[index]),
+                    "reward": float(group.total_rewards[index]),
                     "advantage": float(advantages[len(rows)]),
                 }
             )

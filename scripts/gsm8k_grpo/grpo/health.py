@@ -1,4 +1,4 @@
-"""Whether a training run goes wrong, seen from its rows: what to say, and when to stop."""
+"""Checks of a training run's metrics: which values stop the run, and which deserve a warning."""
 
 import math
 import statistics
@@ -6,60 +6,67 @@ from collections.abc import Callable
 
 from gsm8k_grpo.common.errors import PipelineError
 
-WINDOW_STEPS = 20  # a gradient is held against the median of so many steps before it
-EXPLODED = 10  # times that median
-FLAT_STEPS = 5  # without any signal
-REPEAT_STEPS = 50  # until the same is said again
+WINDOW_STEPS = 20  # a gradient norm is compared with the median of this many steps before it
+EXPLOSION_FACTOR = 10  # times that median
+FIRST_WARNING_STEPS = 5  # a run without signal is warned about after this many steps,
+WARNING_INTERVAL_STEPS = 50  # and again after each further interval
 
 
 def require_finite(row: dict) -> None:
-    """Stops a run whose loss or gradient is no number.
+    """Stops a run whose loss, gradient norm or KL is NaN or infinite.
 
     Raises:
-      PipelineError: naming the step and what to change. Nothing of that step is saved.
+      PipelineError: names the step and the settings to change. The caller saves nothing of that step.
     """
-    wrong = [name for name in ("loss", "gradient_norm", "kl") if not math.isfinite(row[name] or 0.0)]
-    if wrong:
-        figures = ", ".join(f"{name.replace('_', ' ')} {row[name]}" for name in wrong)
+    infinite = [name for name in ("loss", "gradient_norm", "kl") if not math.isfinite(row[name] or 0.0)]
+    if infinite:
+        values = ", ".join(f"{name.replace('_', ' ')} {row[name]}" for name in infinite)
         raise PipelineError(
-            f"step {row['step']}: {figures}; training stopped, the last checkpoint stands. Lower "
+            f"step {row['step']}: {values} is not finite, so training stopped after the last checkpoint; lower "
             "training.learning_rate or training.max_gradient_norm, or train in float32 (model.dtype)"
         )
 
 
 def warnings(history: list[dict]) -> list[str]:
-    """What is to be said after the newest row of a run.
+    """The warnings that the newest row of a run gives rise to.
 
     Args:
       history: the rows of all steps so far.
     """
-    row, before = history[-1], [row["gradient_norm"] for row in history[-WINDOW_STEPS - 1 : -1]]
-    said = []
-    usual = statistics.median(before) if len(before) >= FLAT_STEPS else 0.0
-    if usual and row["gradient_norm"] > EXPLODED * usual:
-        said.append(
+    row, earlier_norms = history[-1], [row["gradient_norm"] for row in history[-WINDOW_STEPS - 1 : -1]]
+    messages = []
+    median = statistics.median(earlier_norms) if len(earlier_norms) >= FIRST_WARNING_STEPS else 0.0
+    if median and row["gradient_norm"] > EXPLOSION_FACTOR * median:
+        messages.append(
             f"step {row['step']}: the gradient explodes: its norm is {row['gradient_norm']:.3g}, the median of the "
-            f"last {len(before)} steps was {usual:.3g}; if that goes on, lower training.learning_rate or "
+            f"last {len(earlier_norms)} steps was {median:.3g}; if this continues, lower training.learning_rate or "
             "training.max_gradient_norm"
         )
-    flat = _streak(history, lambda each: each["groups_without_signal"] == 1.0 and not each["groups_replaced"])
-    if flat and flat % REPEAT_STEPS == FLAT_STEPS:
-        said.append(
-            f"step {row['step']}: nothing is learned: for {flat} steps, all completions of each prompt earned the same "
-            f"reward (mean now {row['reward']:.3g}), so no group has a signal. Where it is low, the base never does "
-            "what is rewarded: change prompt.system or training.rewards, raise training.temperature or "
-            "training.num_generations; where it is high, nothing is left to learn: harder questions"
+    no_signal = _newest_steps(
+        history, lambda each: each["groups_without_signal"] == 1.0 and not each["groups_replaced"]
+    )
+    if _warns_after(no_signal):
+        messages.append(
+            f"step {row['step']}: nothing is learned: for {no_signal} steps, all completions of each prompt earned the "
+            f"same reward (mean now {row['reward']:.3g}), so no group has a signal. If the reward is low, the base "
+            "model never does what is rewarded: change prompt.system or training.rewards, or raise "
+            "training.temperature or training.num_generations. If it is high, the questions are too easy: use harder "
+            "ones"
         )
-    still = _streak(history, lambda each: each["gradient_norm"] == 0.0)
-    if still and still % REPEAT_STEPS == FLAT_STEPS and not flat:
-        said.append(
-            f"step {row['step']}: nothing is learned: for {still} steps the gradient was exactly 0, and "
+    no_gradient = _newest_steps(history, lambda each: each["gradient_norm"] == 0.0)
+    if _warns_after(no_gradient) and not no_signal:
+        messages.append(
+            f"step {row['step']}: nothing is learned: for {no_gradient} steps the gradient was exactly 0, and "
             f"{row['truncated_rate']:.0%} of the completions were cut at the limit; raise "
-            "training.max_completion_tokens, or let training.truncated_completions be keep"
+            "training.max_completion_tokens, or set training.truncated_completions to keep"
         )
-    return said
+    return messages
 
 
-def _streak(history: list[dict], holds: Callable[[dict], bool]) -> int:
-    """For how many of the newest rows something holds."""
+def _newest_steps(history: list[dict], holds: Callable[[dict], bool]) -> int:
+    """The number of newest rows for which a condition holds without a gap."""
     return next((count for count, row in enumerate(reversed(history)) if not holds(row)), len(history))
+
+
+def _warns_after(steps: int) -> bool:
+    return steps % WARNING_INTERVAL_STEPS == FIRST_WARNING_STEPS

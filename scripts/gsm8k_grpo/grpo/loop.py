@@ -13,40 +13,34 @@ from gsm8k_grpo.grpo.recorder import Recorder, write_checkpoint
 from gsm8k_grpo.grpo.run_folder import Run
 
 
-def train_to_end(learner: Learner, settings: Mapping, folder: Run) -> None:
-    """Trains up to `max_steps` from wherever the newest checkpoint stands.
+def train_to_end(learner: Learner, training_settings: Mapping, run: Run) -> None:
+    """Trains from the newest checkpoint up to `max_steps`; everything that is written goes to the run's folder.
 
-    SIGTERM saves the newest whole step and ends the process, in seconds.
-
-    Args:
-      learner: over a cluster of `make_cluster`.
-      settings: the block `training`.
-      folder: where rows, kept completions and checkpoints go.
+    SIGTERM saves the newest whole step and ends the process within seconds.
     """
-    first, alone = learner.steps_done, jax.process_count() == 1
-    history = folder.history(first)
-    promised = checkpoint_steps(settings["max_steps"], settings["checkpoint_interval_steps"])
-    recorder = Recorder(folder, history, settings, promised) if jax_setup.is_lead_process() else None
+    history = run.history(learner.steps_done)
+    kept_steps = checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
+    recorder = Recorder(run, history, training_settings, kept_steps) if jax_setup.is_lead_process() else None
 
-    def stopped() -> str:
-        if not alone:
-            return "the processes of one run do not stop together; the last checkpoint stands"
-        if recorder.recorded < learner.steps_done:
-            return f"step {learner.steps_done} went wrong; the last checkpoint stands"
-        if recorder.saved < learner.steps_done:
-            write_checkpoint(learner, settings, folder)
-            recorder.commit(learner.steps_done)
-        return f"step {learner.steps_done} is saved; the same command goes on from there"
+    def save() -> str:
+        if jax.process_count() > 1:
+            return "the processes of one run do not stop together; training resumes from the last checkpoint"
+        if recorder.newest_row < learner.steps_done:
+            return f"step {learner.steps_done} went wrong; training resumes from the last checkpoint"
+        if recorder.newest_checkpoint < learner.steps_done:
+            write_checkpoint(learner, training_settings, run)
+            recorder.commit_checkpoint(learner.steps_done)
+        return f"step {learner.steps_done} is saved; the same command resumes from there"
 
-    with Preemption(stopped) as preemption:
-        while learner.steps_done < settings["max_steps"]:
+    with Preemption(save) as preemption:
+        while learner.steps_done < training_settings["max_steps"]:
             batch = learner.sample()
             with preemption.lock:
                 row = learner.update(batch)
                 health.require_finite(row)
                 row["checkpoint_seconds"] = 0.0
-                if row["step"] in promised:
-                    row["checkpoint_seconds"] = write_checkpoint(learner, settings, folder)
+                if row["step"] in kept_steps:
+                    row["checkpoint_seconds"] = write_checkpoint(learner, training_settings, run)
                 if recorder:
                     recorder.record(row, batch.samples)
     learner.rl_cluster.actor_trainer.checkpoint_manager.close()

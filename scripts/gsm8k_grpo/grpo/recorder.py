@@ -1,4 +1,4 @@
-"""What training writes at each step: rows, kept completions, checkpoints."""
+"""Everything that training writes in each step: rows, kept completions, checkpoints."""
 
 import re
 import time
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import optax
 from flax import nnx
-from tunix.rl import rl_cluster as cluster_lib
+from tunix.rl.rl_cluster import Role
 
 from gsm8k_grpo.common import errors
 from gsm8k_grpo.common.errors import PipelineError
@@ -20,86 +20,85 @@ from gsm8k_grpo.models.lora import trained_variables
 
 
 class Recorder:
-    """What a run leaves beside its checkpoints: rows, kept completions, trackers, progress, warnings."""
+    """Writes rows, kept completions and trackers, and prints progress and warnings."""
 
-    def __init__(self, folder: Run, history: list[dict], settings: Mapping, promised: list[int]):
+    def __init__(self, run: Run, history: list[dict], training_settings: Mapping, kept_steps: list[int]):
         """
         Args:
-          folder: of the run.
-          history: the rows of the steps made before; rows recorded are appended to it.
-          settings: the block `training`.
-          promised: the steps whose checkpoints are listed with `record`.
+          history: the rows of the steps before; `record` appends to it.
+          kept_steps: the steps whose checkpoints are kept.
         """
-        self._folder, self._history, self._promised = folder, history, promised
-        self._kept_completions = settings["kept_completions"]
-        self._log = StepLog(folder)
-        self._trackers = Trackers(folder.folder, history, settings, folder.folder.name)
-        self._progress = Progress("training", settings["max_steps"], "steps", done=len(history))
-        self.saved = len(history)  # the newest step with a checkpoint
+        self._run, self._history, self._kept_steps = run, history, kept_steps
+        self._kept_completions = training_settings["kept_completions"]
+        self._log = StepLog(run)
+        self._trackers = Trackers(run.folder, history, training_settings, run.folder.name)
+        self._progress = Progress("training", training_settings["max_steps"], "steps", done=len(history))
+        self.newest_checkpoint = len(history)
         if history:
-            print(f"resuming after step {len(history)} of {settings['max_steps']}", flush=True)
+            print(f"resuming after step {len(history)} of {training_settings['max_steps']}", flush=True)
 
     @property
-    def recorded(self) -> int:
+    def newest_row(self) -> int:
         """The newest step with a row."""
         return len(self._history)
 
     def record(self, row: dict, samples: list[dict]) -> None:
-        """One step; `row["tokens"]` counts this step's, what is recorded counts all so far."""
+        """Records one step. `row["tokens"]` comes as this step's count and is recorded as the sum so far."""
         row["tokens"] += self._history[-1]["tokens"] if self._history else 0
-        kept = row["step"] in self._promised
+        kept = row["step"] in self._kept_steps
         self._history.append(row)
         self._log.append(row, samples[: self._kept_completions] if kept or row["step"] == 1 else [])
         if kept:
-            self.commit(row["step"])
+            self.commit_checkpoint(row["step"])
         self._trackers.log(row)
         for warning in health.warnings(self._history):
             print(f"WARNING: {warning}", flush=True)
         self._progress.advance(reward=row["reward"], kl=row["kl"] or 0.0)
 
-    def commit(self, step: int) -> None:
-        """Lists a step's checkpoint, which is on the disk, after all rows up to it are."""
+    def commit_checkpoint(self, step: int) -> None:
+        """Lists a step's checkpoint, which is on the disk, once all rows up to it are on the disk too."""
         self._log.sync()
-        self._folder.commit(step)
-        self.saved = step
+        self._run.commit_checkpoint(step)
+        self.newest_checkpoint = step
 
     def close(self) -> None:
-        """At the end of a run."""
+        """Ends a finished run."""
         self._log.close()
         self._trackers.close()
-        self._folder.prune(self._promised)
+        self._run.prune(self._kept_steps)
 
 
-def write_checkpoint(learner: Learner, settings: Mapping, folder: Run) -> float:
-    """Adapters and optimizer state of the newest step, on the disk when this returns.
+def write_checkpoint(learner: Learner, training_settings: Mapping, run: Run) -> float:
+    """Writes adapters and optimizer state of the newest step to the disk.
 
     Returns:
       the seconds that it took.
 
     Raises:
-      PipelineError: they cannot be written; the checkpoints before stand.
+      PipelineError: the weights are not finite, or the files cannot be written. Earlier checkpoints stay.
     """
     step, trainer, started = learner.steps_done, learner.rl_cluster.actor_trainer, time.perf_counter()
-    if not np.isfinite(float(optax.global_norm(nnx.state(trainer.model, trained_variables(settings["lora"]))))):
+    trained = nnx.state(trainer.model, trained_variables(training_settings["lora"]))
+    if not np.isfinite(float(optax.global_norm(trained))):
         raise PipelineError(
-            f"step {step}: its update made weights that are no numbers; training stopped, the last checkpoint stands. "
-            "Lower training.learning_rate"
+            f"step {step}: the update made weights that are not finite, so training stopped after the last checkpoint; "
+            "lower training.learning_rate"
         )
     try:
         with errors.silent_stderr():
             trainer.checkpoint_manager.save(
-                step * settings["num_iterations"],
+                step * training_settings["num_iterations"],
                 trainer.model,
                 trainer.optimizer,
-                save_only_lora_params=settings["lora"] is not None,
+                save_only_lora_params=training_settings["lora"] is not None,
                 force=True,
-                custom_metadata={"global_step": step, "role": cluster_lib.Role.ACTOR.value},
+                custom_metadata={"global_step": step, "role": Role.ACTOR.value},
             )
-    except Exception as error:  # Orbax, TensorStore and the system each have their own
-        system = re.search(r"([^:]+) \[os_error_code", str(error))  # at the end of TensorStore's long text
-        reason = (system[1] if system else str(error) or type(error).__name__).strip().splitlines()[0][:200]
+    except Exception as error:  # Orbax, TensorStore and the system raise exceptions of their own
+        cause = re.search(r"([^:]+) \[os_error_code", str(error))  # at the end of TensorStore's long message
+        reason = (cause[1] if cause else str(error) or type(error).__name__).strip().splitlines()[0][:200]
         raise PipelineError(
-            f"{folder.checkpoint(step)}: the checkpoint of step {step} cannot be written ({reason}); the ones before "
-            "stand. Free some space or make the folder writable, then run the same command again"
+            f"{run.checkpoint(step)}: the checkpoint of step {step} cannot be written ({reason}), and the ones before "
+            "it stay; free some space or make the folder writable, then run the same command again"
         ) from error
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Rollouts for training: Tunix's own with its defects mended."""
+"""Rollouts for training: Tunix's own, with its defects mended."""
 
 from collections.abc import Mapping
 
@@ -13,13 +13,13 @@ from gsm8k_grpo.models import log_probs
 
 
 class SeededRollout(vanilla_rollout.VanillaRollout):
-    """Tunix's own rollout with three defects of 0.1.7 mended (its `RLCluster` builds it from the configuration).
+    """Tunix's own rollout with three defects of 0.1.7 mended. Tunix's `RLCluster` builds it from the configuration.
 
-    - Noise: stock draws the same noise at every call. Here a row's key derives from the run's seed, the step, the draw
-      and the row's place in the step; so a resumed run draws what an uninterrupted one would have drawn, and the size
-      of a micro-batch changes nothing.
-    - Temperature: stock computes old log-probs at temperature 1 where the loss divides by the rollout's.
-    - A prompt that is too long: stock pads to another length and compiles anew, or overruns the cache.
+    - Noise: Tunix draws the same noise at every call. Here a row's key derives from the run's seed, the step, the draw
+      and the row's index in the step. So a resumed run draws what an uninterrupted one draws, and the size of a
+      micro-batch changes nothing.
+    - Temperature: Tunix computes old log-probs at temperature 1, while its loss divides by the rollout's temperature.
+    - Prompts that are too long: Tunix pads them to another length and compiles anew, or overruns the cache.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
     ):
         """
         Args:
-          seed: of the run.
-          generations: G; prompts come in groups of so many equal ones, each of which is computed once.
-          gather_weights: as `Sampler` has it.
-          lora: as `Sampler` has it.
+          seed: the run's seed.
+          generations: G. Prompts come in groups of G equal ones, and each group's prompt is computed once.
+          gather_weights, lora: as in `Sampler`.
         """
+        # Not `super().__init__`, which would make a second sampler. Its other methods read `_sampler`.
         self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights, lora)
         self.mesh = mesh
         self._temperature = rollout_config.temperature
@@ -47,17 +47,17 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         self.start_draw(0)
 
     def start_draw(self, step: int, draw: int = 0) -> None:
-        """Says which step (0-based) and which draw within it (0, then replacements) the next rows belong to."""
+        """Sets the step (0-based) and the draw within it (0, then replacements) that the next rows belong to."""
         self._key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), draw)
         self._rows = 0
 
     def generate(
         self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **kwargs
     ) -> base_rollout.RolloutOutput:
-        """Samples one completion for each prompt; see the class for what differs from Tunix's.
+        """Samples one completion for each prompt.
 
         Raises:
-          PipelineError: a prompt of more than `max_prompt_length` tokens.
+          PipelineError: a prompt has more than `max_prompt_length` tokens.
         """
         rows = np.arange(self._rows, self._rows + len(prompts))
         self._rows += len(prompts)
@@ -85,7 +85,7 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
     def get_per_token_logps(
         self, prompt_tokens: jax.Array, completion_tokens: jax.Array, packed_places: jax.Array | None = None
     ) -> jax.Array:
-        """Log-probs of completions under the rollout policy at the rollout's temperature; see `log_probs.compute`."""
+        """[B, T] log-probs of completions under the policy, at the rollout's temperature."""
         graph, state = self._sampler.model_def_and_state()
         return log_probs.log_probs_program(
             graph, state, prompt_tokens, completion_tokens, packed_places, self.pad_id(), self._temperature

@@ -1,17 +1,17 @@
-"""The folder of one training run: the log of its steps, its checkpoints with their hashes, and where to go on from.
+"""The folder of one training run: its rows, its checkpoints with their hashes, and the step to resume from.
 
     runs/FINGERPRINT/
-      inputs.json            what makes the fingerprint
-      metrics.jsonl          a line for each step
-      samples.jsonl          completions kept to be read
-      starts.json            the step after which each process that trained it began
-      memory.json            the most that any process which ended as it should has used (memory.used)
-      checkpoints/actor/N/   as Tunix writes them; N counts updates, μ a step
-      checkpoints.json       each checkpoint's hash; written after it: what is not listed here is no checkpoint
-      set-aside/             what was found damaged, or half written
+      inputs.json            what the fingerprint is a hash of
+      metrics.jsonl          a row for each step
+      samples.jsonl          the completions that are kept
+      starts.json            for each process that trained the run: the step after which it began
+      memory.json            the most memory that a process used (memory.memory_used); only processes that ended well
+      checkpoints/actor/N/   as Tunix writes them; N counts updates, μ in each step
+      checkpoints.json       the hash of each checkpoint, written after it: a folder that is not listed is incomplete
+      set-aside/             damaged and incomplete checkpoints
 
-A step's line is on the disk before its checkpoint is listed; so a checkpoint never stands without the steps before it.
-No JAX here.
+A step's row is on the disk before its checkpoint is listed. So each checkpoint has the rows of all steps before it.
+This module does not import JAX.
 """
 
 import json
@@ -22,88 +22,116 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.grpo.run_identity import describe_differences
 
 
 class Run:
     """One run's folder."""
 
     def __init__(self, folder: Path, updates_per_step: int):
-        self.folder, self._updates = folder, updates_per_step
+        self.folder, self._updates_per_step = folder, updates_per_step
         self.metrics_file, self.samples_file = folder / "metrics.jsonl", folder / "samples.jsonl"
         self.checkpoints = folder / "checkpoints"
+        self._inputs_file = folder / "inputs.json"
         self._starts_file, self._memory_file = folder / "starts.json", folder / "memory.json"
-        self._ledger_file = folder / "checkpoints.json"
+        self._hashes_file = folder / "checkpoints.json"
+
+    @classmethod
+    def of_inputs(cls, training_folder: Path, inputs: Mapping, updates_per_step: int) -> "Run":
+        """The run that has these inputs."""
+        fingerprint = files.sha256_text(files.canonical_json(inputs))[:16]
+        return cls(training_folder / "runs" / fingerprint, updates_per_step)
+
+    def create(self, inputs: Mapping) -> None:
+        """Writes inputs.json, and prints how the inputs differ from the latest run's if this run is new."""
+        others = sorted(self.folder.parent.glob("*/inputs.json"), key=lambda path: path.stat().st_mtime)
+        if others and not self.folder.exists():
+            changes = "; ".join(describe_differences(files.read_json(others[-1]), inputs))
+            print(f"starting another run than {others[-1].parent.name}, which stays as it is: {changes}", flush=True)
+        files.write_json(self._inputs_file, inputs)
+        print(f"run {self.folder.name}", flush=True)
+
+    def inputs(self) -> dict:
+        """What `create` wrote."""
+        return files.read_json(self._inputs_file)
 
     def starts(self) -> list[int]:
-        """The step after which each process that trained this run began: more than one were restarts."""
+        """For each process that trained this run, the step after which it began."""
         return files.read_json(self._starts_file) if self._starts_file.exists() else []
 
-    def note_start(self, step: int) -> None:
-        """One more process begins, after a step."""
+    def add_start(self, step: int) -> None:
+        """Records that another process begins after a step."""
         files.write_json(self._starts_file, [*self.starts(), step])
 
     def memory(self) -> dict[str, int | None]:
-        """What `note_memory` was told, the largest of each; nothing before."""
+        """The largest of each value that `add_memory` got; empty before."""
         return files.read_json(self._memory_file) if self._memory_file.exists() else {}
 
-    def note_memory(self, used: Mapping[str, int | None]) -> None:
-        """A process ends, and has used so much (None: not known)."""
+    def add_memory(self, used: Mapping[str, int | None]) -> None:
+        """Records the bytes that a process has used (None: unknown)."""
         known, before = {key: value for key, value in used.items() if value is not None}, self.memory()
         largest = {key: max(value, before.get(key) or 0) for key, value in known.items()}
         files.write_json(self._memory_file, {**dict.fromkeys(used), **before, **largest})
 
     def checkpoint(self, step: int) -> Path:
-        """Where Tunix keeps the checkpoint of a step: it counts updates."""
-        return self.checkpoints / "actor" / str(step * self._updates)
+        """The folder in which Tunix, which counts updates, keeps the checkpoint of a step."""
+        return self.checkpoints / "actor" / str(step * self._updates_per_step)
 
-    def ledger(self) -> dict[int, str]:
-        """The hash of each checkpoint that was written whole, by step."""
-        if not self._ledger_file.exists():
+    def checkpoint_hashes(self) -> dict[int, str]:
+        """The hash of each complete checkpoint, by step.
+
+        Raises:
+          PipelineError: checkpoints.json is not what training wrote.
+        """
+        if not self._hashes_file.exists():
             return {}
         try:
-            return {int(step): digest for step, digest in files.read_json(self._ledger_file).items()}
+            return {int(step): digest for step, digest in files.read_json(self._hashes_file).items()}
         except (PipelineError, ValueError, AttributeError):
             raise PipelineError(
-                f"{self._ledger_file}: is not what training wrote (the hash of each checkpoint); put it back from a "
+                f"{self._hashes_file}: expected the hash of each checkpoint, as training wrote it; restore it from a "
                 f"copy, or move {self.folder} away to train from the start"
             ) from None
 
-    def commit(self, step: int) -> None:
-        """Lists a checkpoint with its hash: from here on it is one."""
-        listed = {**self.ledger(), step: files.sha256_tree(self.checkpoint(step))}
-        self._write_ledger(listed)
+    def commit_checkpoint(self, step: int) -> None:
+        """Lists a checkpoint with its hash, which makes it complete."""
+        self._write_hashes({**self.checkpoint_hashes(), step: files.sha256_tree(self.checkpoint(step))})
 
-    def _write_ledger(self, listed: Mapping[int, str]) -> None:
-        files.write_json(self._ledger_file, {str(step): listed[step] for step in sorted(listed)})
+    def _write_hashes(self, hashes: Mapping[int, str]) -> None:
+        files.write_json(self._hashes_file, {str(step): hashes[step] for step in sorted(hashes)})
 
-    def resume(self, promised: list[int]) -> int:
-        """The step to go on after: the newest intact checkpoint with all that were promised before it; 0 is none.
+    def resume(self, kept_steps: list[int]) -> int:
+        """Prepares the folder for training to go on.
 
-        Whatever lies beyond it is set aside and named: what is damaged (by its hash), what a kill left half written,
-        and what a damaged checkpoint before it makes necessary to be made again. Then the log is cut to that step.
+        The newest intact checkpoint counts that has all of `kept_steps` before it. Every later checkpoint is set aside
+        and printed: damaged ones (by their hash), incomplete ones, and those after a damaged one. Then the log is cut
+        to that step. If no checkpoint of `kept_steps` is missing, nothing changes.
 
         Args:
-          promised: the steps whose checkpoints must be there at the end.
+          kept_steps: the steps whose checkpoints a finished run has.
+
+        Returns:
+          the step to go on after; 0 without any checkpoint.
         """
-        listed, rows = self.ledger(), self._complete_rows()
-        intact, damaged = [], []
-        for step, digest in listed.items():
+        hashes, rows = self.checkpoint_hashes(), self._complete_rows()
+        intact = []
+        for step, digest in hashes.items():
             folder = self.checkpoint(step)
-            whole = folder.is_dir() and files.sha256_tree(folder) == digest
-            (intact if whole and step <= len(rows) else damaged).append(step)
-            if not whole:
-                print(f"{folder}: is damaged (its hash is another than when it was written)", flush=True)
+            if not folder.is_dir() or files.sha256_tree(folder) != digest:
+                print(f"{folder}: is damaged (its hash differs from the one when it was written)", flush=True)
             elif step > len(rows):
-                print(f"{self.metrics_file}: has no whole line for each step up to {step}", flush=True)
-        missing = [step for step in promised if step not in intact]
+                print(f"{self.metrics_file}: has no whole row for each step up to {step}", flush=True)
+            else:
+                intact.append(step)
+        missing = [step for step in kept_steps if step not in intact]
         if not missing:
-            return promised[-1]
+            return kept_steps[-1]
         start = max((step for step in intact if step < missing[0]), default=0)
-        kept = {self.checkpoint(step) for step in intact if step <= start}
+        usable = [step for step in intact if step <= start]
         for folder in sorted((self.checkpoints / "actor").glob("*")):
-            if folder not in kept:
+            if folder not in map(self.checkpoint, usable):
                 self._set_aside(folder)
-        self._write_ledger({step: listed[step] for step in intact if step <= start})
+        self._write_hashes({step: hashes[step] for step in usable})
         files.write_jsonl(self.metrics_file, rows[:start])
         files.write_jsonl(self.samples_file, [row for row in self.samples() if row["step"] <= start])
         return start
@@ -116,73 +144,58 @@ class Run:
         print(f"{folder}: set aside as {target}", flush=True)
 
     def _complete_rows(self) -> list[dict]:
-        """The steps 1, 2, … of the log, up to the first line that is torn or out of order."""
-        rows: list[dict] = []
-        for row in _parsed(self.metrics_file):
-            if row.get("step") != len(rows) + 1:
-                break
-            rows.append(row)
-        return rows
+        """The rows of the steps 1, 2, …, up to the first one that is torn or out of order."""
+        rows = files.read_jsonl_prefix(self.metrics_file)
+        unordered = (index for index, row in enumerate(rows) if row.get("step") != index + 1)
+        return rows[: next(unordered, len(rows))]
 
     def history(self, steps: int) -> list[dict]:
         """The rows of the steps 1 to `steps`.
 
         Raises:
-          PipelineError: they are not all there.
+          PipelineError: a row is missing.
         """
         rows = self._complete_rows()[:steps]
         if len(rows) < steps:
             raise PipelineError(
-                f"{self.metrics_file}: has {len(rows)} whole lines, {steps} steps were made; run --forcerun train"
+                f"{self.metrics_file}: expected {steps} whole rows, one for each step, found {len(rows)}; run again "
+                "with --forcerun train"
             )
         return rows
 
     def samples(self) -> list[dict]:
         """The completions kept so far."""
-        return list(_parsed(self.samples_file))
+        return files.read_jsonl_prefix(self.samples_file)
 
-    def prune(self, promised: list[int]) -> None:
-        """Deletes the checkpoints that only a stop between two intervals had left."""
-        listed = self.ledger()
-        extra = [step for step in listed if step < promised[-1] and step not in promised]
+    def prune(self, kept_steps: list[int]) -> None:
+        """Deletes checkpoints between the kept ones. A signal to stop saves such a checkpoint."""
+        hashes = self.checkpoint_hashes()
+        extra = [step for step in hashes if step < kept_steps[-1] and step not in kept_steps]
         if extra:
-            self._write_ledger({step: digest for step, digest in listed.items() if step not in extra})
+            self._write_hashes({step: digest for step, digest in hashes.items() if step not in extra})
         for step in extra:
             shutil.rmtree(self.checkpoint(step))
 
 
 class StepLog:
-    """Appends a run's steps to its log."""
+    """Appends rows and kept completions to a run's log."""
 
     def __init__(self, run: Run):
         self._metrics = open(run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
         self._samples = open(run.samples_file, "a", encoding="utf-8")  # noqa: SIM115
 
     def append(self, row: dict, samples: Iterable[dict]) -> None:
-        """One step's figures, and completions to keep."""
+        """Appends one step's row, and completions to keep."""
         for handle, lines in ((self._samples, samples), (self._metrics, [row])):
             handle.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             handle.flush()
 
     def sync(self) -> None:
-        """Brings all that was appended to the disk."""
+        """Waits until everything is on the disk."""
         for handle in (self._samples, self._metrics):
             os.fsync(handle.fileno())
 
     def close(self) -> None:
+        """Closes the files."""
         self._metrics.close()
         self._samples.close()
-
-
-def _parsed(path: Path) -> Iterable[dict]:
-    """The rows of a log, up to a line that a kill cut short."""
-    if not path.exists():
-        return
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(row, dict):
-            return
-        yield row

@@ -1,28 +1,49 @@
-"""Which settings make a training run what it is."""
+"""What makes a training run: its inputs, and how they differ from another run's."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
-# Settings that change nothing in what a step computes. (max_steps does, by way of schedule_steps.)
+from gsm8k_grpo.common import files
+from gsm8k_grpo.common.layout import ROOT
+from gsm8k_grpo.common.provenance import library_versions
+from gsm8k_grpo.common.source_hash import source_hash
+from gsm8k_grpo.config.merging import to_plain
+from gsm8k_grpo.rewards import custom
+
+# Settings that do not change what a step computes. (`max_steps` does so only as the default of `schedule_steps`.)
 NOT_IDENTITY = ("max_steps", "checkpoint_interval_steps", "kept_completions", "wandb_project", "format_check_rows")
 
 
-def run_identity(settings: Mapping) -> dict:
-    """The settings that make a run what it is; with any other value of them, it is another run.
+def run_inputs(settings: Mapping, rows_file: Path, model_sha256: dict) -> dict:
+    """Everything that a run depends on: a checkpoint continues only a run with the same inputs.
 
     Args:
-      settings: the blocks of the stage `train`, as plain mappings.
+      settings: the blocks of the stage `train`.
+      model_sha256: hashes of the base model's files, from its model.json.
     """
+    return {
+        "settings": identity_settings(to_plain(settings)),
+        "rows": files.sha256_file(rows_file),
+        "model": model_sha256,
+        "code": source_hash("train"),
+        "rewards": custom.file_hashes(settings["training"]["rewards"], ROOT),
+        "versions": library_versions(),
+    }
+
+
+def identity_settings(settings: Mapping) -> dict:
+    """The settings, as plain mappings, that make a run what it is: with another value, it is another run."""
     training = settings["training"]
     schedule = {"schedule_steps": training["schedule_steps"] or training["max_steps"]}
-    prompt, kept = (
+    prompt_identity, training_identity = (
         {key: value for key, value in settings[block].items() if key not in NOT_IDENTITY}
         for block in ("prompt", "training")
     )
-    return {**settings, "prompt": prompt, "training": {**kept, **schedule}}
+    return {**settings, "prompt": prompt_identity, "training": {**training_identity, **schedule}}
 
 
 def describe_differences(old: object, new: object, key: str = "") -> list[str]:
-    """What differs between two nested mappings, a phrase for each key: `training.beta: 0.04, now 0.08`."""
+    """The differences between two nested mappings, a phrase for each key: `training.beta: 0.04, now 0.08`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = sorted(set(old) | set(new))
         prefix = f"{key}." if key else ""

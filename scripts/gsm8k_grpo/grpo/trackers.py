@@ -1,4 +1,4 @@
-"""The rows of a run for TensorBoard, and for Weights & Biases when asked for."""
+"""Sends the rows of a run to TensorBoard, and to Weights & Biases if the settings ask for it."""
 
 import shutil
 from collections.abc import Mapping
@@ -8,68 +8,69 @@ import tensorboardX
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import to_plain
+from gsm8k_grpo.internals import wandb_internals
 
 
 class Trackers:
-    """Passes each row on, so that no step is missing there, or there twice.
+    """Logs each step once, also when a run resumes.
 
-    A run that goes on passes all rows again: TensorBoard's files are written anew, and Weights & Biases (in another
-    folder, where it is offline) leaves out the steps that it has.
+    A resumed run logs all rows again: TensorBoard's files are written anew, and Weights & Biases skips the steps that
+    it has (offline, it writes to another folder).
     """
 
-    def __init__(self, folder: Path, history: list[dict], settings: Mapping, name: str):
+    def __init__(self, folder: Path, history: list[dict], training_settings: Mapping, name: str):
         """
         Args:
-          folder: of the run.
+          folder: the run's folder.
           history: the rows of the steps before.
-          settings: the block `training`; `wandb_project` asks for Weights & Biases.
-          name: of the run, for Weights & Biases.
+          training_settings: `wandb_project` turns Weights & Biases on.
+          name: the run's name in Weights & Biases.
         """
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
-        self._wandb = (
-            _wandb_run(folder, settings["wandb_project"], name, settings) if settings["wandb_project"] else None
-        )
+        self._wandb = _wandb_run(folder, training_settings, name) if training_settings["wandb_project"] else None
         for row in history:
             self.log(row)
         self._board.flush()
 
     def log(self, row: dict) -> None:
-        """One step's figures."""
-        figures = {name: value for name, value in row.items() if name != "step" and value is not None}
-        for name, value in figures.items():
+        """Logs one step's metrics."""
+        metrics = {name: value for name, value in row.items() if name != "step" and value is not None}
+        for name, value in metrics.items():
             self._board.add_scalar(name, value, row["step"])
         if self._wandb:
-            self._wandb.log(figures, step=row["step"])
+            self._wandb.log(metrics, step=row["step"])
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes what is still in memory."""
         self._board.close()
         if self._wandb:
             import wandb
 
             self._wandb.finish()
-            wandb.teardown()  # a process of its own still writes after `finish`: this waits for it
+            wandb.teardown()  # waits for wandb's own process, which still writes after `finish`
 
 
-def _wandb_run(folder: Path, project: str, name: str, settings: Mapping) -> object:
-    """A run of Weights & Biases that continues by its name: online when logged in, else in files below `folder`."""
+def _wandb_run(folder: Path, training_settings: Mapping, name: str) -> object:
+    """A run of Weights & Biases that resumes by its name: online if the user is logged in, else in files in `folder`.
+
+    Raises:
+      PipelineError: the package wandb is not installed.
+    """
     try:
         import wandb
-        from wandb.sdk.lib import wbauth
     except ImportError:
         raise PipelineError(
-            "training.wandb_project: the package wandb is not installed; pip install wandb, or set it to null"
+            "training.wandb_project: the package wandb is not installed; install it with pip, or set the key to null"
         ) from None
-    known = wandb.setup().settings
-    logged_in = known.api_key or wbauth.read_netrc_auth(host=known.base_url)
+    logged_in = wandb_internals.is_logged_in()
     return wandb.init(
-        project=project,
+        project=training_settings["wandb_project"],
         id=name,
         name=name,
         resume="allow" if logged_in else None,
         mode=None if logged_in else "offline",
         dir=str(folder),
-        config=to_plain(settings),
+        config=to_plain(training_settings),
         settings=wandb.Settings(silent=True, save_code=False, disable_git=True),
     )

@@ -13,9 +13,9 @@ from gsm8k_grpo.models.families import architecture_sizes, family_of
 
 
 def read_flax(folder: Path, architecture: Mapping | str) -> dict:
-    """The weights of a Gemma 2 checkpoint as Kaggle has it for Flax (Orbax).
+    """The weights of Kaggle's Flax checkpoint of Gemma 2 (Orbax).
 
-    Returns and raises as `read_huggingface`.
+    Returns and raises as `weight_reading.read_huggingface`.
     """
     import orbax.checkpoint as ocp
 
@@ -23,9 +23,8 @@ def read_flax(folder: Path, architecture: Mapping | str) -> dict:
     with ocp.PyTreeCheckpointer() as checkpointer:
         try:
             metadata = checkpointer.metadata(folder.absolute()).item_metadata.tree
-            numpy = ocp.RestoreArgs(restore_type=np.ndarray)  # not onto a device
-            arguments = _map_tree(metadata, numpy)
-            stored = checkpointer.restore(folder.absolute(), restore_args=arguments)
+            on_host = _map_tree(metadata, ocp.RestoreArgs(restore_type=np.ndarray))
+            stored = checkpointer.restore(folder.absolute(), restore_args=on_host)
         except (ValueError, KeyError, OSError, AttributeError) as error:
             reason = str(error).splitlines()[0][:200]
             raise PipelineError(f"{folder}: not a readable Flax checkpoint ({reason}); fetch it again") from None

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder has beside its weights: config.json, the tokenizer's files, generation_config.json."""
+"""The files beside the weights of a Hugging Face folder: config.json, the tokenizer's, generation_config.json."""
 
 import json
 import shutil
@@ -14,13 +14,13 @@ TEMPLATES = Path(__file__).parent / "chat_templates"
 
 
 def write_model_files(folder: Path, model_folder: Path, manifest: Mapping, evaluation: Mapping) -> None:
-    """Writes them; of a model that was published in this format its own, else made from what we have.
+    """Writes the files. A model that was published in this format keeps its own; for others we make them.
 
     Args:
       folder: where to.
       model_folder: results/models/NAME.
       manifest: its model.json.
-      evaluation: the block `evaluation`: generation does by default what was measured.
+      evaluation: the block `evaluation`; it becomes the default of generation, so that users get what we measured.
     """
     published, architecture = model_folder / "published", manifest["architecture"]
     template = family_of(architecture).template
@@ -33,7 +33,7 @@ def write_model_files(folder: Path, model_folder: Path, manifest: Mapping, evalu
     if (published / "config.json").is_file():
         shutil.copytree(published, folder, dirs_exist_ok=True)
         config = files.read_json(published / "config.json")
-        if not _has_chat_template(folder):  # a base without one (not instruction-tuned) was asked in ours
+        if not _has_chat_template(folder):  # we prompt a base without one (not instruction-tuned) in our template
             _write_chat_template(folder, template)
     else:
         config = ids | json.loads(config_json.transformers_config(architecture).to_json_string())
@@ -48,19 +48,19 @@ def write_model_files(folder: Path, model_folder: Path, manifest: Mapping, evalu
             **{key: value for key, value in ids.items() if value is not None},
             "eos_token_id": list(tokenizers.stop_ids(tokenizer, template)),
             "max_new_tokens": evaluation["max_completion_tokens"],
-            # 0 is all tokens; without the key, transformers would take 50.
+            # 0 means all tokens; without the key, transformers takes 50.
             **(
                 sampled | {"do_sample": True, "top_k": sampled["top_k"] or 0}
                 if sampled["temperature"]
                 else {"do_sample": False}
             ),
-            "suppress_tokens": [tokenizer.pad_id()],  # as our sampler does
+            "suppress_tokens": [tokenizer.pad_id()],  # our sampler never draws it either
         },
     )
 
 
 def _write_tokenizer(folder: Path, source: Path, template: families.Template) -> None:
-    """tokenizer.json and its configuration, from a sentencepiece model or a tokenizer.json, with our chat template."""
+    """Writes tokenizer.json, its configuration and our template, from a sentencepiece model or a tokenizer.json."""
     config = {
         "add_bos_token": template.bos is not None,
         "bos_token": template.bos,
@@ -83,7 +83,7 @@ def _write_tokenizer(folder: Path, source: Path, template: families.Template) ->
 
 
 def _has_chat_template(folder: Path) -> bool:
-    """Whether `transformers` finds one: in a file of its own, or within tokenizer_config.json."""
+    """Whether `transformers` finds one, in its own file or in tokenizer_config.json."""
     if (folder / "chat_template.jinja").is_file():
         return True
     config = folder / "tokenizer_config.json"
@@ -95,7 +95,7 @@ def _write_chat_template(folder: Path, template: families.Template) -> None:
 
 
 def tokenizer_json(folder: Path, template: families.Template) -> str:
-    """The tokenizer.json that `transformers` makes of a folder's tokenizer.model, the turn markers being special."""
+    """The tokenizer.json that `transformers` makes of a folder's tokenizer.model; turn markers are special tokens."""
     import tokenizers as fast
     import transformers
 

@@ -1,4 +1,4 @@
-"""Published weights read from a folder into Tunix's arrays, on the host: no device ever sees a whole model."""
+"""Reading published weights from a folder into Tunix's arrays, on the host, so that no device holds a whole model."""
 
 import fnmatch
 import shutil
@@ -12,22 +12,22 @@ from flax import nnx, traverse_util
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import model_files
+from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.huggingface import config_json, flax_reading, tensor_names
 from gsm8k_grpo.models import building, tokenizers
 from gsm8k_grpo.models.families import family_of
 
-INDEX_FILE = "model.safetensors.index.json"
-DTYPES = ("F64", "F32", "F16", "BF16")  # of safetensors
+DTYPES = ("F64", "F32", "F16", "BF16")  # in safetensors' names
 
 
 def read_model(folder: Path, architecture: Mapping | str) -> tuple[dict, Path]:
-    """A published model as it was fetched: a Hugging Face folder, or Kaggle's with a Flax checkpoint of Gemma 2.
+    """A published model as fetched: a Hugging Face folder, or Kaggle's folder with a Flax checkpoint of Gemma 2.
 
     Returns:
-      (weights as nested dicts of NumPy arrays by Tunix's names, the file of its tokenizer).
+      (weights as nested dicts of NumPy arrays by Tunix's names, the tokenizer's file).
 
     Raises:
-      PipelineError: neither of them, or as `read_huggingface`.
+      PipelineError: the folder is neither, or as `read_huggingface`.
     """
     checkpoints = sorted(folder.glob("*/_METADATA"))
     if not checkpoints or (folder / "config.json").is_file():
@@ -35,7 +35,7 @@ def read_model(folder: Path, architecture: Mapping | str) -> tuple[dict, Path]:
     family = family_of(architecture)
     if family.flax_tensors is None:
         raise PipelineError(
-            f"{folder}: Flax checkpoints are read of Gemma 2, not of {family.title}; use Hugging Face's"
+            f"{folder}: a Flax checkpoint of {family.title} cannot be read, only of Gemma 2; take Hugging Face's"
         )
     vocabularies = sorted(folder.glob("tokenizer*.model"))
     if not vocabularies or len(checkpoints) > 1:
@@ -44,18 +44,18 @@ def read_model(folder: Path, architecture: Mapping | str) -> tuple[dict, Path]:
 
 
 def read_huggingface(folder: Path, architecture: Mapping | str) -> dict:
-    """The weights of a Hugging Face folder (config.json, and safetensors in one file or several with their index).
+    """The weights of a Hugging Face folder (config.json, and safetensors in one file or in several with an index).
 
     Args:
       folder: as `transformers` saves it or the hub serves it.
-      architecture: `model.architecture`, which config.json must agree with.
+      architecture: `model.architecture`; config.json must agree with it.
 
     Returns:
       nested dicts of NumPy arrays by Tunix's names, in the precision of the files.
 
     Raises:
-      PipelineError: a file that is missing or torn, a configuration of another model (naming the key), tensors that are
-        missing, unknown or of other shapes.
+      PipelineError: a file is missing or damaged, the configuration is another model's (names the key), or tensors are
+        missing, unknown or of another shape.
     """
     import safetensors
 
@@ -75,11 +75,11 @@ def read_huggingface(folder: Path, architecture: Mapping | str) -> dict:
                 kind = handles[path].get_slice(name).get_dtype()
                 if kind not in DTYPES:
                     raise PipelineError(
-                        f"{path}: {name} is {kind}, expected one of {', '.join(DTYPES)}; quantised "
-                        "weights are not read: take the model in one of these"
+                        f"{path}: {name} is {kind}, expected one of {', '.join(DTYPES)}: quantised weights are not "
+                        "supported; take the model in one of these"
                     )
                 tensors.append(handles[path].get_tensor(name))
-            # Contiguous, and so a copy: what was read is freed before the next tensor is.
+            # A contiguous copy frees what was read before the next tensor is read.
             found[entry.path] = checked_array(folder, entry.names[0], entry.to_tunix, tensors, expected[entry.path])
     except (safetensors.SafetensorError, OSError) as error:
         raise PipelineError(f"{path}: not a readable safetensors file ({error}); fetch it again") from None
@@ -87,10 +87,10 @@ def read_huggingface(folder: Path, architecture: Mapping | str) -> dict:
 
 
 def _files_of_tensors(folder: Path) -> dict[str, Path]:
-    """Which safetensors file each tensor is in.
+    """The safetensors file of each tensor.
 
     Raises:
-      PipelineError: no safetensors, or files that the index names but that are not there.
+      PipelineError: there are no safetensors, or a file that the index names is missing.
     """
     import safetensors
 
@@ -105,7 +105,8 @@ def _files_of_tensors(folder: Path) -> dict[str, Path]:
     single = folder / "model.safetensors"
     if not single.is_file():
         raise PipelineError(
-            f"{folder}: expected model.safetensors, or {INDEX_FILE} with the files that it names; other formats are not read"
+            f"{folder}: expected model.safetensors, or {INDEX_FILE} with the files that it names; no other "
+            "format is supported"
         )
     try:
         with safetensors.safe_open(single, framework="numpy") as opened:
@@ -115,13 +116,19 @@ def _files_of_tensors(folder: Path) -> dict[str, Path]:
 
 
 def require_all(folder: Path, known: set[str], found: Mapping[str, object]) -> None:
+    """Refuses a folder that lacks tensors of the architecture or has unknown ones."""
     missing = sorted(known - found.keys())
     if missing:
-        raise PipelineError(f"{folder}: {missing[0]} and {len(missing) - 1} other tensors are missing")
-    # A copy of the embedding: the output is tied to it. Old files also hold rotary frequencies, which are computed.
+        raise PipelineError(
+            f"{folder}: {missing[0]} and {len(missing) - 1} other tensors are missing; fetch the model again"
+        )
+    # lm_head copies the embedding; the output is tied to it. Old files also hold rotary frequencies, which we compute.
     unknown = sorted(name for name in found.keys() - known if name != "lm_head.weight" and "rotary_emb" not in name)
     if unknown:
-        raise PipelineError(f"{folder}: {unknown[0]} is no tensor of this architecture ({len(unknown)} such)")
+        raise PipelineError(
+            f"{folder}: {unknown[0]} is not a tensor of model.architecture ({len(unknown)} such tensors); choose the "
+            "architecture that the model has"
+        )
 
 
 def expected_shapes(architecture: Mapping | str) -> dict[tuple, tuple]:
@@ -131,10 +138,10 @@ def expected_shapes(architecture: Mapping | str) -> dict[tuple, tuple]:
 
 
 def checked_array(folder: Path, name: str, convert: object, stored: object, shape: tuple) -> np.ndarray:
-    """What was stored, rearranged.
+    """A stored array, converted to ours.
 
     Raises:
-      PipelineError: it is not of the architecture's shape.
+      PipelineError: it has another shape than the architecture says.
     """
     try:
         array = np.ascontiguousarray(convert(stored))
@@ -146,10 +153,10 @@ def checked_array(folder: Path, name: str, convert: object, stored: object, shap
 
 
 def tokenizer_file(folder: Path, architecture: Mapping | str) -> Path:
-    """The file of a published model that holds its tokenizer.
+    """The file of a published model's tokenizer.
 
     Raises:
-      PipelineError: there is neither.
+      PipelineError: there is none.
     """
     names = family_of(architecture).tokenizer.files
     for name in names:
@@ -159,12 +166,12 @@ def tokenizer_file(folder: Path, architecture: Mapping | str) -> Path:
 
 
 def copy_published(folder: Path, target: Path) -> None:
-    """Keeps what a model's folder has beside its weights (config, tokenizer, template, licence), for the export.
+    """Copies the files beside a model's weights (config, tokenizer, template, licence), for the export.
 
-    A local folder may hold more (another adapter, notes, credentials): that stays where it is.
+    Other files of a local folder (another adapter, notes, credentials) are not copied.
 
     Raises:
-      PipelineError: JSON that is none (a pointer of Git LFS, a page of an error): the export could not be loaded.
+      PipelineError: a JSON file is not JSON (a pointer of Git LFS, an error page): the export could not be loaded.
     """
     target.mkdir()
     for path in sorted(folder.iterdir()):

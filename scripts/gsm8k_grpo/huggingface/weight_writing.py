@@ -1,6 +1,6 @@
-"""The trained weights as others read them: merged into the base (safetensors), and alone in PEFT's format.
+"""Writing trained weights in others' formats: adapters merged into the base (safetensors), and alone in PEFT's format.
 
-Every array is read, merged and written by itself: no more than two files' worth of weights is ever in memory.
+Arrays are read, merged and written one by one, so that memory holds at most two files' worth of weights.
 """
 
 import dataclasses
@@ -16,22 +16,22 @@ import safetensors.numpy
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.huggingface import tensor_names
 
-SHARD_BYTES = 2 * 10**9  # of one safetensors file; a file is in memory twice while it is written
-INDEX_FILE = "model.safetensors.index.json"
+SHARD_BYTES = 2 * 10**9  # one safetensors file; memory holds it twice while it is written
 Factors = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def lora_factors(architecture: Mapping | str, adapters: Mapping[tuple, np.ndarray]) -> dict[str, tuple]:
-    """LoRA's A [rank, inputs] and B [outputs, rank] of each of Hugging Face's tensors that has them.
+    """LoRA's A [rank, inputs] and B [outputs, rank], by the name of Hugging Face's tensor.
 
     Args:
       architecture: `model.architecture`.
       adapters: Qwix's arrays, by paths such as ("layers", 0, "attn", "q_einsum", "w_lora_a").
 
     Raises:
-      PipelineError: no adapters, or some that belong to no weight of this architecture.
+      PipelineError: there are no adapters, or some belong to no weight of this architecture.
     """
     found, used = {}, set()
     for entry in tensor_names.tensor_table(architecture):
@@ -50,13 +50,13 @@ def lora_factors(architecture: Mapping | str, adapters: Mapping[tuple, np.ndarra
 
 @dataclasses.dataclass
 class MergeRecord:
-    """What became of the weights that have adapters, or were all trained, in the precision that they are kept in.
+    """How training changed the weights that have adapters, or all weights if all were trained, in the stored precision.
 
     Attributes:
-      weights: how many there are.
-      changed: how many differ from the base.
-      update_error: |what was added - what the adapters are| / |what the adapters are|, norms over all these weights:
-        what rounding to the kept precision lost of the update.
+      weights: their number.
+      changed: how many of them differ from the base.
+      update_error: the part of the update that rounding to the stored precision has lost: the norm of (what was added −
+        the adapters' update) over the norm of the adapters' update.
     """
 
     weights: int = 0
@@ -66,13 +66,13 @@ class MergeRecord:
     _added: float = 0.0
 
     def replace(self, base: np.ndarray, trained: np.ndarray) -> np.ndarray:
-        """A weight that was trained itself."""
+        """Records a weight that was trained itself, and returns it."""
         self.weights += trained.size
         self.changed += int(np.count_nonzero(trained != base))
         return trained
 
     def add(self, base: np.ndarray, pair: tuple[np.ndarray, np.ndarray], scale: float) -> np.ndarray:
-        """W + scale·B·A, summed in float32 and rounded to W's own precision."""
+        """W + scale·B·A, added in float32 and rounded to W's precision; records the change."""
         a, b = pair
         wide, update = base.astype(np.float32), np.float32(scale) * (b @ a)
         merged = (wide + update).astype(base.dtype)
@@ -100,12 +100,13 @@ def write_weights(
     Args:
       folder: where to.
       architecture: `model.architecture`.
-      base: arrays by their paths in Tunix's state; each is asked for when it is its turn.
-      shape_of: their shapes.
-      dtype: `model.dtype`, which all are kept in.
-      adapted: from `factors`; none for the base itself.
+      base: arrays by their paths in Tunix's state; each is read when its file is written.
+      shape_of: gives an array's shape by its path.
+      dtype: `model.dtype`, the stored precision.
+      adapted: from `lora_factors`; empty for the base itself.
       scale: alpha / rank.
-      trained: goes in the place of the base, where all weights were trained.
+      shard_bytes: the largest size of a file.
+      trained: the arrays that replace the base's, if all weights were trained.
 
     Raises:
       PipelineError: a file cannot be written.
@@ -146,14 +147,14 @@ def write_weights(
 
 
 def write_adapter(folder: Path, adapted: Factors, lora: Mapping, base_model: str, revision: str | None) -> None:
-    """Writes the adapters alone, float32, as PEFT reads them: adapter_model.safetensors and adapter_config.json.
+    """Writes the adapters alone, float32, in PEFT's format: adapter_model.safetensors and adapter_config.json.
 
     Args:
-      folder: where to; made.
-      adapted: from `factors`.
+      folder: where to; it is created.
+      adapted: from `lora_factors`.
       lora: `training.lora`.
-      base_model: what PEFT puts them on: a name on the hub, or a folder.
-      revision: of that name; null is the newest.
+      base_model: the base that PEFT loads: a name on the hub, or a folder.
+      revision: the base's revision on the hub; None is the newest.
     """
     folder.mkdir()
     tensors = {
@@ -196,10 +197,10 @@ def _save(tensors: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def require_change(merged: MergeRecord, dtype: str) -> None:
-    """Makes sure that the merged model is another than its base.
+    """Refuses a merged model that equals its base.
 
     Raises:
-      PipelineError: it is the base.
+      PipelineError: no weight changed.
     """
     if merged.changed:
         return

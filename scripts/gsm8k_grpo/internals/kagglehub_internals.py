@@ -1,17 +1,20 @@
-"""Parts of kagglehub that are private or that we patch, each with the reason and the version."""
+"""Parts of kagglehub 1.0.2 that are private, each with the reason."""
 
 from pathlib import Path
 
 
 def parse_handle(kind: str, handle: str):
-    """Kaggle's handle object."""
+    """Kaggle's handle object, with the version that the cache is asked for. The public functions take text only."""
     from kagglehub import handle as handles
 
     return (handles.parse_model_handle if kind == "model" else handles.parse_dataset_handle)(handle)
 
 
 def cached_folder(parsed) -> Path | None:
-    """The folder of the version asked for, or of the newest, if it was fetched whole before."""
+    """The cached folder of the version asked for, or of the newest one, if it was fetched completely.
+
+    kagglehub has no offline mode: its public functions ask Kaggle for the newest version first.
+    """
     from kagglehub import cache
 
     if parsed.is_versioned():
@@ -22,3 +25,17 @@ def cached_folder(parsed) -> Path | None:
         if found := cache.Cache().load_from_cache(parsed.with_version(version)):
             return Path(found)
     return None
+
+
+def cache_root() -> str:
+    """The folder of all that kagglehub has fetched."""
+    from kagglehub import config
+
+    return config.get_cache_folder()
+
+
+def has_credentials() -> bool:
+    """Whether kagglehub finds credentials, in the environment or in its own files."""
+    from kagglehub import config
+
+    return config.get_kaggle_credentials() is not None

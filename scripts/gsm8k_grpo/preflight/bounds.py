@@ -1,29 +1,31 @@
-"""The least time that a program, a step and a whole training can take."""
+"""The least time that a program, a training step and a whole training can take."""
 
 from collections.abc import Mapping
 
 from gsm8k_grpo.config.accelerators import Accelerator
 
 
-def bounds(record: Mapping, accelerator: Accelerator, dtype: str) -> dict:
-    """The least seconds that a program can take on a chip, and what sets them.
+def program_bounds(record: Mapping, accelerator: Accelerator, dtype: str) -> dict:
+    """The least seconds that a program takes on a chip, and the resource that limits it.
 
-    A decoding program: of one token, for which it reads at least its weights and its KV cache. (The compiler's count of
-    bytes has what is done once before the loop in it.) `before_loop_seconds` is for the gathering of the weights.
+    For a decoding program the bound is that of one token, which reads at least the weights and the KV cache. The
+    compiler's byte count does not serve there: it includes what runs once, before the loop. `before_loop_seconds` is
+    the time to gather the weights.
     """
     decodes = record["name"].endswith("decode")
-    moved = {place: sum(kind["bytes"] for kind in kinds.values()) for place, kinds in record["collectives"].items()}
     seconds = {
         "compute": record["flops"] / accelerator.peak_flops[dtype],
         "memory": record["read_bytes" if decodes else "bytes_accessed"] / accelerator.hbm_bytes_per_second,
     }
     before_loop = 0.0
     if accelerator.interconnect_bytes_per_second:
-        looped, outside = (
-            moved[place] / accelerator.interconnect_bytes_per_second for place in ("in_loops", "outside")
+        in_loops, outside = (
+            sum(kind["bytes"] for kind in record["collectives"][place].values())
+            / accelerator.interconnect_bytes_per_second
+            for place in ("in_loops", "outside")
         )
-        seconds["interconnect"] = looped if decodes else looped + outside
-        before_loop = outside if decodes else 0.0
+        seconds["interconnect"] = in_loops if decodes else in_loops + outside
+        before_loop = outside
     bound_by = max(seconds, key=seconds.get)
     return {
         "bound_seconds": seconds[bound_by],
@@ -34,42 +36,39 @@ def bounds(record: Mapping, accelerator: Accelerator, dtype: str) -> dict:
 
 
 def estimate_training(
-    records: list[dict], chosen: Mapping, accelerator: Accelerator, price_per_chip_hour: float | None
+    records: list[dict], settings: Mapping, accelerator: Accelerator, price_per_chip_hour: float | None
 ) -> dict:
-    """The least time of a step and of the whole training, from the programs' bounds."""
-    how = chosen["training"]
-    bound = {record["name"]: record["bound_seconds"] for record in records}
-    micro_batches = how["prompts_per_step"] // how["micro_batch_prompts"]
-    calls = {
+    """The least time of a step and of the whole training: the programs' bounds, each as often as it runs."""
+    training = settings["training"]
+    by_name = {record["name"]: record for record in records}
+    bound = {name: record["bound_seconds"] for name, record in by_name.items()}
+    micro_batches = training["prompts_per_step"] // training["micro_batch_prompts"]
+    batch = {
         stage: bound[f"{stage}_prefill"]
-        + chosen[block]["max_completion_tokens"] * bound[f"{stage}_decode"]
-        + sum(record["before_loop_seconds"] for record in records if record["name"] == f"{stage}_decode")
+        + settings[block]["max_completion_tokens"] * bound[f"{stage}_decode"]
+        + by_name[f"{stage}_decode"]["before_loop_seconds"]
         for stage, block in (("rollout", "training"), ("evaluation", "evaluation"))
     }
-    rollouts = micro_batches * calls["rollout"]
+    rollouts = micro_batches * batch["rollout"]
     log_probs = micro_batches * (bound.get("reference_log_probs", 0.0) + bound.get("old_log_probs", 0.0))
-    updates = micro_batches * how["num_iterations"] * bound["train_step"]
+    updates = micro_batches * training["num_iterations"] * bound["train_step"]
     step = rollouts + log_probs + updates
-    hours = step * how["max_steps"] / 3600
+    hours = step * training["max_steps"] / 3600
     return {
         "is": "an estimate" if accelerator.estimated else "a lower bound",
         "step_seconds": step,
         "rollout_seconds": rollouts,
         "log_probs_seconds": log_probs,
         "update_seconds": updates,
-        "evaluation_batch_seconds": calls["evaluation"],
+        "evaluation_batch_seconds": batch["evaluation"],
         "training_hours": hours,
         "price": None if price_per_chip_hour is None else hours * accelerator.chips * price_per_chip_hour,
         "assumptions": [
-            "every program runs at the chip's peak of whatever bounds it (compute, memory or interconnect), by the "
+            "every program reaches the chip's peak of what limits it (compute, memory or interconnect), by the "
             "compiler's own counts of FLOPs and bytes; real programs reach a part of it",
-            f"every completion is as long as the limit, {how['max_completion_tokens']} tokens; shorter ones take less",
-            "no time on the host: rewards, tokenizer, dispatch, checkpoints, compilation",
-            "no evaluation, no download, no draws in place of groups without signal",
-            *(
-                ["bytes are of the CPU compiler's program, less fused and in float32: the card's may move fewer"]
-                if accelerator.estimated
-                else []
-            ),
+            f"every completion has the full {training['max_completion_tokens']} tokens; shorter ones take less time",
+            "the host takes no time: rewards, tokenizer, dispatch, checkpoints and compilation are left out",
+            "evaluation, downloads and the rollouts that replace groups without signal are left out",
+            *(["bytes are those of the CPU compiler's program; a GPU may move fewer"] if accelerator.estimated else []),
         ],
     }

@@ -1,4 +1,4 @@
-"""Compiling one program for an accelerator that is not there."""
+"""Compiles one program for an accelerator that this machine does not have."""
 
 import importlib.util
 import re
@@ -13,14 +13,14 @@ from gsm8k_grpo.config.accelerators import Accelerator
 from gsm8k_grpo.preflight.collectives import count_collectives
 from gsm8k_grpo.preflight.programs import Programs
 
-# `-O1` compiles some five times faster and sees memory within -40 to +16 % of what the default level does.
+# XLA's level O1 compiles several times faster than its default, but its memory figures are less exact.
 OPTIMIZATION_LEVELS = {"screen": "O1", "verdict": "UNKNOWN"}
-# The CPU's compiler takes away what keeps activations from being kept after all: rematerialisation would save nothing.
+# XLA's CPU compiler undoes rematerialisation; we disable that pass.
 CPU_COMPILER_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def devices(accelerator: Accelerator) -> list:
-    """The chips to compile for, described by the TPU's compiler (or CPU devices, for an estimate).
+    """Descriptions of the chips to compile for; CPU devices where the accelerator is estimated.
 
     Raises:
       PipelineError: libtpu is not installed.
@@ -30,7 +30,7 @@ def devices(accelerator: Accelerator) -> list:
     if importlib.util.find_spec("libtpu") is None:
         raise PipelineError(
             f"preflight.accelerator: {accelerator.name} needs the TPU's compiler (libtpu), which is not installed; "
-            "`make setup PLATFORM=tpu` installs it (pip install --require-hashes -r envs/tpu.txt; no TPU is needed)"
+            "install it with `make setup PLATFORM=tpu` (pip install --require-hashes -r envs/tpu.txt; no TPU is needed)"
         )
     from jax.experimental import topologies
 
@@ -38,19 +38,19 @@ def devices(accelerator: Accelerator) -> list:
 
 
 def make_mesh(accelerator: Accelerator, fsdp: int, tp: int) -> Mesh:
-    """As `models.make_mesh`, over the first fsdp × tp of the accelerator's chips."""
+    """The mesh that `models.mesh.make_mesh` makes, over the first fsdp × tp chips of the accelerator."""
     return Mesh(np.array(devices(accelerator)[: fsdp * tp]).reshape(fsdp, tp), ("fsdp", "tp"))
 
 
 def compile_program(programs: Programs, name: str, level: str) -> dict:
-    """Lowers and compiles one program; says what it takes on each chip.
+    """Compiles one program and measures what it needs on each chip.
 
     Args:
       level: `screen` or `verdict`.
 
     Returns:
-      what `results/README.md` lists for a program, but for the bounds; only `name`, `rows`, the known sizes,
-      `needed_bytes` and `error` where the compiler found no room.
+      the keys that results/README.md lists for a program, without its bounds. Where the compiler runs out of the chip's
+      memory, only the sizes that are known beforehand, `needed_bytes` and `error`.
     """
     started = time.monotonic()
     record = {
@@ -61,8 +61,8 @@ def compile_program(programs: Programs, name: str, level: str) -> dict:
         "read_bytes": programs.read_bytes(name),
     }
     lowered = programs.lower(name)
-    lowered_after = time.monotonic()
-    before = jax.config.jax_optimization_level
+    compilation_started = time.monotonic()
+    level_before = jax.config.jax_optimization_level
     jax.config.update("jax_optimization_level", OPTIMIZATION_LEVELS[level])
     try:
         program = lowered.compile(CPU_COMPILER_OPTIONS if programs.on_cpu else None)
@@ -73,20 +73,20 @@ def compile_program(programs: Programs, name: str, level: str) -> dict:
             **record,
             "needed_bytes": needed_bytes(str(error)) + record["resident_bytes"],
             "error": str(error).splitlines()[0],
-            "compile_seconds": round(time.monotonic() - lowered_after, 1),
+            "compile_seconds": round(time.monotonic() - compilation_started, 1),
         }
     finally:
-        jax.config.update("jax_optimization_level", before)
+        jax.config.update("jax_optimization_level", level_before)
     ended = time.monotonic()
-    programs.compiled(name, program)
+    programs.note_output_shardings(name, program)
     memory, cost = program.memory_analysis(), program.cost_analysis() or {}
     peak = memory.peak_memory_in_bytes
-    if programs.on_cpu:  # its peak leaves temporaries out
+    if programs.on_cpu:  # the CPU compiler's peak leaves out temporaries
         kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
         peak = kept + memory.temp_size_in_bytes
     needed = peak + memory.generated_code_size_in_bytes
     if name.endswith("decode"):
-        needed = max(needed, memory.argument_size_in_bytes + programs.shorter_cache_bytes(name))
+        needed = max(needed, memory.argument_size_in_bytes + programs.first_cache_bytes(name))
     return {
         **record,
         "argument_bytes": memory.argument_size_in_bytes,
@@ -99,18 +99,18 @@ def compile_program(programs: Programs, name: str, level: str) -> dict:
         "flops": cost.get("flops", 0.0),
         "bytes_accessed": cost.get("bytes accessed", 0.0),
         "collectives": count_collectives(program.as_text()),
-        "lower_seconds": round(lowered_after - started, 1),
-        "compile_seconds": round(ended - lowered_after, 1),
+        "lower_seconds": round(compilation_started - started, 1),
+        "compile_seconds": round(ended - compilation_started, 1),
     }
 
 
 def needed_bytes(error: str) -> int:
-    """What a program wanted, out of the compiler's text about exhausted memory; 0 where it says no number.
+    """The memory that a program needs according to the compiler's error; 0 where the error gives no number.
 
-    The texts: `… HLO temporaries (16.23G) exceeds available HBM (15.75G)`, `Used 17.05G of 15.75G hbm`.
+    The errors say `HLO temporaries (16.23G) exceeds available HBM (15.75G)` or `Used 17.05G of 15.75G hbm`.
     """
-    found = re.search(r"\(([0-9.]+)([KMGT])\) exceeds available|Used ([0-9.]+)([KMGT]) of", error)
-    if not found:
+    match = re.search(r"\(([0-9.]+)([KMGT])\) exceeds available|Used ([0-9.]+)([KMGT]) of", error)
+    if not match:
         return 0
-    number, unit = [group for group in found.groups() if group]
+    number, unit = [group for group in match.groups() if group]
     return int(float(number) * 1024 ** ("KMGT".index(unit) + 1))

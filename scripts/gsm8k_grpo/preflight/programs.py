@@ -1,4 +1,4 @@
-"""A recipe's own programs with abstract arguments, ready to compile for any accelerator."""
+"""The programs that a recipe runs, traced with abstract arguments: shapes and shardings without values."""
 
 import dataclasses
 import functools
@@ -19,141 +19,153 @@ from gsm8k_grpo.grpo.loss import TrainExample
 from gsm8k_grpo.internals import jax_internals
 from gsm8k_grpo.models import building, log_probs, matmul_order, storage
 from gsm8k_grpo.models.lora import make_policy
-from gsm8k_grpo.models.mesh import abstract_with_shardings
+from gsm8k_grpo.models.mesh import abstract_with_shardings, with_sharding
 
-STOP_IDS = (107, 1)  # any tokens': the numbers change nothing in a program's size
+PLACEHOLDER_STOP_IDS = (107, 1)  # a program's size does not depend on the ids
 
 
-class NoTokenizer:
-    """Stands where a tokenizer would: the programs know its special tokens alone."""
+class PlaceholderTokenizer:
+    """Replaces the tokenizer: the programs only need the ids of its special tokens."""
+
+    encode = decode = None  # Tunix looks for both, but no program handles text
 
     def pad_id(self) -> int:
-        """Of padding."""
         return 0
 
     def eos_id(self) -> int:
-        """Of the end."""
         return 1
 
     def bos_id(self) -> int:
-        """Of the beginning."""
         return 2
-
-    def encode(self, text: str) -> list[int]:
-        """There is no text."""
-        raise NotImplementedError
-
-    decode = encode
 
 
 def bytes_per_chip(tree: object) -> int:
-    """Bytes that arrays, abstract or not, take on each chip."""
+    """Bytes of all arrays of a tree on each chip; they may be abstract."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+@dataclasses.dataclass(frozen=True)
+class SamplerPrograms:
+    """A sampler, its drawing options, its lowered prefill and the abstract state that the prefill returns."""
+
+    sampler: Sampler
+    drawing: DrawingOptions
+    prefill: jax.stages.Lowered
+    state: DecodingState
+
+
 class Programs:
-    """The programs of one recipe on one mesh, by name, each to be lowered with abstract arguments.
+    """The programs of one recipe on one mesh. They are known by name and lowered with abstract arguments.
 
     Attributes:
-      lora_parameters, base_parameters: numbers of scalars.
-      base_bytes, adapter_bytes, optimizer_bytes: on each chip, for as long as training lasts.
-      on_cpu: whether the mesh is of CPU devices.
+      mesh: the mesh.
+      on_cpu: whether its devices are CPUs.
+      trainer: Tunix's trainer with our loss, its model and optimizer abstract.
+      base_parameters, lora_parameters: numbers of scalars.
+      base_bytes, adapter_bytes, optimizer_bytes: their bytes on each chip.
     """
 
-    def __init__(self, chosen: Mapping, mesh: Mesh, estimated: bool = False):
+    def __init__(self, settings: Mapping, mesh: Mesh, estimated: bool = False):
         """
         Args:
-          chosen: the blocks seed, mesh, model, prompt, training and evaluation.
-          mesh: of `make_mesh`, or of real devices.
-          estimated: whether the mesh's CPU stands for another device: then programs are not made for a CPU.
+          settings: the blocks seed, mesh, model, prompt, training and evaluation.
+          mesh: a mesh of described chips (`compilation.make_mesh`) or of real devices.
+          estimated: whether CPU devices stand for another accelerator; programs then leave out our CPU optimisations.
         """
-        self._chosen, self._mesh, self._for_cpu = chosen, mesh, matmul_order.on_cpu(mesh) and not estimated
+        self._settings, self.mesh = settings, mesh
         self.on_cpu = mesh.devices.flat[0].platform == "cpu"
-        lora, dtype = chosen["training"]["lora"], jnp.dtype(chosen["model"]["dtype"])
+        self._for_cpu = matmul_order.on_cpu(mesh) and not estimated
+        lora, dtype = settings["training"]["lora"], jnp.dtype(settings["model"]["dtype"])
         with jax_internals.devices_seen_as(mesh):
-            self._base = storage.abstract_model(building.tunix_config(chosen["model"]["architecture"]), mesh, dtype)
-            self._policy = make_policy(self._base, lora, chosen["seed"], mesh)
-        # A quantised reference has zero adapters: the same shapes as the policy.
+            self._base = storage.abstract_model(building.tunix_config(settings["model"]["architecture"]), mesh, dtype)
+            self._policy = make_policy(self._base, lora, settings["seed"], mesh)
+        # The reference of a quantised policy is the same model with zero adapters: it has the policy's shapes.
         self._reference = self._policy if lora and lora["base_weights"] else self._base
-        self._trainer = self._make_trainer()
-        self._step, _ = self._trainer.jit_train_and_eval_step()
-        self._states: dict[str, object] = {}
+        self.trainer = self._make_trainer()
+        self._decoding_states: dict[str, object] = {}
         adapters, weights = nnx.state(self._policy, nnx.LoRAParam, ...)
         self.base_parameters = building.count_parameters(self._base)
         self.lora_parameters = building.count_parameters(self._policy, nnx.LoRAParam)
         self.base_bytes, self.adapter_bytes = bytes_per_chip(weights), bytes_per_chip(adapters)
-        self.optimizer_bytes = bytes_per_chip(nnx.state(self._trainer.optimizer, nnx.optimizer.OptState))
+        self.optimizer_bytes = bytes_per_chip(nnx.state(self.trainer.optimizer, nnx.optimizer.OptState))
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """Of the programs, in the order of a step; evaluation last."""
-        how = self._chosen["training"]
+        """The programs' names in the order in which a step runs them; evaluation comes last."""
+        training = self._settings["training"]
         return [
             "rollout_prefill",
             "rollout_decode",
-            *(["reference_log_probs"] if how["beta"] else []),
-            *(["old_log_probs"] if how["num_iterations"] > 1 else []),
+            *(["reference_log_probs"] if training["beta"] else []),
+            *(["old_log_probs"] if training["num_iterations"] > 1 else []),
             "train_step",
             "evaluation_prefill",
             "evaluation_decode",
         ]
 
     def lower(self, name: str) -> jax.stages.Lowered:
-        """The program, traced with abstract arguments."""
-        with jax_internals.devices_seen_as(self._mesh):
-            stage, _, part = name.partition("_")
+        """Traces the program with abstract arguments."""
+        stage, _, part = name.partition("_")
+        with jax_internals.devices_seen_as(self.mesh):
             if part == "prefill":
                 return self._sampler(stage).prefill
             if part == "decode":
-                of_stage = self._sampler(stage)
-                return of_stage.sampler.lower_decode(self._states.get(stage, of_stage.state), of_stage.how)
+                traced = self._sampler(stage)
+                return traced.sampler.lower_decode(self._decoding_states.get(stage, traced.state), traced.drawing)
             if name == "train_step":
-                return self._step.func.lower(self._example())
-            return self._log_probs(self._reference if name == "reference_log_probs" else self._policy)
+                return self.train_step.lower(self.training_example())
+            return self._lower_log_probs(self._reference if name == "reference_log_probs" else self._policy)
 
-    def compiled(self, name: str, program: jax.stages.Compiled) -> None:
-        """Takes note of where a prefill leaves the state that the decoding begins with."""
+    @functools.cached_property
+    def train_step(self) -> tunix_setup.TrainStep:
+        """The training step, as the trainer calls it."""
+        step, _ = self.trainer.jit_train_and_eval_step()
+        return step.func
+
+    def note_output_shardings(self, name: str, program: jax.stages.Compiled) -> None:
+        """Remembers where a compiled prefill leaves the state: decoding begins with it there."""
         stage, _, part = name.partition("_")
         if part == "prefill":
-            self._states[stage] = jax.tree.map(
-                lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                self._sampler(stage).state,
-                program.output_shardings,
+            self._decoding_states[stage] = jax.tree.map(
+                with_sharding, self._sampler(stage).state, program.output_shardings
             )
 
+    def rows(self, name: str) -> int:
+        """Sequences that the program works on at a time."""
+        if name.startswith("evaluation"):
+            evaluation = self._settings["evaluation"]
+            return min(evaluation["batch_size"], evaluation["rows"] or evaluation["batch_size"])
+        return self._settings["training"]["micro_batch_prompts"] * self._settings["training"]["num_generations"]
+
     def kv_cache_bytes(self, name: str) -> int:
-        """Of the KV cache that a program works on, on each chip."""
+        """Bytes of the program's KV cache on each chip at its longest; 0 where it has none."""
         stage, _, part = name.partition("_")
         return bytes_per_chip(self._sampler(stage).state.cache) if part in ("prefill", "decode") else 0
 
-    def shorter_cache_bytes(self, name: str) -> int:
-        """Of the KV cache that decoding begins with, on each chip: while it grows, both lie there."""
-        how = self._chosen["evaluation" if name.startswith("evaluation") else "training"]
-        places = [
-            cache_tokens(self._chosen["prompt"]["max_tokens"], room)
-            for room in cache_capacities(how["max_completion_tokens"])
-        ]
-        return self.kv_cache_bytes(name) * places[0] // places[-1] if len(places) > 1 else 0
+    def first_cache_bytes(self, name: str) -> int:
+        """Bytes of the shorter KV cache that decoding begins with, on each chip; 0 where the cache never grows.
 
-    def rows(self, name: str) -> int:
-        """Sequences that a program works on at a time."""
-        if name.startswith("evaluation"):
-            how = self._chosen["evaluation"]
-            return min(how["batch_size"], how["rows"] or how["batch_size"])
-        return self._chosen["training"]["micro_batch_prompts"] * self._chosen["training"]["num_generations"]
+        Both caches are in memory while the longer one is filled from it.
+        """
+        capacities = cache_capacities(self._stage_settings(name)["max_completion_tokens"])
+        if len(capacities) == 1:
+            return 0
+        first, *_, longest = (cache_tokens(self._settings["prompt"]["max_tokens"], tokens) for tokens in capacities)
+        return self.kv_cache_bytes(name) * first // longest
 
     def read_bytes(self, name: str) -> int:
-        """Weights and KV cache on each chip, as a decoding loop has them: what a token reads at least, on the mean."""
+        """Weights and KV cache on each chip that decoding a token reads at least, on average; 0 for other programs."""
         if not name.endswith("decode"):
             return 0
-        whole = self.kv_cache_bytes(name)  # which the second half of the tokens attends to
+        longest = self.kv_cache_bytes(name)  # the second half of the tokens attends to it, the first to the shorter one
         weights = self._sampler(name.partition("_")[0]).sampler.decoded_weight_bytes()
-        return weights + (whole + (self.shorter_cache_bytes(name) or whole)) // 2
+        return weights + (longest + (self.first_cache_bytes(name) or longest)) // 2
 
     def resident_bytes(self, name: str) -> int:
-        """What lies on each chip beside a program's own arguments while it runs."""
-        how = self._chosen["training"]
-        second_model = self.base_bytes if how["beta"] and not how["lora"] else 0  # where all weights are trained
+        """Bytes on each chip that are not the program's arguments but stay in memory while it runs."""
+        training = self._settings["training"]
+        # Without LoRA all weights are trained, and the KL penalty needs a second model.
+        second_model = self.base_bytes if training["beta"] and not training["lora"] else 0
         if name == "reference_log_probs":
             quantised = self._reference is self._policy
             return second_model + (0 if quantised else self.adapter_bytes) + self.optimizer_bytes
@@ -161,79 +173,77 @@ class Programs:
             return second_model + self.optimizer_bytes
         return second_model if name == "train_step" else 0
 
+    def abstract_array(self, shape: tuple[int, ...], dtype: object, axis: str | None = "fsdp") -> jax.ShapeDtypeStruct:
+        """An array without values whose first dimension is sharded over a mesh axis."""
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.mesh, PartitionSpec(axis)))
+
+    def training_example(self) -> TrainExample:
+        """A micro-batch of the longest completions, as `Learner` makes it."""
+        training, rows = self._settings["training"], self.rows("train_step")
+        prompts, fsdp = training["micro_batch_prompts"], self.mesh.shape["fsdp"]
+        copies = padding.prompt_copies(prompts, training["num_generations"], fsdp)
+        prompt_shape = (prompts * copies, self._settings["prompt"]["max_tokens"])
+        completion_shape = (rows, training["max_completion_tokens"])
+        log_probs = self.abstract_array(completion_shape, jnp.float32)
+        key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        dropout = training["lora"] and training["lora"]["dropout"]
+        return TrainExample(
+            prompt_ids=self.abstract_array(prompt_shape, jnp.int32),
+            prompt_mask=self.abstract_array(prompt_shape, jnp.bool_),
+            completion_ids=self.abstract_array(completion_shape, jnp.int32),
+            completion_mask=self.abstract_array(completion_shape, jnp.bool_),
+            advantages=self.abstract_array((rows,), jnp.float32),
+            ref_per_token_logps=log_probs if training["beta"] else None,
+            old_per_token_logps=log_probs if training["num_iterations"] > 1 else None,
+            loss_weights=self.abstract_array(completion_shape, jnp.float32),
+            mean_weights=self.abstract_array(completion_shape, jnp.float32),
+            dropout_key=self.abstract_array(key.shape, key.dtype, None) if dropout else None,
+        )
+
+    def _stage_settings(self, name: str) -> Mapping:
+        """The block that says how a program's stage draws completions: `training` (rollouts) or `evaluation`."""
+        return self._settings["evaluation" if name.startswith("evaluation") else "training"]
+
     def _make_trainer(self) -> rl_trainer.Trainer:
-        """Tunix's trainer as its cluster makes it, with our loss; adapters and optimizer state are abstract."""
-        how, prompt = self._chosen["training"], self._chosen["prompt"]
-        config = tunix_setup.rl_cluster_config(
-            self._mesh, how, prompt["max_tokens"], STOP_IDS, self._chosen["seed"], None, gather_weights=True
-        ).training_config
+        """Tunix's trainer as its RL cluster makes it, with our loss; adapters and optimizer state are abstract."""
+        training, max_prompt_tokens = self._settings["training"], self._settings["prompt"]["max_tokens"]
+        arguments = (self.mesh, training, max_prompt_tokens, PLACEHOLDER_STOP_IDS, self._settings["seed"])
+        config = tunix_setup.rl_cluster_config(*arguments, checkpoints=None, gather_weights=True).training_config
         graph, state = nnx.split(self._policy)
-        made = optimizer_graph = None
+        trainer = optimizer_graph = None
 
         def make(state: nnx.State) -> nnx.State:
-            nonlocal made, optimizer_graph
-            made = rl_trainer.Trainer(nnx.merge(graph, state), config.actor_optimizer, config, dict, object())
-            optimizer_graph, optimizer_state = nnx.split(made.optimizer)
+            nonlocal trainer, optimizer_graph
+            trainer = rl_trainer.Trainer(nnx.merge(graph, state), config.actor_optimizer, config, dict, object())
+            optimizer_graph, optimizer_state = nnx.split(trainer.optimizer)
             return optimizer_state
 
-        optimizer_state = abstract_with_shardings(jax.eval_shape(make, state), self._mesh)
-        made.model, made.optimizer = self._policy, nnx.merge(optimizer_graph, optimizer_state)
-        tunix_setup.set_loss(made, tunix_setup.grpo_config(how), NoTokenizer().pad_id(), how["remat"], self._for_cpu)
-        return made
+        optimizer_state = abstract_with_shardings(jax.eval_shape(make, state), self.mesh)
+        trainer.model, trainer.optimizer = self._policy, nnx.merge(optimizer_graph, optimizer_state)
+        grpo_config, pad_id = tunix_setup.grpo_config(training), PlaceholderTokenizer().pad_id()
+        tunix_setup.set_loss(trainer, grpo_config, pad_id, training["remat"], self._for_cpu)
+        return trainer
 
-    def _array(self, shape: tuple[int, ...], dtype: object, axis: str | None = "fsdp") -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self._mesh, PartitionSpec(axis)))
+    def _lower_log_probs(self, model: nnx.Module) -> jax.stages.Lowered:
+        """The log-probs of the reference or of the old policy, as `Learner` computes them."""
+        example, temperature = self.training_example(), self._settings["training"]["temperature"]
+        arguments = (example.prompt_ids, example.completion_ids, None, PlaceholderTokenizer().pad_id(), temperature)
+        return log_probs.log_probs_program.lower(*nnx.split(model), *arguments)
 
-    def _example(self) -> TrainExample:
-        """A micro-batch as `Learner` makes it, of the longest completions."""
-        how = self._chosen["training"]
-        rows = self.rows("train_step")
-        copies = padding.prompt_copies(how["micro_batch_prompts"], how["num_generations"], self._mesh.shape["fsdp"])
-        prompts = how["micro_batch_prompts"] * copies
-        prompt, completion = (prompts, self._chosen["prompt"]["max_tokens"]), (rows, how["max_completion_tokens"])
-        log_probs = self._array(completion, jnp.float32)
-        key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-        return TrainExample(
-            prompt_ids=self._array(prompt, jnp.int32),
-            prompt_mask=self._array(prompt, jnp.bool_),
-            completion_ids=self._array(completion, jnp.int32),
-            completion_mask=self._array(completion, jnp.bool_),
-            advantages=self._array((rows,), jnp.float32),
-            ref_per_token_logps=log_probs if how["beta"] else None,
-            old_per_token_logps=log_probs if how["num_iterations"] > 1 else None,
-            loss_weights=self._array(completion, jnp.float32),
-            mean_weights=self._array(completion, jnp.float32),
-            dropout_key=self._array(key.shape, key.dtype, None) if how["lora"] and how["lora"]["dropout"] else None,
-        )
-
-    def _log_probs(self, model: nnx.Module) -> jax.stages.Lowered:
-        """As `Learner` asks for them, of the reference and of the old policy."""
-        example, temperature = self._example(), self._chosen["training"]["temperature"]
-        return log_probs.log_probs_program.lower(
-            *nnx.split(model), example.prompt_ids, example.completion_ids, None, NoTokenizer().pad_id(), temperature
-        )
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019 (lives as long as this object's process)
-    def _sampler(self, stage: str) -> "SamplerPrograms":
-        """Of rollouts or of evaluation."""
-        how = self._chosen["evaluation" if stage == "evaluation" else "training"]
-        limits = self._chosen["prompt"]["max_tokens"], how["max_completion_tokens"]
-        gather = self._chosen["mesh"]["decode_weights"] == "gathered"
+    @functools.lru_cache(maxsize=2)  # noqa: B019 (the cache keeps this object, which lives as long as its process)
+    def _sampler(self, stage: str) -> SamplerPrograms:
+        """The sampler of `rollout` or `evaluation`."""
+        options, training = self._stage_settings(stage), self._settings["training"]
+        prompt_tokens, limit = self._settings["prompt"]["max_tokens"], options["max_completion_tokens"]
+        gather = self._settings["mesh"]["decode_weights"] == "gathered"
         rows = self.rows(f"{stage}_prefill")
-        repeats = math.gcd(how["samples"], rows) if stage == "evaluation" else how["num_generations"]
-        drawing = DrawingOptions(limits[1], STOP_IDS, how["temperature"], how["top_k"], how["top_p"])
-        lora, longest_cache = self._chosen["training"]["lora"], cache_tokens(*limits)
-        with jax_internals.devices_seen_as(self._mesh):
-            sampler = Sampler(self._policy, NoTokenizer(), longest_cache, self._mesh, gather, lora, self._for_cpu)
-            prefill = sampler.lower_prefill(rows, repeats, limits[0], drawing)
+        repeats = math.gcd(options["samples"], rows) if stage == "evaluation" else training["num_generations"]
+        drawn = (options["temperature"], options["top_k"], options["top_p"])
+        drawing = DrawingOptions(limit, PLACEHOLDER_STOP_IDS, *drawn)
+        tokenizer, longest_cache = PlaceholderTokenizer(), cache_tokens(prompt_tokens, limit)
+        with jax_internals.devices_seen_as(self.mesh):
+            sampler = Sampler(
+                self._policy, tokenizer, longest_cache, self.mesh, gather, training["lora"], self._for_cpu
+            )
+            prefill = sampler.lower_prefill(rows, repeats, prompt_tokens, drawing)
         return SamplerPrograms(sampler, drawing, prefill, sampler.abstract_state(prefill))
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplerPrograms:
-    """A sampler, how it draws, its program for prompts, and what that returns, without values."""
-
-    sampler: Sampler
-    how: DrawingOptions
-    prefill: jax.stages.Lowered
-    state: DecodingState

@@ -1,73 +1,67 @@
-"""The preflight's answer as text for people."""
+"""The preflight's result as text for people."""
 
 from collections.abc import Mapping
 
-from gsm8k_grpo.config.accelerators import GIB, Accelerator
+import humanize
+
+from gsm8k_grpo.config.accelerators import Accelerator
+
+COLUMNS = ("argument", "temporary", "peak", "resident", "needed", "kv_cache")  # sizes on each chip
 
 
-def shown_gib(size: float) -> str:
-    """Bytes for people, in GiB."""
-    return f"{size / GIB:,.2f}"
+def size_text(size_bytes: float) -> str:
+    """Bytes in the unit that reads best: `15.75 GiB`."""
+    return humanize.naturalsize(size_bytes, binary=True, format="%.2f")
 
 
 def program_line(record: Mapping, accelerator: Accelerator) -> str:
-    """One program's record for people."""
-    text = f"{record['name']}: {shown_gib(record['needed_bytes'])} of {shown_gib(accelerator.usable_hbm_bytes)} GiB, "
-    if "error" in record:
-        return f"{text}does not fit ({record['error']}); compiled in {record['compile_seconds']:.0f} s"
-    looped = ""
-    if record["name"].endswith("decode"):
-        gathers = record["collectives"]["in_loops"].get("all-gather", {"count": 0, "bytes": 0})
-        looped = f", {gathers['count']} all-gathers of {gathers['bytes'] / 1e6:.3g} MB a token"
+    """One compiled program in one line; `result_text` has its FLOPs and bounds."""
+    problem = f" ({record['error']})" if "error" in record else ""
     return (
-        f"{text}{'fits' if record['fits'] else 'does not fit'}; {record['flops'] / 1e12:.3g} TFLOP, at least "
-        f"{record['bound_seconds'] * 1000:.3g} ms ({record['bound_by']}){looped}; compiled in "
-        f"{record['compile_seconds']:.0f} s"
+        f"{record['name']}: {size_text(record['needed_bytes'])} of {size_text(accelerator.usable_hbm_bytes)}, "
+        f"{'fits' if record['fits'] else 'does not fit'}{problem}; compiled in {record['compile_seconds']:.0f} s"
     )
 
 
-def table(answer: Mapping) -> str:
-    """The answer for people."""
-    accelerator, mesh = answer["accelerator"], answer["mesh"]
+def result_text(result: Mapping) -> str:
+    """The whole result: a table of the programs, the verdict and the estimate."""
+    accelerator, mesh = result["accelerator"], result["mesh"]
     lines = [
-        f"{accelerator['name']}: {accelerator['chips']} chips of {shown_gib(accelerator['usable_hbm_bytes'])} GiB; "
-        f"mesh fsdp {mesh['fsdp']} × tp {mesh['tp']}; compiled by {accelerator['compiler']}, level {answer['level']}"
+        f"{accelerator['name']}: {accelerator['chips']} × {size_text(accelerator['usable_hbm_bytes'])} of memory; "
+        f"mesh fsdp {mesh['fsdp']} × tp {mesh['tp']}; compiled by {accelerator['compiler']}, level {result['level']}"
     ]
-    if "programs" in answer:
-        lines += ["", *_program_rows(answer["programs"])]
-    for attempt in answer.get("tried", ()):
+    if "programs" in result:
+        lines += ["", *_program_table(result["programs"])]
+    for attempt in result.get("tried", ()):
         lines += ["", f"with {attempt['settings']}: {'fits' if attempt['fits'] else 'does not fit'}"]
-        lines += _program_rows(attempt["programs"])
-    lines += ["", *(f"WARNING: {text}" for text in answer["warnings"])]
-    lines.append(f"{answer['verdict']}" + "".join(f"\n  {text}" for text in answer.get("reasons", ())))
-    if answer["verdict"] == "cannot be sharded":
-        works = ", ".join(f"fsdp {size['fsdp']} × tp {size['tp']}" for size in answer["mesh_sizes_that_work"])
+        lines += _program_table(attempt["programs"])
+    lines += ["", *(f"WARNING: {warning}" for warning in result["warnings"]), result["verdict"]]
+    lines += [f"  {reason}" for reason in result.get("reasons", ())]
+    if result["verdict"] == "cannot be sharded":
+        works = ", ".join(f"fsdp {size['fsdp']} × tp {size['tp']}" for size in result["mesh_sizes_that_work"])
         lines.append(f"  meshes of {accelerator['chips']} chips that work: {works or 'none'}")
-    if "tried" in answer:
-        fitting = [attempt["settings"] for attempt in answer["tried"] if attempt["fits"]]
+    if "tried" in result:
+        fitting = [attempt["settings"] for attempt in result["tried"] if attempt["fits"]]
         lines.append(f"  fits with {fitting[0]}" if fitting else "  none of the settings that were tried makes it fit")
-    if "estimate" in answer:
-        bound = answer["estimate"]
-        price = "" if bound["price"] is None else f", at a price of {bound['price']:,.2f} or more"
+    if "estimate" in result:
+        estimate = result["estimate"]
+        price = "" if estimate["price"] is None else f", at a price of {estimate['price']:,.2f} or more"
         lines.append(
-            f"at least {bound['step_seconds']:.2f} s a step (rollout {bound['rollout_seconds']:.2f}, log-probs "
-            f"{bound['log_probs_seconds']:.2f}, update {bound['update_seconds']:.2f}), "
-            f"{bound['training_hours']:.2f} hours of training{price}: {bound['is']}"
+            f"at least {estimate['step_seconds']:.2f} s a step (rollout {estimate['rollout_seconds']:.2f}, log-probs "
+            f"{estimate['log_probs_seconds']:.2f}, update {estimate['update_seconds']:.2f}), "
+            f"{estimate['training_hours']:.2f} hours of training{price}: {estimate['is']}"
         )
-        lines += [f"  assuming {text}" for text in bound["assumptions"]]
+        lines += [f"  assuming that {assumption}" for assumption in estimate["assumptions"]]
     return "\n".join(lines)
 
 
-def _program_rows(records: list[dict]) -> list[str]:
-    columns = ("arguments", "temporaries", "peak", "beside it", "needed", "KV cache")
-    keys = ("argument_bytes", "temporary_bytes", "peak_bytes", "resident_bytes", "needed_bytes", "kv_cache_bytes")
-    lines = [f"{'GiB a chip':<20}" + "".join(f"{name:>12}" for name in columns) + "  TFLOP     bound"]
+def _program_table(records: list[dict]) -> list[str]:
+    lines = [f"{'on each chip':<20}" + "".join(f"{column:>12}" for column in COLUMNS) + "  TFLOP     bound"]
+    keys = [f"{column}_bytes" for column in COLUMNS]
     for record in records:
-        cells = "".join(f"{shown_gib(record[key]) if key in record else '-':>12}" for key in keys)
-        bound = (
-            f" {record['flops'] / 1e12:7.3g}  {record['bound_seconds'] * 1000:7.3g} ms {record['bound_by']}"
-            if ("bound_seconds" in record)
-            else ""
-        )
+        cells = "".join(f"{size_text(record[key]) if key in record else '-':>12}" for key in keys)
+        bound = ""
+        if "bound_seconds" in record:
+            bound = f" {record['flops'] / 1e12:7.3g}  {record['bound_seconds'] * 1000:7.3g} ms {record['bound_by']}"
         lines.append(f"{record['name']:<20}{cells}{bound}" + ("" if record["fits"] else "  DOES NOT FIT"))
     return lines

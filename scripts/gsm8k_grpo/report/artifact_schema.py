@@ -1,8 +1,8 @@
-"""What the page needs of each artifact: one of another version is named and left out, and the page is still made."""
+"""Checks that an artifact has what the page needs, so that the page can leave out artifacts of another version."""
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,35 +26,32 @@ Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_c
 SCHEMA = Path(__file__).with_name("artifacts.schema.yaml")
 
 
-def reader(kind: str) -> Callable[[Path], dict]:
-    """What reads an artifact, for `story.Reader`.
+def read(path: Path, kind: str) -> dict:
+    """The contents of a JSON artifact.
 
     Args:
-      kind: a name in schemas/artifacts.schema.yaml.
-    """
-    return functools.partial(read, kind=kind)
-
-
-def read(path: Path, kind: str) -> dict:
-    """The contents of an artifact.
+      path: the file.
+      kind: a name in artifacts.schema.yaml.
 
     Raises:
-      PipelineError: it cannot be read, or lacks what the page needs.
+      PipelineError: it cannot be read, or lacks something that the page needs.
     """
-    return checked(files.read_json(path), path, kind)
+    content = files.read_json(path)
+    check(content, path, kind)
+    return content
 
 
-def checked(found: Any, path: Path, kind: str) -> dict:
-    """`found`, if it has what the page needs; else a PipelineError that names file and key."""
-    error = jsonschema.exceptions.best_match(_validator(kind).iter_errors(found))
+def check(content: Any, path: Path, kind: str) -> None:
+    """Raises a PipelineError that names file and key if the content lacks something that the page needs."""
+    error = jsonschema.exceptions.best_match(_validator(kind).iter_errors(content))
     if error is None:
-        return found
+        return
     where = ".".join(map(str, error.absolute_path))
     if error.validator == "required":
         key = next(name for name in error.validator_value if name not in error.instance)
-        fault = f"no key {f'{where}.{key}' if where else key}"
+        fault = f"has no key {f'{where}.{key}' if where else key}"
     else:
-        fault = f"{where or 'the whole'} is not what was expected"
+        fault = f"{where or 'the content'} has an unexpected type or value"
     raise PipelineError(f"{path}: {fault}; another version of the pipeline wrote it, make it again")
 
 

@@ -1,55 +1,56 @@
-"""What to doubt about a result: the warnings of all stages, and what the numbers themselves give reason for."""
+"""Caveats of a result: the warnings of all stages, and what the numbers and the provenance show."""
 
 from collections.abc import Iterator, Mapping
 
 from gsm8k_grpo.report import numbers, sentences
 
 FEW_ROWS = 200
-TRUNCATED_SHARE = 0.05  # share of completions cut at the limit from which that is said
-NO_SIGNAL_SHARE = 0.5  # share of groups without signal
+NEAR_ZERO_SHARE = 0.05  # answer accuracy below which the problems count as unsolved
+TRUNCATED_SHARE = 0.05  # of completions cut at the limit
+NO_SIGNAL_SHARE = 0.5  # of groups without signal
 
 
-def list_caveats(told: Mapping) -> list[tuple[str, str]]:
-    """Each doubt as what it is about and a sentence; warnings of stages come first.
+def list_caveats(run: Mapping) -> list[tuple[str, str]]:
+    """The caveats of a run, each a heading and a sentence; warnings of stages come first.
 
     Args:
-      told: of `story.story`.
+      run: of `run_summary.summarise_run`.
     """
-    if told["settings"] is None:
-        return [("not finished", sentence) for sentence in told["missing"]]
-    return [*_from_stages(told), *_from_numbers(told), *_from_provenance(told)]
+    if run["settings"] is None:
+        return [("not finished", sentence) for sentence in run["missing"]]
+    return [*_from_stages(run), *_from_evaluations(run), *_from_training(run), *_from_provenance(run)]
 
 
-def _from_stages(told: Mapping) -> Iterator[tuple[str, str]]:
-    for sentence in told["missing"]:
+def _from_stages(run: Mapping) -> Iterator[tuple[str, str]]:
+    for sentence in run["missing"]:
         yield "not finished", f"{sentence}."
-    check, training, preflight = told["format_check"], told["training"], told["preflight"]
+    check, training, preflight = run["format_check"], run["training"], run["preflight"]
     if check and check["warning"]:
         yield "format check", f"{check['warning']}."
     for sentence in _deduplicated(training["warnings"] if training else []):
         yield "training", f"{sentence}."
-    for what in ("dataset", "model"):
-        moving = told[what] and told[what]["origin"].get("warning")
-        if moving:
-            yield "moving revision", f"{moving}."
+    for name in ("dataset", "model"):
+        warning = run[name] and run[name]["origin"].get("warning")
+        if warning:
+            yield "moving revision", f"{warning}."
     if preflight:
         for sentence in (*preflight["warnings"], *preflight.get("reasons", ())):
             yield "preflight", f"{sentence}."
 
 
 def _deduplicated(warnings: list[str]) -> Iterator[str]:
-    """Warnings of training (`watch.warnings`: "step N: what it is: …"), each kind once, with how often it was said."""
+    """Warnings of grpo/health.py ("step N: kind: …"): the first of each kind, and how often it came."""
     kinds: dict[str, list[str]] = {}
     for sentence in warnings:
         step, _, rest = sentence.partition(": ")
         kinds.setdefault(rest.partition(":")[0] or step, []).append(sentence)
     for first, *more in kinds.values():
         last = more[-1].partition(":")[0] if more else ""
-        yield f"{first} (said {len(more) + 1} times, the last time at {last})" if more else first
+        yield f"{first} ({len(more) + 1} times, the last time at {last})" if more else first
 
 
-def _from_numbers(told: Mapping) -> Iterator[tuple[str, str]]:
-    base, best, final, compared = (told[name] for name in ("base", "best", "final", "compared"))
+def _from_evaluations(run: Mapping) -> Iterator[tuple[str, str]]:
+    base, best, final, compared = (run[name] for name in ("base", "best", "final", "compared"))
     if compared:
         answer = compared["answer"]
         if sentences.verdict(answer) == "better" != sentences.verdict(compared["flexible"]):
@@ -57,86 +58,58 @@ def _from_numbers(told: Mapping) -> Iterator[tuple[str, str]]:
         if sentence := sentences.resolution(answer):
             yield "no significant change", sentence
         elif answer["n"] < FEW_ROWS:
-            yield (
-                "small n",
-                f"{numbers.plural(answer['n'], 'row')}: the intervals are wide; evaluate more (evaluation.rows).",
-            )
+            rows = numbers.plural(answer["n"], "row")
+            yield "small n", f"{rows} give wide intervals; evaluate more (evaluation.rows)."
     for each in (base, final):
         if each and each["truncated_rate"]["value"] >= TRUNCATED_SHARE:
-            yield (
-                "clipped completions",
-                f"{numbers.percent(each['truncated_rate']['value'])} of the completions of {each['checkpoint']} were "
-                "cut at the limit of tokens, and count as they stood there; raise evaluation.max_completion_tokens.",
-            )
-    if told["unpaired"]:
-        yield (
-            "rows that do not match",
-            f"{numbers.plural(told['unpaired'], 'row')} of the completions are not in all evaluations with the same gold "
-            "answer, and are not shown: were they made on the same rows?",
-        )
-    if base and final and max(each["answer_accuracy"]["value"] for each in (base, final)) < TRUNCATED_SHARE:
-        yield (
-            "near zero",
-            "The model does not solve these problems, before or after: only the format can be learned from them.",
-        )
+            cut = f"{numbers.percent(each['truncated_rate']['value'])} of the completions of {each['checkpoint']}"
+            yield "cut completions", f"The token limit cut {cut}; raise evaluation.max_completion_tokens."
+    if run["unpaired"]:
+        rows = f"{numbers.plural(run['unpaired'], 'row')} of the completions"
+        yield "rows that do not match", f"{rows} are left out: the evaluations differ in ids or gold answers."
+    if base and final and max(each["answer_accuracy"]["value"] for each in (base, final)) < NEAR_ZERO_SHARE:
+        yield "near zero", "The model solves these problems neither before nor after; it can only learn the format."
     if final and final["samples"] > 1:
-        yield (
-            "several samples",
-            "Rates count all samples of a prompt; McNemar's test and the paired differences take the first of each.",
-        )
+        yield "several samples", "Rates count all samples of a prompt; paired differences count the first of each."
     if best and final and best["checkpoint"] != final["checkpoint"]:
-        yield (
-            "chosen on dev",
-            f"{best['checkpoint']} is the best of several on dev: its figure there is flattered by the choice, that on "
-            f"{best['split']} is not.",
-        )
-    last = told["last_steps"] or {}
+        chosen = f"{best['checkpoint']} is the best of several on dev"
+        yield "chosen on dev", f"{chosen}, which flatters its accuracy on dev but not on {best['split']}."
+
+
+def _from_training(run: Mapping) -> Iterator[tuple[str, str]]:
+    last = run["last_steps"] or {}
     if last.get("groups_without_signal", 0.0) > NO_SIGNAL_SHARE:
-        yield (
-            "groups without signal",
-            f"In the last tenth of training {numbers.percent(last['groups_without_signal'])} of the groups had equal "
-            "rewards throughout: they taught nothing.",
-        )
+        flat = f"{numbers.percent(last['groups_without_signal'])} of the groups"
+        yield "groups without signal", f"In the last tenth of training, {flat} had equal rewards and taught nothing."
     if last.get("truncated_rate", 0.0) >= TRUNCATED_SHARE:
-        yield (
-            "clipped completions",
-            f"In the last tenth of training {numbers.percent(last['truncated_rate'])} of the completions were cut at the "
-            "limit (training.truncated_completions says what becomes of them).",
-        )
+        cut = f"{numbers.percent(last['truncated_rate'])} of the completions"
+        yield "cut completions", f"In the last tenth of training, the token limit cut {cut}."
 
 
-def _from_provenance(told: Mapping) -> Iterator[tuple[str, str]]:
-    if told["unknown"]:
-        yield (
-            "settings",
-            f"settings.yaml lacks {', '.join(told['unknown'])}: another version of the pipeline wrote it, and this "
-            "page takes the default of config.yaml.",
-        )
-    if told["settings"]["seeds"] is None:
-        yield "one seed", "One seed of training says nothing about how far others would differ (seeds: [0, 1, 2])."
-    for split, counted in (told["prompts"]["splits"] if told["prompts"] else {}).items():
+def _from_provenance(run: Mapping) -> Iterator[tuple[str, str]]:
+    if run["unknown"]:
+        lacking = f"settings.yaml, written by another version of the pipeline, lacks {', '.join(run['unknown'])}"
+        yield "settings", f"{lacking}; this page uses the defaults of config.yaml."
+    if run["settings"]["seeds"] is None:
+        yield "one seed", "One seed does not show how far others differ; train several (seeds: [0, 1, 2])."
+    for split, counted in (run["prompts"]["splits"] if run["prompts"] else {}).items():
         if counted["left_out"]:
-            yield (
-                "rows left out",
-                f"{numbers.plural(len(counted['left_out']), 'row')} of {split} had prompts longer than prompt.max_tokens "
-                "and were left out.",
-            )
-    made = [stage["provenance"] for stage in told["stages"]]
+            rows = numbers.plural(len(counted["left_out"]), "row")
+            yield "rows left out", f"{rows} of {split} were left out: their prompts are longer than prompt.max_tokens."
+    made = [stage["provenance"] for stage in run["stages"]]
     if any(each["dirty"] for each in made):
-        yield (
-            "commit",
-            "Tracked files differed from the commit when stages ran: the commit alone does not make this again.",
-        )
+        yield "commit", "Tracked files differed from the commit when stages ran, so it alone reproduces nothing."
     if made and any(each["commit"] is None for each in made):
-        yield "commit", "Stages ran outside of a git checkout: which code made them is not known."
+        yield "commit", "Some stages ran outside a git checkout, so their code is unknown."
     if len({each["commit"] for each in made}) > 1:
-        yield "commit", "The stages ran from different commits (see below which)."
+        yield "commit", "The stages ran from different commits; the table of stages lists them."
     versions = {
         name: {each["versions"].get(name) for each in made} - {None} for each in made for name in each["versions"]
     }
     changed = sorted(name for name, seen in versions.items() if len(seen) > 1)
     if changed:
         yield "versions", f"The stages ran with different versions of {', '.join(changed)}."
-    restarts = [(stage["name"], stage["starts"] - 1) for stage in told["stages"] if (stage["starts"] or 1) > 1]
-    for name, often in restarts:
-        yield "restarts", f"{name} was restarted {numbers.plural(often, 'time')}; it resumes to the same bits."
+    for stage in run["stages"]:
+        if (stage["starts"] or 1) > 1:
+            times = numbers.plural(stage["starts"] - 1, "time")
+            yield "restarts", f"{stage['name']} was restarted {times}; it resumes to the same bits."

@@ -1,21 +1,22 @@
-"""The data of the page's charts."""
+"""The data of the page's charts over checkpoints and over cost, in per cent."""
 
 from collections.abc import Mapping
 
 from gsm8k_grpo.evaluation.artifacts import REPORTED_CHECKPOINTS
+from gsm8k_grpo.report.metric_catalogue import CURVES, RATES
 
 
-def cost_points(stories: list[Mapping]) -> list[dict]:
-    """Accuracy of each finished run, in per cent, and what its training cost; for the plot."""
+def cost_points(runs: list[Mapping]) -> list[dict]:
+    """The answer accuracy of each finished run and the cost of its training."""
     return [
         {
-            "name": told["name"],
-            "recipe": told["recipe"],
-            **{end: _percent(told["final"]["answer_accuracy"][end]) for end in ("value", "low", "high")},
-            **told["cost"],
+            "name": run["name"],
+            "recipe": run["recipe"],
+            **{end: _percent(run["final"]["answer_accuracy"][end]) for end in ("value", "low", "high")},
+            **run["cost"],
         }
-        for told in stories
-        if told["settings"] and told["final"] and any(value is not None for value in told["cost"].values())
+        for run in runs
+        if run["settings"] and run["final"] and any(value is not None for value in run["cost"].values())
     ]
 
 
@@ -23,30 +24,27 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else round(100 * share, 3)
 
 
-def accuracy_curve(told: Mapping) -> dict | None:
-    """Rates over steps in per cent, dev and test apart, for the chart; None without an evaluation on dev."""
-    selection = told["selection"]
+def accuracy_curve(run: Mapping) -> dict | None:
+    """Rates over steps on dev, and answer accuracy on test as separate points; None without an evaluation on dev."""
+    selection = run["selection"]
     if not selection:
         return None
-    measured = {told[name]["step"]: told[name] for name in REPORTED_CHECKPOINTS if told[name]}
-    if all(each["split"] == selection[0]["split"] for each in measured.values()):
-        measured = {}
-    steps = sorted({each["step"] for each in selection} | set(measured))
+    reported = {run[name]["step"]: run[name] for name in REPORTED_CHECKPOINTS if run[name]}
+    dev = selection[0]["split"]
+    if all(each["split"] == dev for each in reported.values()):
+        reported = {}
+    steps = sorted({each["step"] for each in selection} | set(reported))
 
-    def series(label: str, found: dict[int, dict], key: str, colour: int, **style: object) -> dict:
+    def series(label: str, evaluations: dict[int, dict], key: str, colour: int, **style: object) -> dict:
         ends = {
-            name: [_percent(found[step][key][end]) if step in found else None for step in steps]
+            name: [_percent(evaluations[step][key][end]) if step in evaluations else None for step in steps]
             for name, end in (("values", "value"), ("low", "low"), ("high", "high"))
         }
         return {"label": label, "colour": f"--series-{colour}", **ends, **style}
 
-    on_dev, split = {each["step"]: each for each in selection}, selection[0]["split"]
-    shown = [
-        series(f"answer, {split}", on_dev, "answer_accuracy", 0),
-        series(f"format ignored, {split}", on_dev, "flexible_accuracy", 1),
-        series(f"format, {split}", on_dev, "format_accuracy", 2),
-    ]
-    if measured:
-        other = next(iter(measured.values()))["split"]
-        shown.append(series(f"answer, {other}", measured, "answer_accuracy", 3, line=False))
-    return {"x": steps, "series": shown, "chosen": told["chosen"]["step"] if told["chosen"] else None}
+    on_dev = {each["step"]: each for each in selection}
+    shown = [series(f"{rate.curve}, {dev}", on_dev, rate.key, index) for index, rate in enumerate(CURVES)]
+    if reported:
+        label = f"{RATES['answer_accuracy'].curve}, {next(iter(reported.values()))['split']}"
+        shown.append(series(label, reported, "answer_accuracy", len(CURVES), line=False))
+    return {"x": steps, "series": shown, "chosen": run["choice"]["step"] if run["choice"] else None}

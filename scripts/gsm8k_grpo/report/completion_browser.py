@@ -1,75 +1,51 @@
-"""Completions before and after, paired by row and packed for the page."""
+"""Pairs of completions as data of the page: chosen fairly, with visible text only, packed to fit."""
 
 import base64
 import gzip
 import json
 from collections.abc import Callable, Mapping
 
+from gsm8k_grpo.evaluation.comparison import OUTCOMES
 from gsm8k_grpo.report import numbers
 
-OUTCOMES = ("fixed", "broken", "wrong both times", "right both times")
+OUTCOME_NAMES = tuple(OUTCOMES.values())
 READINGS = ("strict", "flexible", "cascade")
-# What a row of completions.jsonl must have to be shown.
+# The keys that the page needs in a row of completions.jsonl.
 KEYS = ("completion", "answer", "tokens", "stop_reason", "partial_correct", "format_correct")
 KEYS += (*READINGS, *(f"{name}_correct" for name in READINGS))
 
 
-def pair_rows(graded: Mapping[str, list[dict]], judged: str) -> list[dict]:
-    """Rows of several evaluations side by side, each with what became of it.
-
-    Args:
-      graded: rows of completions.jsonl, one a prompt, by name: `base`, `final` and, where it is another, `best`. Rows
-        that not all of them have, with the same gold answer, are left out.
-      judged: the key whose verdict decides, such as `strict_correct`.
-
-    Returns:
-      `id`, `sides` (the rows by name) and `outcomes` (of each trained model against the base, by name).
-    """
-    by_id = {name: {row["id"]: row for row in rows} for name, rows in graded.items()}
-    pairs = []
-    for row in graded["base"]:
-        others = [rows.get(row["id"]) for rows in by_id.values()]
-        if all(other and other.get("answer") == row.get("answer") for other in others):
-            sides = {name: rows[row["id"]] for name, rows in by_id.items()}
-            outcomes = {name: _outcome(row[judged], sides[name][judged]) for name in sides if name != "base"}
-            pairs.append({"id": row["id"], "sides": sides, "outcomes": outcomes})
-    return pairs
-
-
-def _outcome(was: bool, now: bool) -> str:
-    return "right both times" if was and now else "broken" if was else "fixed" if now else "wrong both times"
-
-
 def balanced_sample(pairs: list[dict], count: int) -> list[dict]:
-    """At most `count` pairs, in their order: of each outcome (of `final`) as many as of the others, where there are."""
-    left, places = count, {}
-    by_outcome = {
-        name: [index for index, each in enumerate(pairs) if each["outcomes"]["final"] == name] for name in OUTCOMES
-    }
-    for position, name in enumerate(sorted(OUTCOMES, key=lambda name: len(by_outcome[name]))):
-        places[name] = by_outcome[name][: left // (len(OUTCOMES) - position)]
-        left -= len(places[name])
-    return [pairs[index] for index in sorted(index for chosen in places.values() for index in chosen)]
+    """At most `count` pairs in their order, with equally many of each outcome of `final` as far as there are."""
+    left, chosen = count, []
+    by_outcome = [
+        [index for index, pair in enumerate(pairs) if pair["outcomes"]["final"] == name] for name in OUTCOME_NAMES
+    ]
+    for position, indices in enumerate(sorted(by_outcome, key=len)):
+        share = indices[: left // (len(by_outcome) - position)]
+        chosen += share
+        left -= len(share)
+    return [pairs[index] for index in sorted(chosen)]
 
 
-def page_row(paired: dict, prompt: str, question: str, rewards: Mapping) -> dict:
-    """One pair as the page's script wants it: all text made visible, short keys.
+def page_row(pair: dict, prompt: str, question: str, rewards: Mapping) -> dict:
+    """One pair as the page's script reads it: short keys, every character visible.
 
     Args:
-      paired: of `pair`.
-      prompt: what the model was asked, as a whole.
-      question: the part of it that is not the same for all rows; empty where it is not known.
-      rewards: name of a side → reward by name; empty where there are none.
+      pair: of `comparison.pair_rows`.
+      prompt: the whole prompt.
+      question: the part of the prompt that differs from row to row; empty if unknown.
+      rewards: the rewards of each side by name; empty if unknown.
     """
     prompt, question = numbers.shorten_visible(prompt), numbers.shorten_visible(question)
     start = prompt.find(question) if question else -1
     return {
-        "id": numbers.shorten_visible(str(paired["id"])),
-        "o": [OUTCOMES.index(outcome) for outcome in paired["outcomes"].values()],
+        "id": numbers.shorten_visible(str(pair["id"])),
+        "o": [OUTCOME_NAMES.index(outcome) for outcome in pair["outcomes"].values()],
         "p": prompt,
         "q": [start, start + len(question)] if start >= 0 else [0, len(prompt)],
-        "g": numbers.shorten_visible(str(paired["sides"]["base"]["answer"])),
-        "s": [_side(graded, rewards.get(name, {})) for name, graded in paired["sides"].items()],
+        "g": numbers.shorten_visible(str(pair["sides"]["base"]["answer"])),
+        "s": [_side(graded, rewards.get(name, {})) for name, graded in pair["sides"].items()],
     }
 
 
@@ -85,29 +61,29 @@ def _side(graded: dict, rewards: Mapping) -> dict:
 
 
 def pack(value: object) -> str:
-    """JSON as base64 of gzip: the same text for equal values, and nothing in it that HTML could take for markup."""
+    """JSON as base64 of gzip. Equal values give equal text, and HTML finds no markup in it."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode("utf-8"), 6, mtime=0)).decode()
 
 
 def pack_pairs(
-    pairs: list[dict], limit: int | None, budget_bytes: int, how: dict, make_row: Callable[[dict], dict]
+    pairs: list[dict], limit: int | None, budget_bytes: int, settings: dict, make_row: Callable[[dict], dict]
 ) -> tuple[list[dict], str]:
-    """As many pairs as may be shown, packed.
+    """Packs as many pairs as fit.
 
     Args:
-      pairs: of `pair`.
-      limit: how many at most; None is all.
-      budget_bytes: how long the packed text may be; where all would be longer, `fair_share` of them are packed.
-      how: what the page's script needs to know of all rows.
-      make_row: a pair → what `row` returns.
+      pairs: of `comparison.pair_rows`.
+      limit: the most pairs to pack; None is all.
+      budget_bytes: the longest packed text; if all pairs take more, a `balanced_sample` is packed.
+      settings: what the page's script needs beside the rows.
+      make_row: makes a `page_row` of a pair.
 
     Returns:
-      the pairs that are in it, and the text.
+      the packed pairs and the text.
     """
     shown = pairs if limit is None else balanced_sample(pairs, limit)
     while True:
-        text = pack({"settings": how, "rows": [make_row(each) for each in shown]})
+        text = pack({"settings": settings, "rows": [make_row(pair) for pair in shown]})
         if len(text) <= budget_bytes or not shown:
             return shown, text
         fitting = int(0.95 * len(shown) * max(0, budget_bytes) / len(text))

@@ -1,4 +1,4 @@
-"""The model card (README.md of the export) and the notice of the base's licence, from artifacts alone."""
+"""The model card (README.md of the export) and the licence notice, from artifacts."""
 
 import json
 from collections.abc import Mapping
@@ -7,27 +7,16 @@ from pathlib import Path
 import jinja2
 import yaml
 
-from gsm8k_grpo.common import files
+from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.data import gsm8k
-from gsm8k_grpo.evaluation.metric_names import RATES
-from gsm8k_grpo.models.families import family_of, hub_name
+from gsm8k_grpo.huggingface.export import base_name
+from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.family import Licence
 from gsm8k_grpo.report import numbers, sentences
+from gsm8k_grpo.report.metric_catalogue import RATES
 
 TEMPLATES = Path(__file__).parent / "model_card_template"
-
-
-def base_model(origin: Mapping) -> str | None:
-    """The base's name on the Hugging Face hub, or its folder; None where it has neither: the export holds it then.
-
-    Args:
-      origin: of model.json. Kaggle's Gemma 2 (google/gemma-2/flax/gemma2-2b-it) is on the hub as google/gemma-2-2b-it;
-        what others put on Kaggle is not there, or is another model.
-    """
-    if origin["source"] == "kaggle":
-        return hub_name(origin["handle"])
-    return origin.get("handle") or origin.get("path")
 
 
 def licence(model: Mapping) -> Licence | None:
@@ -42,36 +31,36 @@ def licence(model: Mapping) -> Licence | None:
 
 
 def published_rows(dataset: Mapping) -> bool:
-    """Whether a data set (dataset.json) was made of GSM8K's published files, by their hashes."""
-    expected = {f"{split}.jsonl": sha256 for split, (_, sha256) in gsm8k.PUBLISHED.items()}
-    return dataset["origin"].get("sha256") == expected
+    """Whether a data set (dataset.json) comes from GSM8K's published files, by their hashes."""
+    return dataset["origin"].get("sha256") == gsm8k.published_hashes()
 
 
 def facts(results: Path, recipe: str) -> dict:
-    """All that the card says of a run, read from its artifacts."""
-    folder = results / recipe
-    chosen = read_yaml(folder / "settings.yaml")
-    model = files.read_json(results / "models" / chosen["model"]["name"] / "model.json")
+    """Everything the card says about a run, read from its artifacts."""
+    folder, settings = layout.run_folder(results, recipe), read_yaml(layout.settings_file(results, recipe))
+    model = files.read_json(layout.model_folder(results, settings["model"]["name"]) / "model.json")
     family = family_of(model["architecture"])
     return {
         "recipe": recipe,
-        "settings": chosen,
-        "settings_text": yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True),
-        "dataset": files.read_json(results / "data" / chosen["dataset"]["name"] / "dataset.json"),
+        "settings": settings,
+        "settings_text": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        "dataset": files.read_json(layout.dataset_folder(results, settings["dataset"]["name"]) / "dataset.json"),
         "model": model,
         "family": family,
-        "base_model": base_model(model["origin"]),
+        "base_model": base_name(model["origin"]),
         "licence": licence(model),
-        "training": files.read_json(folder / "training" / "summary.json"),
+        "training": files.read_json(layout.training_folder(results, recipe) / "summary.json"),
         "best": files.read_json(folder / "best.json"),
-        "base": files.read_json(folder / "evaluations" / "base" / "metrics.json"),
-        "final": files.read_json(folder / "evaluations" / "final" / "metrics.json"),
+        **{
+            name: files.read_json(layout.evaluation_folder(results, recipe, name) / "metrics.json")
+            for name in ("base", "final")
+        },
         "compared": files.read_json(folder / "comparison.json"),
     }
 
 
 def notice(facts: Mapping) -> str:
-    """What has to go with every copy: the base's licence, and that it was modified."""
+    """The notice that goes with every copy: the base's licence, and that the weights were modified."""
     changed = "The weights in this folder were modified by training with GRPO (README.md).\n"
     if not facts["licence"]:
         if facts["model"]["origin"]["source"] == "pretrained":
@@ -81,7 +70,7 @@ def notice(facts: Mapping) -> str:
 
 
 def front_matter(facts: Mapping) -> str:
-    """The card's metadata as the hub reads it, YAML."""
+    """The card's metadata for the hub, as YAML."""
     data, final, dataset = {}, facts["final"], facts["dataset"]
     local = facts["model"]["origin"]["source"] in ("local", "pretrained")
     if facts["licence"]:
@@ -95,7 +84,7 @@ def front_matter(facts: Mapping) -> str:
     metrics = [
         {
             "type": "accuracy",
-            "name": " – ".join(filter(None, RATES[key])),
+            "name": " – ".join(filter(None, (RATES[key].label, RATES[key].counts))),
             "value": round(100 * final[key]["value"], 2),
         }
         for key in rates
@@ -126,11 +115,11 @@ def front_matter(facts: Mapping) -> str:
 
 
 def render(facts: Mapping, manifest: Mapping) -> str:
-    """The card.
+    """The card, as Markdown.
 
     Args:
-      facts: from `facts`.
-      manifest: what export.json will hold, but for the hashes.
+      facts: of `facts`.
+      manifest: the contents of export.json without the hashes.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

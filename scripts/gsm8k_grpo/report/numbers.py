@@ -1,10 +1,10 @@
-"""Numbers as the page prints them, and sentences that follow them. Nothing is measured here."""
+"""Numbers and foreign text as the page prints them."""
 
 import re
 from collections.abc import Mapping
 
-# What no page can show as text: control characters, marks that turn the direction of all that follows or have no width,
-# line ends that only JavaScript knows, halves of characters.
+# Characters without a glyph: control characters, marks that change the direction of the text or have no width, line
+# ends that only JavaScript knows, halves of characters.
 INVISIBLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ud800-\udfff"
     "\U000e0000-\U000e007f]"
@@ -13,19 +13,19 @@ LONGEST_SHOWN_CHARACTERS = 4000
 
 
 def percent(value: float) -> str:
-    """A rate as per cent with one decimal."""
+    """A rate in per cent with one decimal."""
     return f"{100 * value:.1f} %".replace("-", "−")
 
 
 def tenth(value: float | None) -> str:
-    """The end of an interval as per cent without the sign; nothing where there is none."""
+    """One end of an interval in per cent without the sign; empty for None."""
     return "" if value is None else f"{100 * value:.1f}".replace("-", "−")
 
 
 def points(value: float) -> str:
-    """A difference of rates in percentage points, with its sign unless it rounds to nothing."""
-    said = f"{100 * value:+.1f}".replace("-", "−")
-    return "0.0" if said in ("+0.0", "−0.0") else said
+    """A difference of rates in percentage points, signed unless it rounds to 0."""
+    text = f"{100 * value:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text
 
 
 def interval_ends(difference: Mapping) -> str:
@@ -39,12 +39,12 @@ def p_value(value: float) -> str:
 
 
 def decimals(value: float, places: int) -> str:
-    """A number with so many decimals."""
+    """A number with that many decimals."""
     return f"{value:,.{places}f}".replace("-", "−")
 
 
 def count(value: float) -> str:
-    """A whole number with its thousands apart."""
+    """A whole number with a comma between thousands."""
     return f"{value:,.0f}"
 
 
@@ -58,7 +58,7 @@ def duration(seconds: float) -> str:
 
 
 def gibibytes(size: float) -> str:
-    """Bytes in GiB, with two decimals or, where that would be nothing, in MiB."""
+    """Bytes in GiB with two decimals, or in MiB if that rounds to 0."""
     return f"{size / 2**30:,.2f} GiB" if size >= 2**30 / 100 else f"{size / 2**20:,.1f} MiB"
 
 
@@ -68,18 +68,18 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def escape_invisible(text: str) -> str:
-    """Text from outside as text that breaks nothing: control and direction marks as their codes."""
+    """Foreign text with its invisible characters as codes."""
     return INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
 def shorten_visible(text: str) -> str:
-    """Model output: as `coded`, and megabytes cut."""
-    shown, left = escape_invisible(text[:LONGEST_SHOWN_CHARACTERS]), len(text) - LONGEST_SHOWN_CHARACTERS
-    return f"{shown} … and {left:,} characters more" if left > 0 else shown
+    """Foreign text, cut to `LONGEST_SHOWN_CHARACTERS`, with its invisible characters as codes."""
+    shown, cut = escape_invisible(text[:LONGEST_SHOWN_CHARACTERS]), len(text) - LONGEST_SHOWN_CHARACTERS
+    return f"{shown} … and {cut:,} characters more" if cut > 0 else shown
 
 
 def published_rate(value: float | list | None, signed: bool = False) -> str:
-    """A published share, or range of shares, in per cent (or, signed, in points)."""
+    """A published rate, or a range of rates, in per cent; signed, a difference in points."""
     if value is None:
         return "–"
     ends = [

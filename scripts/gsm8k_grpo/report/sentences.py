@@ -1,94 +1,93 @@
-"""Sentences of the page that follow the numbers."""
+"""Sentences that follow from the numbers of a result."""
 
 from collections.abc import Mapping
 
 from gsm8k_grpo.report import numbers
 
 SIGNIFICANT = 0.05
+NO_CHANGE = "no significant change"
 
 
-def verdict(compared: Mapping) -> str:
-    """What a paired comparison of answers says, in words that follow the numbers."""
-    if compared["mcnemar_p"] >= SIGNIFICANT:
-        return "no significant change"
-    return "better" if compared["difference"]["value"] > 0 else "worse"
+def verdict(comparison: Mapping) -> str:
+    """The result of one paired comparison: `better`, `worse` or `no significant change`, as McNemar's test says."""
+    if comparison["mcnemar_p"] >= SIGNIFICANT:
+        return NO_CHANGE
+    return "better" if comparison["difference"]["value"] > 0 else "worse"
 
 
 def seeds_verdict(difference: Mapping) -> str:
-    """What the differences of several runs say, in words that follow the numbers: is 0 in their interval?
+    """The result over seeds, by whether the interval of the differences leaves out 0.
 
-    One run, or runs that agree to the last row, have no spread, and so no interval.
+    One run has no interval, and neither have runs that agree to the last row.
     """
     if not difference["sd"]:
         return "no interval"
     if difference["low"] <= 0 <= difference["high"]:
-        return "no significant change"
+        return NO_CHANGE
     return "better" if difference["value"] > 0 else "worse"
 
 
-def resolution(compared: Mapping) -> str:
-    """What a comparison could have shown, where it shows no significant change: a sentence, else nothing."""
-    if compared["mcnemar_p"] < SIGNIFICANT:
+def resolution(comparison: Mapping) -> str:
+    """The change that a comparison without a significant one could have shown; empty if it shows one."""
+    if comparison["mcnemar_p"] < SIGNIFICANT:
         return ""
-    if compared["smallest_difference"] is None:
-        return f"{compared['n']} rows are too few to show any change."
-    smallest = f"{100 * compared['smallest_difference']:.1f}"
-    return f"{compared['n']} rows would show a change of ± {smallest} points or more in 4 of 5 tries."
+    if comparison["smallest_difference"] is None:
+        return f"{comparison['n']} rows are too few to show any change."
+    smallest = f"{100 * comparison['smallest_difference']:.1f}"
+    return f"{comparison['n']} rows would show a change of ± {smallest} points or more in 4 of 5 tries."
 
 
 def format_or_mathematics(compared: Mapping) -> str:
-    """What is left of a change in answers when the format is ignored, so that one of format is not sold as more.
+    """The part of a change in answers that remains if the format is ignored.
 
     Args:
-      compared: contents of comparison.json; `flexible` is the last number of a text, whatever its format.
+      compared: comparison.json; `flexible` reads the last number of a completion, whatever its format.
     """
     answer, flexible = verdict(compared["answer"]), verdict(compared["flexible"])
-    changed = f"{numbers.points(compared['flexible']['difference']['value'])} points"
-    if flexible == "no significant change":
-        if answer == "no significant change":
-            return f"With the format ignored, no significant change either ({changed})."
-        left = f"With the format ignored there is no significant change ({changed})"
-        return f"{left}: that more than the format changed is not shown."
+    points = f"{numbers.points(compared['flexible']['difference']['value'])} points"
+    if flexible == NO_CHANGE and answer == NO_CHANGE:
+        return f"With the format ignored, there is no significant change either ({points})."
+    if flexible == NO_CHANGE:
+        return f"With the format ignored, there is no significant change ({points}): perhaps only the format changed."
     if answer == flexible == "better":
-        share = compared["flexible"]["difference"]["value"] < compared["answer"]["difference"]["value"]
+        partly = compared["flexible"]["difference"]["value"] < compared["answer"]["difference"]["value"]
         return (
-            f"With the format ignored it is better by {changed}{': the rest of the gain is format' if share else ''}."
+            f"With the format ignored, it is better by {points}{': the rest of the gain is format' if partly else ''}."
         )
-    return f"With the format ignored it is {flexible} ({changed})."
+    return f"With the format ignored, it is {flexible} ({points})."
 
 
-def headline(told: Mapping) -> str:
-    """One recipe's result in words that follow the numbers."""
-    base, final, compared = told["base"]["answer_accuracy"], told["final"]["answer_accuracy"], told["compared"]
-    answer = compared["answer"]
-    changed = f"{numbers.points(answer['difference']['value'])} points ({numbers.interval_ends(answer['difference'])}; McNemar "
-    said = {"better": "rose", "worse": "fell", "no significant change": "did not change significantly:"}
-    samples = told["base"]["samples"]
+def headline(run: Mapping) -> str:
+    """The result of one run that has both evaluations and their comparison."""
+    base, final, compared = run["base"]["answer_accuracy"], run["final"]["answer_accuracy"], run["compared"]
+    answer, samples = compared["answer"], run["base"]["samples"]
+    moved = {"better": "rose", "worse": "fell", NO_CHANGE: "did not change significantly:"}[verdict(answer)]
     first = f"by the first of {samples} samples of each, " if samples > 1 else ""
-    sentences = [
-        f"Answer accuracy {said[verdict(answer)]} from {numbers.percent(base['value'])} ({_interval(base)}) to "
-        f"{numbers.percent(final['value'])} ({_interval(final)}) of {numbers.count(answer['n'])} {told['base']['split']} "
-        f"rows: {first}{changed}{numbers.p_value(answer['mcnemar_p'])}), {numbers.plural(answer['fixed'], 'row')} won, "
-        f"{answer['broken']} lost.",
+    interval, p = numbers.interval_ends(answer["difference"]), numbers.p_value(answer["mcnemar_p"])
+    sentences = (
+        f"Answer accuracy {moved} from {_rate(base)} to {_rate(final)} of {numbers.count(answer['n'])} "
+        f"{run['base']['split']} rows: {first}{numbers.points(answer['difference']['value'])} points ({interval}; "
+        f"McNemar {p}), {numbers.plural(answer['fixed'], 'row')} won, {answer['broken']} lost.",
         resolution(answer),
         format_or_mathematics(compared),
-    ]
+    )
     return " ".join(filter(None, sentences))
 
 
-def _interval(rate: Mapping) -> str:
-    return "no interval" if rate["low"] is None else f"{numbers.tenth(rate['low'])} to {numbers.tenth(rate['high'])}"
+def _rate(rate: Mapping) -> str:
+    ends = "no interval" if rate["low"] is None else f"{numbers.tenth(rate['low'])} to {numbers.tenth(rate['high'])}"
+    return f"{numbers.percent(rate['value'])} ({ends})"
 
 
-def seeds_headline(over: Mapping) -> str:
-    """A recipe's result over its seeds in words that follow the numbers."""
-    answer, flexible = (over["final - base"][f"{name}_accuracy"] for name in ("answer", "flexible"))
+def seeds_headline(over_seeds: Mapping) -> str:
+    """The result of a recipe over its seeds (seeds.json)."""
+    answer, flexible = (over_seeds["final - base"][f"{name}_accuracy"] for name in ("answer", "flexible"))
+    return f"Answer accuracy changed by {_change(answer)}. With the format ignored, it changed by {_change(flexible)}."
 
-    def said(difference: Mapping) -> str:
-        changed = f"{numbers.points(difference['value'])} points"
-        if difference["sd"]:
-            return f"{changed} on average ({numbers.interval_ends(difference)}): {seeds_verdict(difference)}"
-        runs = "in the one run" if difference["n"] == 1 else f"in each of the {difference['n']} runs"
-        return f"{changed} {runs}, which gives no interval over seeds"
 
-    return f"Answer accuracy changed by {said(answer)}. With the format ignored, by {said(flexible)}."
+def _change(difference: Mapping) -> str:
+    points = f"{numbers.points(difference['value'])} points"
+    if difference["sd"]:
+        return f"{points} on average ({numbers.interval_ends(difference)}): {seeds_verdict(difference)}"
+    runs = "in the one run" if difference["n"] == 1 else f"in each of the {difference['n']} runs"
+    return f"{points} {runs}, which gives no interval over seeds"

@@ -1,13 +1,12 @@
 r"""The one answer parser: rewards and evaluation read completions through these functions only.
 
-Numbers are exact decimals or fractions, never floats. Three readings of a completion, under the field's names: *strict*
-is the number in the recipe's answer tags, or after `####`; *flexible* is the last number anywhere (both as in
+Numbers are exact decimals or fractions, never floats. A completion has three readings, under the field's names:
+*strict* is the number in the recipe's answer tags, or after `####`; *flexible* is the last number anywhere (both as in
 lm-evaluation-harness, `gsm8k.yaml`); *cascade* is the last `\boxed{}`, else the answer tags, else the last number (as
-published with Gemma 3 1B, see recipe gemma3-1b-working-out). Which reading wins where is a table in
-tests/test_answers.py.
+published with Gemma 3 1B, see recipe gemma3-1b-working-out). tests/rewards/test_answers.py has a table of the readings.
 
-Every pattern takes time linear in the input: its parts are bounded, or taken whole and never given back (`++`,
-`(?>…)`).
+Every pattern takes time linear in the input: its parts are bounded or possessive (`++`, `(?>…)`), so that the regular
+expression engine never goes back.
 """
 
 import functools
@@ -17,27 +16,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-MAX_DIGITS = 400  # a longer number is noise, not an answer: no arithmetic is done on it
+MAX_DIGITS = 400  # a longer number is noise, not an answer
 
-# Commas are of thousands only where all groups of a run are of three digits, so that "1,2" is two numbers; that a run
-# is tried at its beginning alone keeps a long one that ends badly linear.
+# Commas separate thousands only if all groups of a run have three digits, so that "1,2" is two numbers. The look-behind
+# tries a run only at its beginning, which keeps a long run with a bad end linear.
 _INTEGER = r"(?>(?<!\d,)\d{1,3}(?:,\d{3})++(?!,?\d)|\d++)"
-# `3/4`, `3 / 4` and the mixed `1 1/2`. Two slashes are a date, a denominator of 0 or with decimals is none: these are
-# read as the numbers beside the slash.
+# `3/4`, `3 / 4` and the mixed `1 1/2`. Two slashes make a date, and a denominator of 0 or with decimals makes no
+# fraction: these are separate numbers.
 _FRACTION = rf"(?<!/)(?<!/ )(?:({_INTEGER}) )?({_INTEGER}) ?/ ?(?!0++(?!\d))({_INTEGER})(?!\d|\.\d| ?/ ?\d)"
-# A number as models write it: sign (ASCII or U+2212), dollar, then a fraction or a decimal. The look-behind keeps the
-# minus of "5-3" an operator; the one of decimals without a whole part keeps the points of "is...18" and "eggs.5" a
-# sentence's.
+# A number as models write it: sign (ASCII or U+2212), dollar, then a fraction or a decimal. One look-behind leaves the
+# minus of "5-3" an operator; the other, for decimals without a whole part, leaves the points of "is...18" and "eggs.5"
+# to the sentence.
 NUMBER = re.compile(rf"(?:(?<![\d.)\w])[-−])?\$?(?:{_FRACTION}|{_INTEGER}(?:\.\d++)?|(?<![\w.])\.\d++)")
 _DIGIT = re.compile(r"\d")
-# In a text turned round: the last digit, then all before it that can be of one number with it, and what precedes that.
+# In a reversed text: the last digit, then all before it that can belong to the same number, and one character more.
 _LAST_DIGIT = re.compile(r"\d[\d.,$/ −-]*+.?", re.DOTALL)
-# LaTeX for what NUMBER reads: fractions (`\frac{1}{2}` or, in short, `\frac12`), escaped dollars, thousands as
-# `1{,}000` or `1\,000`.
+# LaTeX for what NUMBER reads: fractions (`\frac{1}{2}` or `\frac12`), escaped dollars, thousands as `1{,}000` or
+# `1\,000`.
 _LATEX = re.compile(
     r"\\[dt]?frac ?(?:\{ ?([-−]?[\d,]++) ?\}|(\d)) ?(?:\{ ?([\d,]++) ?\}|(\d)(?!\d))|\\(?=\$)|\\!|\\,|\{,\}"
 )
-# Braces are followed three deep, as in `\boxed{\text{about }\frac{3}{4}}`.
+# Braces may be nested three deep, as in `\boxed{\text{about }\frac{3}{4}}`.
 _BOXED = re.compile(r"\\boxed ?\{((?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+)\}")
 
 
@@ -51,7 +50,7 @@ class Tags:
     answer_end: str
 
     def all(self) -> tuple[str, str, str, str]:
-        """The four tags in the order in which a completion should have them."""
+        """The four tags in the order of a completion."""
         return (self.reasoning_start, self.reasoning_end, self.answer_start, self.answer_end)
 
 
@@ -70,7 +69,7 @@ def _from_latex(found: re.Match) -> str:
 
 
 def _value(found: re.Match | None) -> Fraction | None:
-    """The number that NUMBER has found."""
+    """The value of a match of NUMBER."""
     if found is None:
         return None
     text = found[0]
@@ -81,7 +80,7 @@ def _value(found: re.Match | None) -> Fraction | None:
     if found[3] is None:
         return Fraction(int(text)) if text.isdecimal() else Fraction(text)
     whole, above, below = (int(part.replace(",", "")) if part else 0 for part in found.groups())
-    if not below:  # a zero of another script
+    if not below:  # a zero in another script
         return None
     value = whole + Fraction(above, below)
     return -value if text[0] == "-" else value
@@ -90,15 +89,15 @@ def _value(found: re.Match | None) -> Fraction | None:
 def _numbers(text: str) -> Iterator[re.Match]:
     """All numbers of a text, in order."""
     text = _without_latex(text)
-    # Python finds a digit forty times as fast as it sees that no sign, dollar or point begins a number.
+    # Finding a digit is much faster than finding that no sign, dollar or point begins a number.
     digit = _DIGIT.search(text)
     return NUMBER.finditer(text, max(0, digit.start() - len("-$."))) if digit else iter(())
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The number that a short text states as a whole (`1,000`, `$5.00`, `-7`, `3/4`, `18 dollars`), or None.
+    """The one number of a short text (`1,000`, `$5.00`, `-7`, `3/4`, `18 dollars`), or None.
 
-    Decoration is ignored (`**18**`, `= 18`, `18.`, `50%`); a text with several numbers states none.
+    Decoration does not matter (`**18**`, `= 18`, `18.`, `50%`). A text with several numbers gives None.
     """
     found = _numbers(text)
     only = next(found, None)
@@ -112,7 +111,7 @@ def first_number(text: str) -> Fraction | None:
 
 def flexible(completion: str) -> Fraction | None:
     """The last number anywhere in a completion, or None."""
-    # From the end, as NUMBER alone would spend most of all grading on the numbers before the last.
+    # From the end: NUMBER alone would spend most of the time on earlier numbers.
     ending = _LAST_DIGIT.search(_without_latex(completion)[::-1])
     return _value(deque(NUMBER.finditer(ending[0][::-1]), maxlen=1).pop()) if ending else None
 
@@ -126,7 +125,7 @@ def boxed(completion: str) -> Fraction | None:
 
 
 def answer_block(completion: str, tags: Tags) -> str | None:
-    """What stands in the last closed answer block, or None when there is none."""
+    """The content of the last closed answer block, or None if there is none."""
     end = completion.rfind(tags.answer_end)
     start = completion.rfind(tags.answer_start, 0, max(end, 0))
     if start < 0 or end < 0:
@@ -136,7 +135,7 @@ def answer_block(completion: str, tags: Tags) -> str | None:
 
 
 def strict(completion: str, tags: Tags) -> Fraction | None:
-    """The number in the recipe's answer block; without a block, the one after the last `####`; else None."""
+    """The number in the answer block or, without a block, after the last `####`; else None."""
     block = answer_block(completion, tags)
     return _after_hashes(completion) if block is None else parse_number(block)
 
@@ -146,13 +145,8 @@ def _after_hashes(completion: str) -> Fraction | None:
     return parse_number(rest.partition("\n")[0]) if mark else None
 
 
-def cascade(completion: str, tags: Tags) -> Fraction | None:
-    """The first of these that gives a number: the last box, the recipe's answer block, the last number anywhere."""
-    return readings(completion, tags)[2]
-
-
 def readings(completion: str, tags: Tags) -> tuple[Fraction | None, Fraction | None, Fraction | None]:
-    """What `strict`, `flexible` and `cascade` read, with nothing looked for twice."""
+    """The readings `strict`, `flexible` and cascade (see above), in one pass."""
     block = answer_block(completion, tags)
     in_tags = None if block is None else parse_number(block)
     last, box = flexible(completion), boxed(completion)
@@ -161,7 +155,7 @@ def readings(completion: str, tags: Tags) -> tuple[Fraction | None, Fraction | N
 
 
 def has_format(completion: str, tags: Tags) -> bool:
-    """Whether the whole completion is one reasoning block, then one answer block, with only white space around."""
+    """Whether the completion is one reasoning block and then one answer block, with only white space around them."""
     text = completion.strip()
     if not (text.startswith(tags.reasoning_start) and text.endswith(tags.answer_end)):
         return False
@@ -175,39 +169,34 @@ def has_format(completion: str, tags: Tags) -> bool:
     )
 
 
-@functools.lru_cache(maxsize=2**14)  # a group's completions share their gold
+@functools.lru_cache(maxsize=2**14)  # a group's completions share their gold answer
 def gold_number(answer: str) -> Fraction:
     """The gold answer of a normalised row as a number.
 
     Raises:
-      ValueError: the text is no plain number; `gsm8k.normalise` lets none through.
+      ValueError: the text is not a plain number; `gsm8k.normalise` makes sure that it is.
     """
     return Fraction(answer)
 
 
 def plain(value: Fraction | None) -> str | None:
-    """A number as plain text, as normalised rows hold it: `1000`, `-7`, `2.5`, else a fraction such as `1/3`."""
+    """A number as plain text, as in normalised rows: `1000`, `-7`, `2.5`, or a fraction such as `1/3`."""
     if value is None:
         return None
     if value.denominator == 1:
         return str(value.numerator)
-    denominator = value.denominator
-    twos = fives = 0
-    while denominator % 2 == 0:
-        denominator, twos = denominator // 2, twos + 1
-    while denominator % 5 == 0:
-        denominator, fives = denominator // 5, fives + 1
-    if denominator != 1:
+    # A finite decimal has fewer places than its denominator has bits.
+    places = next((n for n in range(value.denominator.bit_length()) if 10**n % value.denominator == 0), None)
+    if places is None:
         return f"{value.numerator}/{value.denominator}"
-    places = max(twos, fives)
     digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
     return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
 
 
 def within(guess: Fraction | None, gold: Fraction, tolerance: Fraction) -> bool:
-    """Whether a guess lies within a relative tolerance of the gold number; at gold 0 only 0 does."""
+    """Whether a guess is within a relative tolerance of the gold number; with gold 0, only 0 is."""
     if guess is None:
         return False
-    # |guess − gold| ≤ tolerance · |gold|, times the three denominators: whole numbers take a fraction of the time.
+    # |guess − gold| ≤ tolerance · |gold|, times the three denominators: whole numbers are faster.
     apart = abs(guess.numerator * gold.denominator - gold.numerator * guess.denominator)
     return apart * tolerance.denominator <= tolerance.numerator * abs(gold.numerator) * guess.denominator

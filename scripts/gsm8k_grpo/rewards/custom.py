@@ -1,8 +1,8 @@
 """Rewards of a user's own: `path/to/file.py:function` in training.rewards.
 
 The function gets `prompts`, `completions` and `answers` by name (lists of text, one item a completion, as TRL's
-rewards do) and returns one number a completion. What can be said without running the file is said by `problem`, before
-any job starts; the file itself runs in the stage `train` alone.
+rewards do) and returns one number a completion. `find_fault` checks what it can without running the file, before any
+job starts. Only the stages `train` and `score` run the file.
 """
 
 import ast
@@ -20,14 +20,14 @@ from pathlib import Path
 from gsm8k_grpo.common.errors import PipelineError
 
 ARGUMENTS = ("prompts", "completions", "answers")
-# Column names reward_… that mean something else: the summed reward's deviation, and the penalty of long completions.
+# Columns reward_… with another meaning: the deviation of the summed reward, and the penalty of long completions.
 RESERVED_COLUMNS = ("std", "overlong")
 
-LARGEST_REWARD = 1e12  # the loss and its gradient's squares are float32, in which larger rewards would end as NaN
+LARGEST_REWARD = 1e12  # larger rewards overflow the squared gradients, which are float32
 
 
 def is_custom(name: str) -> bool:
-    """Whether a reward's name is that of a function in a file."""
+    """Whether a reward's name means a function in a file."""
     return ":" in name
 
 
@@ -38,26 +38,26 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def column_label(name: str) -> str:
-    """What a reward is called in columns and plots: the function's name."""
+    """A reward's name in columns and plots: of a function in a file, the function's name."""
     return split_name(name)[1] if is_custom(name) else name
 
 
 def reward_files(names: Iterable[str]) -> list[str]:
-    """The files of all rewards that have one, each once, relative to the project's folder."""
+    """The files of all rewards that are functions in files, each once, relative to the project's folder."""
     return sorted({split_name(name)[0] for name in names if is_custom(name)})
 
 
 def file_hashes(names: Iterable[str], root: Path) -> dict[str, str]:
-    """The content hash of each file of `paths`.
+    """The SHA-256 of each file of the named rewards, by its path.
 
     Raises:
-      PipelineError: a file that cannot be read.
+      PipelineError: a file cannot be read.
     """
     return {path: hashlib.sha256(_source(root / path)).hexdigest() for path in reward_files(names)}
 
 
 def find_fault(names: Iterable[str], built_in: Iterable[str], root: Path) -> str | None:
-    """What is wrong with the names of rewards, as far as can be seen without running a file; None if nothing is."""
+    """What is wrong with the names of rewards, as far as it shows without running a file; None if nothing is."""
     owners = {name: "a reward of this project" for name in built_in}
     owners |= {name: f"the column reward_{name} of something else" for name in RESERVED_COLUMNS}
     for name in filter(is_custom, names):
@@ -87,14 +87,14 @@ def score_custom(name: str, rows: list[dict], completions: list[str], root: Path
       root: the project's folder.
 
     Returns:
-      B finite numbers, of at most `LARGEST` in size.
+      B finite numbers, at most `LARGEST_REWARD` in size.
 
     Raises:
-      PipelineError: naming the function, and the row where there is one: what it raised, or what it returned instead.
+      PipelineError: the function raised an exception or returned something else; names the function and the row.
     """
     function = load_function(name, root)
     try:
-        # Lists of its own: a function that changes them changes nothing else.
+        # New lists, so that a function that changes them changes nothing else.
         result = function(
             prompts=[row["prompt"] for row in rows],
             completions=list(completions),
@@ -102,7 +102,7 @@ def score_custom(name: str, rows: list[dict], completions: list[str], root: Path
         )
     except (Exception, SystemExit) as error:
         raise PipelineError(f"training.rewards: {name} {_raised(error, root / split_name(name)[0])}") from error
-    values = result.tolist() if hasattr(result, "tolist") else result  # an array
+    values = result.tolist() if hasattr(result, "tolist") else result  # NumPy and JAX arrays
     if not isinstance(values, (list, tuple)):
         raise PipelineError(
             f"training.rewards: {name} returned {type(result).__name__}, expected a list of one number a completion"
@@ -116,17 +116,18 @@ def score_custom(name: str, rows: list[dict], completions: list[str], root: Path
         if not _is_usable(value):
             raise PipelineError(
                 f"training.rewards: {name} returned {str(value)[:40]!r} for row {row['id']} (completion {index + 1} of "
-                f"{len(completions)}: {completion[:60]!r}); expected a finite number, at most {LARGEST_REWARD:.0e} in size"
+                f"{len(completions)}: {completion[:60]!r}); expected a finite number, at most {LARGEST_REWARD:.0e} in "
+                "size"
             )
     return [float(value) for value in values]
 
 
 @functools.cache
 def load_function(name: str, root: Path) -> Callable:
-    """The function of `path/to/file.py:function`; the file runs, once a process.
+    """The function of `path/to/file.py:function`. This runs the file, once a process.
 
     Raises:
-      PipelineError: the file cannot be run, or has no such function, or it takes other arguments.
+      PipelineError: the file fails, has no such function, or the function takes other arguments.
     """
     path, function = split_name(name)
     try:
@@ -147,10 +148,10 @@ def load_function(name: str, root: Path) -> Callable:
 
 @functools.cache
 def _module(path: Path) -> types.ModuleType:
-    # From its source, not by `import`: that may take an older version from __pycache__, and would write one there.
+    # `import` may take an older version from __pycache__, and would write one there.
     module = types.ModuleType(str(path))
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses look their own module up
+    sys.modules[module.__name__] = module  # dataclasses look up their own module
     exec(compile(_source(path), str(path), "exec"), module.__dict__)
     return module
 
@@ -163,7 +164,7 @@ def _source(path: Path) -> bytes:
 
 
 def _raised(error: BaseException, path: Path) -> str:
-    """What was raised, and at which line of the user's file."""
+    """The exception, and the line of the user's file that raised it."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     place = f" in line {lines[-1]}" if lines else ""
     text = " ".join(str(error).split())[:200]
@@ -173,5 +174,5 @@ def _raised(error: BaseException, path: Path) -> str:
 def _is_usable(value: object) -> bool:
     try:
         return isinstance(value, Real) and math.isfinite(value) and abs(value) <= LARGEST_REWARD
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer larger than any float
         return False

@@ -1,19 +1,21 @@
-r"""The published rewards, on the shared answer parser, and how the rewards of a recipe are computed by their names.
+r"""The published rewards, on the shared answer parser.
 
-Each takes one completion, the gold number and the recipe's tags and returns a finite float: a pure function. They are
-from three publications:
-- Tunix's GSM8K demo and Unsloth's GRPO notebook: `format_exact`, `format_approximate`, `answer`, `number`, and, where
-  `\boxed{…}` is asked for, `number_boxed` in the place of the last;
+Each reward is a pure function of one completion, the gold number and the recipe's tags, and returns a finite float. The
+decorator `@reward` registers it; its name is then a value of `training.rewards`. The rewards are from three
+publications:
+- Tunix's GSM8K demo and Unsloth's GRPO notebook: `format_exact`, `format_approximate`, `answer` and `number`;
+  `number_boxed` replaces the last when the prompt asks for `\boxed{…}`;
 - the weighted set of gemma2-2b-reasoning: `weighted_format`, `weighted_logic`, `weighted_accuracy` (0.25, 0.30, 0.45),
   with the bonuses `self_correction` and `fitting_length`;
 - MiniGRPO's `minigrpo`.
 
-Faults of the published versions that are mended here: the number pattern missed `-5` and cut `1,000` to `1`; white
-space around a right answer halved the reward; gold 0 was divided by inside a bare `except`; text after the answer block
-passed as exact format. The weighted set was published as weights and a phrase for each part: how the parts are
-measured, and every constant below, is ours.
+We correct four faults of the published versions: the number pattern missed `-5` and cut `1,000` to `1`; white space
+around a right answer halved the reward; gold 0 was a divisor inside a bare `except`; text after the answer block passed
+as exact format. The weighted set was published as weights with a phrase for each part: we chose how the parts are
+measured, and every constant below.
 
-The tables of cases write the tags as <r>, </r>, <a> and </a>; tests read them from here.
+Each docstring states the range (`Range A … B.`) and has a table of cases, with the tags as <r>, </r>, <a> and </a>.
+Tests and docs/rewards.md are made from them.
 """
 
 import re
@@ -26,8 +28,17 @@ from gsm8k_grpo.rewards.answers import Tags
 
 Reward = Callable[[str, Fraction, Tags], float]
 
-ENOUGH = 2  # steps, and transition words, for the full reward: GSM8K's problems take 2 to 8 steps (arXiv 2110.14168)
-BONUS = 0.1  # of self_correction and fitting_length each: small beside the 1.0 of the weighted sum
+REWARDS: dict[str, Reward] = {}
+
+
+def reward(function: Reward) -> Reward:
+    """Registers a reward by its function's name."""
+    REWARDS[function.__name__] = function
+    return function
+
+
+ENOUGH = 2  # steps and transition words for the full reward: GSM8K's problems take 2 to 8 steps (arXiv 2110.14168)
+BONUS = 0.1  # each of self_correction and fitting_length: small beside the weighted sum's 1.0
 # 95 % of GSM8K's own train solutions have 16 words or more, and none more than 214.
 FITTING_WORDS = (16, 214)
 TRANSITIONS = {
@@ -42,6 +53,7 @@ SENTENCE_END = re.compile(r"[.!?;](?=\s)|\n")
 WORD = re.compile(r"\w+|[-+−*/×÷=]")
 
 
+@reward
 def format_exact(completion: str, gold: Fraction, tags: Tags) -> float:
     r"""Whether the whole completion is a reasoning block and then an answer block (Tunix, Unsloth). Range 0 … 3.
 
@@ -54,8 +66,9 @@ def format_exact(completion: str, gold: Fraction, tags: Tags) -> float:
     return 3.0 if answers.has_format(completion, tags) else 0.0
 
 
+@reward
 def format_approximate(completion: str, gold: Fraction, tags: Tags) -> float:
-    r"""For each of the four tags +0.5 when it occurs exactly once, else −0.5 (Tunix, Unsloth). Range −2 … 2.
+    r"""Each of the four tags: +0.5 if it occurs exactly once, else −0.5 (Tunix, Unsloth). Range −2 … 2.
 
     | completion               | gold | reward |
     | <r>so</r>\n<a>18</a>     | 18   | 2      |
@@ -67,10 +80,11 @@ def format_approximate(completion: str, gold: Fraction, tags: Tags) -> float:
     return sum(0.5 if completion.count(tag) == 1 else -0.5 for tag in tags.all())
 
 
+@reward
 def answer(completion: str, gold: Fraction, tags: Tags) -> float:
-    """The answer block against the gold number, given the exact format (Tunix, Unsloth). Range −1 … 3.
+    """The answer block compared with the gold number (Tunix, Unsloth). Range −1 … 3.
 
-    3 equal, 0.5 within ±10 %, 0.25 within ±20 %, −1 beyond, −0.5 when it states no number; 0 without the exact format.
+    3 if equal, 0.5 within ±10 %, 0.25 within ±20 %, else −1; −0.5 without a number; 0 without the exact format.
 
     | completion                  | gold | reward |
     | <r>so</r><a> $1,800.00 </a> | 1800 | 3      |
@@ -94,6 +108,7 @@ def answer(completion: str, gold: Fraction, tags: Tags) -> float:
     return 0.25 if answers.within(guess, gold, Fraction(1, 5)) else -1.0
 
 
+@reward
 def number(completion: str, gold: Fraction, tags: Tags) -> float:
     """Whether the first number after the opening answer tag is the gold number (Tunix, Unsloth). Range 0 … 1.5.
 
@@ -107,8 +122,9 @@ def number(completion: str, gold: Fraction, tags: Tags) -> float:
     return 1.5 if found and answers.first_number(rest) == gold else 0.0
 
 
+@reward
 def number_boxed(completion: str, gold: Fraction, tags: Tags) -> float:
-    r"""As `number`, but a number in the last closed `\boxed{…}` goes first (gemma3-1b-working-out). Range 0 … 1.5.
+    r"""As `number`, but the last closed `\boxed{…}` with a number goes first (gemma3-1b-working-out). Range 0 … 1.5.
 
     | completion                             | gold | reward |
     | <r>$\boxed{18}$</r>                    | 18   | 1.5    |
@@ -126,10 +142,11 @@ def number_boxed(completion: str, gold: Fraction, tags: Tags) -> float:
     return 1.5 if box == gold else 0.0
 
 
+@reward
 def weighted_format(completion: str, gold: Fraction, tags: Tags) -> float:
-    r"""The tag structure, a quarter of the weighted sum (gemma2-2b-reasoning). Range 0 … 0.25.
+    r"""The tags, a quarter of the weighted sum (gemma2-2b-reasoning). Range 0 … 0.25.
 
-    Half of it for the tags (an eighth for each that occurs exactly once), half for the exact format.
+    Half of it is for the tags (an eighth for each that occurs exactly once), and half for the exact format.
 
     | completion               | gold | reward |
     | <r>so</r>\n<a>5</a>      | 18   | 0.25   |
@@ -141,13 +158,14 @@ def weighted_format(completion: str, gold: Fraction, tags: Tags) -> float:
     return 0.25 * (once / 8 + (0.5 if answers.has_format(completion, tags) else 0.0))
 
 
+@reward
 def weighted_logic(completion: str, gold: Fraction, tags: Tags) -> float:
     r"""Step-by-step reasoning with transition words, 30 % of the weighted sum (gemma2-2b-reasoning). Range 0 … 0.3.
 
-    A step is a sentence or a line of the closed reasoning block that has a number and says, in three words and signs or
-    more, what none before it said, transition words apart. Half of the reward is for steps, half for different
-    transition words, at most one a step; more than two of either earn nothing more, so that neither repetition nor
-    length is worth anything. Whether the reasoning is right is not seen here: that is the answer's part.
+    A step is a sentence or a line of the closed reasoning block. It has a number and at least three words or signs, and
+    differs from every earlier step, transition words apart. Half of the reward is for steps, half for different
+    transition words, at most one a step. More than two of either earn nothing more, so that neither repetition nor
+    length pays. This reward does not judge whether the reasoning is right; the reward of the answer does.
 
     | completion                                  | gold | reward |
     | <r>First, 48 / 2 = 24. So 48 + 24 = 72.</r> | 72   | 0.3    |
@@ -171,11 +189,12 @@ def weighted_logic(completion: str, gold: Fraction, tags: Tags) -> float:
     return 0.3 * (min(len(steps), ENOUGH) + min(len(used), ENOUGH)) / (2 * ENOUGH)
 
 
+@reward
 def weighted_accuracy(completion: str, gold: Fraction, tags: Tags) -> float:
     """Whether the answer is the gold number, 45 % of the weighted sum (gemma2-2b-reasoning). Range 0 … 0.45.
 
-    Read as evaluation reads it (`answers.strict`). The publication says "correct number" and no more: a number that is
-    only near earns nothing.
+    Evaluation reads the answer in the same way (`answers.strict`). The publication says only "correct number", so that
+    a number that is near earns nothing.
 
     | completion     | gold | reward |
     | <a> 1,800 </a> | 1800 | 0.45   |
@@ -186,14 +205,15 @@ def weighted_accuracy(completion: str, gold: Fraction, tags: Tags) -> float:
     return 0.45 if answers.strict(completion, tags) == gold else 0.0
 
 
+@reward
 def self_correction(completion: str, gold: Fraction, tags: Tags) -> float:
-    """A bonus for finding and mending an error within the reasoning block (gemma2-2b-reasoning). Range 0 … 0.1.
+    """A bonus for correcting an error within the reasoning block (gemma2-2b-reasoning). Range 0 … 0.1.
 
-    There must be a cue ("wait", "actually", "let me check", …); the last number before it must be given up (it comes
-    not again after the correcting sentence); the one that the correcting sentence ends on must be another, and be used
-    again, in the reasoning or as the answer. A check that changes nothing is no correction. Only with the right answer,
-    and once, so that it cannot stand in for solving; a mistake that is staged to be corrected is not told from a found
-    one, which is why the bonus is small.
+    A correction begins with a cue ("wait", "actually", "let me check", …). The last number before the cue must not
+    occur again after the correcting sentence. The last number of the correcting sentence must be another one, and
+    must occur again, in the reasoning or as the answer. A check that changes nothing earns nothing. The bonus needs
+    the right answer and counts once, so that it cannot replace solving. It is small, because it cannot tell a
+    staged mistake from a real one.
 
     | completion                                                   | gold | reward |
     | <r>16 - 3 = 12. Wait, 16 - 3 = 13. 13 + 5 = 18.</r><a>18</a> | 18   | 0.1    |
@@ -224,10 +244,11 @@ def self_correction(completion: str, gold: Fraction, tags: Tags) -> float:
     return 0.0
 
 
+@reward
 def fitting_length(completion: str, gold: Fraction, tags: Tags) -> float:
     """A bonus for a closed reasoning block of a fitting length, in words (gemma2-2b-reasoning). Range 0 … 0.1.
 
-    All of it from 16 to 214 words (`FITTING_WORDS`); from there it falls evenly, to 0 at no word and at twice as many.
+    16 to 214 words (`FITTING_WORDS`) earn all of it. Outside, it falls linearly to 0: at no word, and at 428 words.
 
     | completion         | gold | reward |
     | <r>{16 words}</r>  | 18   | 0.1    |
@@ -244,11 +265,12 @@ def fitting_length(completion: str, gold: Fraction, tags: Tags) -> float:
     return BONUS * min(1.0, words / shortest, max(0.0, 2 - words / longest))
 
 
+@reward
 def minigrpo(completion: str, gold: Fraction, tags: Tags) -> float:
     """1 for a correct answer, 0.5 for a partly correct one, else 0 (MiniGRPO). Range 0 … 1.
 
-    The publication does not say what is partly correct. Here: the answer is within ±10 % of the gold number, as
-    partial accuracy counts; or no answer can be read from its tags, and the last number anywhere is the gold number.
+    The publication does not define "partly correct". Here it means that the answer is within ±10 % of the gold number,
+    or that the tags hold no readable answer and the last number anywhere is the gold number.
 
     | completion         | gold | reward |
     | <a>1,800</a>       | 1800 | 1      |
@@ -268,7 +290,7 @@ def minigrpo(completion: str, gold: Fraction, tags: Tags) -> float:
 
 
 def _reasoning(completion: str, tags: Tags) -> tuple[int, int]:
-    """Where the first reasoning block's content begins and ends; (0, 0) where none is closed."""
+    """Start and end of the first reasoning block's content; (0, 0) if no block is closed."""
     start = completion.find(tags.reasoning_start)
     start += len(tags.reasoning_start) if start >= 0 else 0
     end = completion.find(tags.reasoning_end, start) if start > 0 else -1

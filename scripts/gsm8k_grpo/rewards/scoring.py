@@ -4,44 +4,25 @@ from collections.abc import Sequence
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.rewards import answers, custom, published
+from gsm8k_grpo.rewards import answers, custom
 from gsm8k_grpo.rewards.answers import Tags
-
-REWARDS: dict[str, published.Reward] = {
-    reward.__name__: reward
-    for reward in (
-        *(
-            published.format_exact,
-            published.format_approximate,
-            published.answer,
-            published.number,
-            published.number_boxed,
-        ),
-        *(
-            published.weighted_format,
-            published.weighted_logic,
-            published.weighted_accuracy,
-            published.self_correction,
-            published.fitting_length,
-        ),
-        published.minigrpo,
-    )
-}
+from gsm8k_grpo.rewards.published import REWARDS
 
 
 def score(names: Sequence[str], rows: list[dict], completions: list[str], tags: Tags) -> dict[str, list[float]]:
     """Each named reward of each completion.
 
     Args:
-      names: keys of `PUBLISHED`, and names of functions of the user's own (`own_rewards`).
+      names: keys of `REWARDS`, or names of the user's own functions (see `custom`).
       rows: the row of each of the B completions, with `id`, `prompt` and `answer` (the gold answer, a plain number).
       completions: B texts.
+      tags: the recipe's tags.
 
     Returns:
-      a reward's name (of a function of the user's own, the function's) → B finite floats.
+      B finite floats by the reward's name; for a user's own function, by the function's name.
 
     Raises:
-      PipelineError: a name that is no reward, or a fault of a function of the user's own.
+      PipelineError: an unknown name, or a fault of a user's own function.
     """
     unknown = [name for name in names if name not in REWARDS and not custom.is_custom(name)]
     if unknown:

@@ -1,6 +1,6 @@
 "use strict";
-// The page's own script: charts of uPlot, the browser of completions, theme and copying. All text from outside (models,
-// data, settings) goes into the page with textContent alone; the page's policy forbids any other way.
+// The page's own script: charts with uPlot, the browser of completions, theme and copying. Foreign text (of models, data,
+// settings) enters the page through textContent only; the page's policy forbids every other way.
 (() => {
   const find = (selector, within = document) => within.querySelector(selector);
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -13,9 +13,9 @@
     return made;
   }
 
-  // ---- Packed data: base64 of gzip of JSON, unpacked when it is first wanted.
+  // ---- Packed data: base64 of gzip of JSON. The first use unpacks it.
 
-  const unpacks = "DecompressionStream" in window;
+  const canUnpack = "DecompressionStream" in window;
   const unpacked = new Map();
 
   function unpack(id) {
@@ -27,15 +27,15 @@
     return unpacked.get(id);
   }
 
-  // The figures of training are unpacked at once, so that printing finds all of them.
-  const trained = new Map();
-  const packed = unpacks ? new Set(all("figure[data-panel]").map((figure) => figure.dataset.run)) : [];
-  const ready = Promise.all([...packed].map(async (id) => trained.set(id, await unpack(id))));
+  // The figures of training are unpacked at once, because printing needs all of them.
+  const trainingData = new Map();
+  const packed = canUnpack ? new Set(all("figure[data-panel]").map((figure) => figure.dataset.run)) : [];
+  const ready = Promise.all([...packed].map(async (id) => trainingData.set(id, await unpack(id))));
 
   // ---- Theme.
 
   const root = document.documentElement;
-  const charts = new Map(); // each with what gives its size
+  const charts = new Map(); // each chart with the function that gives its size
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
   const redraw = () => charts.forEach((_, plot) => plot.redraw());
 
@@ -48,7 +48,7 @@
   find("#theme").addEventListener("change", (event) => setTheme(event.target.value));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
-  // ---- Charts. A figure says by its data what it shows; it is drawn when it comes near the window.
+  // ---- Charts. The data attributes of a figure say what it shows. It is drawn when it comes near the window.
 
   const HEIGHTS = { panel: 150, curve: 300, cost: 300 };
   let printing = false;
@@ -65,7 +65,7 @@
 
   const tenTo = (power) => `10${[...String(power)].map((sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign])).join("")}`;
 
-  // The labels of an axis, all in one unit: thousands, millions, or a power of ten where all are small.
+  // The labels of an axis in one common unit: thousands, millions, or a power of ten if all values are small.
   function ticks(values, unit = "") {
     const top = Math.max(...values.map(Math.abs));
     const plain = (value, ends) => (value === 0 ? "0" : String(Number(value.toPrecision(6))).replace("-", "−") + ends);
@@ -80,7 +80,7 @@
     return values.map((value) => plain(value, "") + unit);
   }
 
-  // The mean over a twentieth of the run around each step, as in the SVG plots.
+  // The mean over a twentieth of the run around each step, like the SVG plots.
   function smoothed(values) {
     const window = Math.max(1, Math.floor(values.length / 20));
     const before = Math.floor(window / 2);
@@ -105,8 +105,8 @@
     };
   }
 
-  // Error bars of each shown series with `low` and `high`; dotted lines where something happened.
-  function drawn(series, marks) {
+  // Draws error bars of each shown series with `low` and `high`, and a dashed line at each mark.
+  function drawOver(series, marks) {
     return (plot) => {
       const { ctx } = plot;
       const ratio = devicePixelRatio;
@@ -145,32 +145,32 @@
     };
   }
 
-  // The whole of x has some room at its ends; a part of it that was zoomed into has none.
+  // The whole range of x has some room at its ends; a zoomed part has none.
   function padded(x) {
     const [first, last] = [x[0], x[x.length - 1]];
     const room = (last - first || 1) / 50;
     return (_, low, high) => (low === first && high === last ? [first - room, last + room] : [low, high]);
   }
 
-  // A scale of per cent that holds all intervals; the whole of it where they are far apart.
-  function percents(series) {
+  // A scale in per cent that holds all intervals; it is the whole scale if they are far apart.
+  function percentRange(series) {
     const ends = series.flatMap((each) => [...each.low, ...each.high]).filter((value) => value !== null);
     const [low, high] = [Math.min(...ends), Math.max(...ends)];
     return high - low > 50 ? [0, 102] : [Math.max(0, Math.floor(low - 2)), high > 98 ? 102 : Math.ceil(high + 2)];
   }
 
-  // Where the labels of per cent stand: past 100 there is nothing, the scale only leaves room for points.
-  function hundred(plot, _, low, high) {
+  // Positions of the labels of a scale in per cent. The scale leaves room above 100, which gets no label.
+  function percentSplits(plot, _, low, high) {
     const wanted = (high - low) / Math.max(2, plot.bbox.height / devicePixelRatio / 32);
     const step = [0.5, 1, 2, 5, 10, 20, 25, 50].find((each) => each >= wanted) ?? 50;
     const first = Math.ceil(low / step);
     return Array.from({ length: Math.floor(Math.min(100, high) / step) - first + 1 }, (_, index) => (first + index) * step);
   }
 
-  // One chart into `figure`, with a checkbox for each series that reads its value under the cursor.
-  // series: {label, values, colour, low, high, line, faint, of}; one with `of` goes with the series of that index.
+  // Draws one chart into `figure`. Each series has a checkbox, which also shows its value under the cursor.
+  // series: {label, values, colour, low, high, line, faint, of}; a series with `of` follows the series of that index.
   function draw(figure, { x, xLabel, axisLabel, series, marks = [], range, group, height, unit = "" }) {
-    const place = find(".plot", figure);
+    const area = find(".plot", figure);
     const legend = find(".legend", figure);
     const at = find(".at", figure);
     const alone = series.filter((each) => each.of === undefined).length === 1;
@@ -178,7 +178,7 @@
       if (each.of !== undefined) return null;
       const output = element("span", "value");
       if (alone) {
-        // The title names it: there is nothing to choose.
+        // The title names a single series.
         legend.append(output);
         return output;
       }
@@ -191,8 +191,8 @@
       label.append(box, swatch, element("span", "", each.label), output);
       legend.append(label);
       box.addEventListener("change", () => {
-        series.forEach((other, place) => {
-          if (place === index || other.of === index) plot.setSeries(place + 1, { show: box.checked && !other.hidden?.() });
+        series.forEach((other, position) => {
+          if (position === index || other.of === index) plot.setSeries(position + 1, { show: box.checked && !other.hidden?.() });
         });
       });
       return output;
@@ -201,22 +201,22 @@
       const index = plot.cursor.idx;
       const none = index === null || index === undefined || plot.cursor.left < 0;
       at.textContent = none ? "" : `${xLabel} ${short(x[index])}`;
-      outputs.forEach((output, place) => {
+      outputs.forEach((output, position) => {
         if (!output) return;
-        const each = series[place];
+        const each = series[position];
         const value = none ? null : each.values[index];
         const ends = each.low && value !== null && each.low[index] !== null;
-        const said = (number) => (unit ? number.toFixed(1) : short(number)); // per cent as in the tables
+        const text = (number) => (unit ? number.toFixed(1) : short(number)); // per cent like the tables
         output.textContent =
-          none || value === null ? "" : `${said(value)}${unit}${ends ? ` (${said(each.low[index])}–${said(each.high[index])})` : ""}`;
+          none || value === null ? "" : `${text(value)}${unit}${ends ? ` (${text(each.low[index])}–${text(each.high[index])})` : ""}`;
       });
     };
-    // A panel is as high as its row of panels has room for. On paper all are about as wide as they are drawn, so that their
-    // letters keep their size.
+    // A panel fills the height of its row. Printed charts are drawn about as wide as they appear on paper, so that letters
+    // keep their size.
     const size = () =>
       printing
         ? { width: group ? 315 : 680, height }
-        : { width: Math.max(200, place.clientWidth), height: group ? Math.max(height, place.clientHeight) : height };
+        : { width: Math.max(200, area.clientWidth), height: group ? Math.max(height, area.clientHeight) : height };
     const plot = new uPlot(
       {
         ...size(),
@@ -230,7 +230,7 @@
         scales: { x: { time: false, range: padded(x) }, y: range ? { range } : {} },
         axes: [
           axis("x", { size: 28, ...(group ? {} : { label: axisLabel ?? xLabel, labelSize: 20, labelGap: 0, labelFont: FONT }) }),
-          axis("y", { size: 58, space: 24, ...(unit ? { splits: hundred, values: (_, found) => ticks(found, unit) } : {}) }),
+          axis("y", { size: 58, space: 24, ...(unit ? { splits: percentSplits, values: (_, found) => ticks(found, unit) } : {}) }),
         ],
         series: [
           { label: xLabel },
@@ -244,21 +244,21 @@
             spanGaps: true,
           })),
         ],
-        hooks: { draw: [drawn(series, marks)], setCursor: [read] },
+        hooks: { draw: [drawOver(series, marks)], setCursor: [read] },
       },
       [x, ...series.map((each) => each.values)],
-      place,
+      area,
     );
     charts.set(plot, size);
     new ResizeObserver(() => {
       const wanted = size();
       if (wanted.width !== plot.width || wanted.height !== plot.height) plot.setSize(wanted);
-    }).observe(place);
-    // A finger that moves sideways reads values (up and down it scrolls: `touch-action`).
+    }).observe(area);
+    // A finger reads values as it moves sideways. Up and down it scrolls (`touch-action` in report.css).
     plot.over.addEventListener("pointermove", (event) => {
       if (event.pointerType === "touch") plot.setCursor({ left: event.offsetX, top: event.offsetY }, true, true);
     });
-    place.addEventListener("keydown", (event) => {
+    area.addEventListener("keydown", (event) => {
       const index = plot.cursor.idx ?? -1;
       const far = event.shiftKey ? 10 : 1;
       const wanted = { ArrowRight: index + far, ArrowLeft: index < 0 ? x.length - 1 : index - far, Home: 0, End: x.length - 1 }[event.key];
@@ -267,9 +267,9 @@
       const next = Math.min(x.length - 1, Math.max(0, wanted));
       plot.setCursor({ left: plot.valToPos(x[next], "x"), top: 10 }, true, true);
     });
-    // What the arrow keys read is spoken, of the one chart that has the focus.
-    place.addEventListener("focus", () => { find(".reading", figure).ariaLive = "polite"; });
-    place.addEventListener("blur", () => {
+    // Screen readers speak the values that the arrow keys read, of the focused chart only.
+    area.addEventListener("focus", () => { find(".reading", figure).ariaLive = "polite"; });
+    area.addEventListener("blur", () => {
       find(".reading", figure).ariaLive = "off";
       plot.setCursor({ left: -10, top: -10 }, true, true);
     });
@@ -284,27 +284,27 @@
         xLabel: "step",
         series: curve.series,
         marks: curve.chosen === null ? [] : [curve.chosen],
-        range: percents(curve.series),
+        range: percentRange(curve.series),
         height: HEIGHTS.curve,
         unit: " %",
       });
     },
 
     panel(figure) {
-      const { columns, panels, starts } = trained.get(figure.dataset.run);
+      const { columns, panels, starts } = trainingData.get(figure.dataset.run);
       const panel = panels.find((each) => each.key === figure.dataset.panel);
-      const kinds = (kind) => !find(`input[data-kind=${kind}]`, figure.closest(".training")).checked;
+      const isOff = (kind) => !find(`input[data-kind=${kind}]`, figure.closest(".training")).checked;
       const series = [];
-      panel.series.forEach(({ column, label }, place) => {
+      panel.series.forEach(({ column, label }, position) => {
         const values = columns[column];
-        const name = `--series-${place % 8}`;
-        series.push({ label, values, colour: name, faint: true, hidden: () => kinds("raw") });
-        series.push({ label, values: smoothed(values), colour: name, of: series.length - 1, hidden: () => kinds("smoothed") });
+        const name = `--series-${position % 8}`;
+        series.push({ label, values, colour: name, faint: true, hidden: () => isOff("raw") });
+        series.push({ label, values: smoothed(values), colour: name, of: series.length - 1, hidden: () => isOff("smoothed") });
       });
       const found = panel.series.flatMap(({ column }) => columns[column]).filter((value) => value !== null);
-      const middle = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
-      // The first step compiles: it would flatten all others.
-      const top = 2 * Math.max(...panel.series.map(({ column }) => middle(columns[column].filter((value) => value !== null))));
+      const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
+      // The first step compiles and would flatten all others.
+      const top = 2 * Math.max(...panel.series.map(({ column }) => median(columns[column].filter((value) => value !== null))));
       const plot = draw(figure, {
         x: columns.step,
         xLabel: "step",
@@ -317,9 +317,9 @@
       all("input[data-kind]", figure.closest(".training")).forEach((box) =>
         box.addEventListener("change", () => {
           const boxes = all(".legend input", figure);
-          series.forEach((each, place) => {
+          series.forEach((each, position) => {
             const own = boxes[panel.series.findIndex(({ label }) => label === each.label)];
-            plot.setSeries(place + 1, { show: (own?.checked ?? true) && !each.hidden() });
+            plot.setSeries(position + 1, { show: (own?.checked ?? true) && !each.hidden() });
           });
         }),
       );
@@ -327,9 +327,9 @@
 
     cost(figure) {
       const chosen = () => find("input[name=cost]:checked", figure).value;
-      // There are eight colours: of more runs, those of one recipe share one.
-      const kind = (each) => (page.costs.length > 8 ? each.recipe : each.name);
-      const kinds = [...new Set(page.costs.map(kind))];
+      // There are eight colours. If there are more runs, the runs of a recipe share a colour.
+      const colourGroup = (each) => (page.costs.length > 8 ? each.recipe : each.name);
+      const groups = [...new Set(page.costs.map(colourGroup))];
       let plot = null;
       const again = () => {
         if (plot) {
@@ -339,9 +339,9 @@
         }
         const points = page.costs.filter((each) => each[chosen()] !== null).sort((a, b) => a[chosen()] - b[chosen()]);
         const x = points.map((each) => each[chosen()]);
-        const series = points.map((each, place) => {
-          const only = (value) => points.map((_, at) => (at === place ? value : null));
-          const name = `--series-${kinds.indexOf(kind(each)) % 8}`;
+        const series = points.map((each, position) => {
+          const only = (value) => points.map((_, at) => (at === position ? value : null));
+          const name = `--series-${groups.indexOf(colourGroup(each)) % 8}`;
           return { label: each.name, values: only(each.value), low: only(each.low), high: only(each.high), colour: name, line: false };
         });
         plot = draw(figure, {
@@ -349,7 +349,7 @@
           xLabel: chosen(),
           axisLabel: `${chosen()} of training`,
           series,
-          range: percents(series),
+          range: percentRange(series),
           height: HEIGHTS.cost,
           unit: " %",
         });
@@ -363,7 +363,7 @@
   const started = new Set();
 
   function start(figure) {
-    if (started.has(figure) || (figure.dataset.panel && !trained.has(figure.dataset.run))) return;
+    if (started.has(figure) || (figure.dataset.panel && !trainingData.has(figure.dataset.run))) return;
     started.add(figure);
     CHARTS[figure.dataset.chart](figure);
   }
@@ -374,7 +374,7 @@
   );
   ready.then(() => all("figure[data-chart]").forEach((figure) => near.observe(figure)));
 
-  // Printed: all charts, on white, and what is folded away (but for what is long and is in files anyway).
+  // Printing shows all charts on white and opens folded parts, except long ones that are in files anyway.
   let before = null;
   addEventListener("beforeprint", () => {
     before ??= { theme: root.dataset.theme ?? "system", folded: all("details.printed:not([open])") };
@@ -394,11 +394,9 @@
 
   // ---- Completions, before and after.
 
-  const OUTCOMES = ["fixed", "broken", "wrong both times", "right both times"];
-  const READINGS = ["strict", "flexible", "cascade"];
   const SHOWN = 25;
   const total = (side) => side.w.reduce((sum, value) => sum + value, 0);
-  // `which` is the trained model that stands beside the base: its place in a row's `s`, one more than in its `o`.
+  // `which` is the trained model beside the base: its index in a row's `s`, one more than its index in `o`.
   const ORDERS = {
     rows: () => 0,
     worst: (a, b, which) => total(a.s[which]) - total(b.s[which]),
@@ -407,47 +405,47 @@
     longest: (a, b, which) => b.s[which].t - a.s[which].t,
   };
 
-  // A completion with its tags coloured: text nodes and spans, nothing is parsed.
+  // A completion with coloured tags, made of text nodes and spans; nothing is parsed.
   function coloured(text, tags) {
-    const place = element("pre", "completion");
-    place.dir = "ltr";
+    const shown = element("pre", "completion");
+    shown.dir = "ltr";
     const [reasonStart, reasonEnd, answerStart, answerEnd] = tags;
     let inside = "";
     let rest = text;
     while (rest) {
       const [next, tag] = tags.map((each) => [rest.indexOf(each), each]).filter(([index]) => index >= 0).sort((a, b) => a[0] - b[0])[0] ?? [rest.length, ""];
-      if (next > 0) place.append(element("span", inside, rest.slice(0, next)));
-      if (tag) place.append(element("span", "tag", tag));
+      if (next > 0) shown.append(element("span", inside, rest.slice(0, next)));
+      if (tag) shown.append(element("span", "tag", tag));
       inside = { [reasonStart]: "reasoning", [answerStart]: "answer" }[tag] ?? ([reasonEnd, answerEnd].includes(tag) ? "" : inside);
       rest = rest.slice(next + tag.length);
     }
-    return place;
+    return shown;
   }
 
   function side(row, which, settings) {
     const found = row.s[which];
-    const place = element("div", "side");
-    place.append(element("h5", "", settings.sides[which]));
-    place.append(coloured(found.c, settings.tags));
+    const column = element("div", "side");
+    column.append(element("h5", "", settings.sides[which]));
+    column.append(coloured(found.c, settings.tags));
     const facts = element("ul", "facts");
-    READINGS.forEach((name, index) => {
+    page.readings.forEach((name, index) => {
       if (name === "cascade" && settings.extraction !== "cascade") return;
-      const own = name === settings.extraction ? ": this counts" : "";
-      const read = found.r[index] === null ? "nothing" : found.r[index];
+      const own = name === settings.extraction ? " (this reading counts)" : "";
+      const read = found.r[index] ?? "nothing";
       facts.append(element("li", found.k[index] ? "right" : "wrong", `${name} read ${read}, ${found.k[index] ? "right" : "wrong"}${own}`));
     });
     facts.append(element("li", found.k[3] ? "right" : "wrong", found.k[3] ? "within ±10 %" : "not within ±10 %"));
     facts.append(element("li", found.k[4] ? "right" : "wrong", found.k[4] ? "format kept" : "format not kept"));
     facts.append(element("li", found.l ? "wrong" : "", `${found.t} tokens${found.l ? ", cut at the limit" : ""}`));
-    place.append(facts);
-    return place;
+    column.append(facts);
+    return column;
   }
 
   function rewards(row, which, settings) {
     const shown = [0, which];
     const table = element("table", "rewards");
     const head = element("tr");
-    ["reward", ...shown.map((place) => settings.sides[place])].forEach((text) => {
+    ["reward", ...shown.map((position) => settings.sides[position])].forEach((text) => {
       const cell = element("th", "", text);
       cell.scope = "col";
       head.append(cell);
@@ -455,8 +453,8 @@
     const top = element("thead");
     top.append(head);
     const body = element("tbody");
-    const lines = settings.rewards.map((name, index) => [name.replaceAll("_", " "), shown.map((place) => row.s[place].w[index])]);
-    [...lines, ["total", shown.map((place) => total(row.s[place]))]].forEach(([name, values]) => {
+    const lines = settings.rewards.map((name, index) => [name.replaceAll("_", " "), shown.map((position) => row.s[position].w[index])]);
+    [...lines, ["total", shown.map((position) => total(row.s[position]))]].forEach(([name, values]) => {
       const line = element("tr");
       const cell = element("th", "", name);
       cell.scope = "row";
@@ -479,38 +477,38 @@
   }
 
   function summary(row, which, settings) {
-    const place = element("summary");
+    const line = element("summary");
     const outcome = row.o[which - 1];
-    place.append(element("span", `outcome outcome-${outcome}`, OUTCOMES[outcome]));
-    place.append(element("span", "identity", row.id));
-    place.append(element("span", "question", row.p.slice(...row.q).slice(0, 160)));
-    place.append(element("span", "gold", `gold ${row.g}`));
-    if (settings.rewards.length) place.append(element("span", "earned", `${short(total(row.s[0]))} → ${short(total(row.s[which]))}`));
-    return place;
+    line.append(element("span", `outcome outcome-${outcome}`, page.outcomes[outcome]));
+    line.append(element("span", "identity", row.id));
+    line.append(element("span", "question", row.p.slice(...row.q).slice(0, 160)));
+    line.append(element("span", "gold", `gold ${row.g}`));
+    if (settings.rewards.length) line.append(element("span", "earned", `${short(total(row.s[0]))} → ${short(total(row.s[which]))}`));
+    return line;
   }
 
-  async function browse(place) {
-    const { rows, settings } = await unpack(place.dataset.run);
-    const list = find(".rows", place);
-    const search = find("input[type=search]", place);
-    const order = find(".order", place);
-    const against = find(".against", place);
-    const [previous, next] = all(".pages button", place);
+  async function browse(browser) {
+    const { rows, settings } = await unpack(browser.dataset.run);
+    const list = find(".rows", browser);
+    const search = find("input[type=search]", browser);
+    const order = find(".order", browser);
+    const against = find(".against", browser);
+    const [previous, next] = all(".pages button", browser);
     const text = new Map(rows.map((row) => [row, [row.id, row.p, row.g, ...row.s.map((each) => each.c)].join("\n").toLowerCase()]));
     let from = 0;
 
     const which = () => Number(against?.value ?? 1);
 
-    // How many rows each filter has.
+    // Writes the number of rows beside each filter.
     function count() {
-      all("input[type=radio]:not([value=all])", place).forEach((box) => {
+      all("input[type=radio]:not([value=all])", browser).forEach((box) => {
         const number = rows.filter((row) => row.o[which() - 1] === Number(box.value)).length;
         find(".soft", box.parentElement).textContent = number.toLocaleString("en");
       });
     }
 
     function show() {
-      const outcome = find("input[type=radio]:checked", place).value;
+      const outcome = find("input[type=radio]:checked", browser).value;
       const words = search.value.toLowerCase().trim();
       const trained = which();
       const found = rows
@@ -526,20 +524,20 @@
           return details;
         }),
       );
-      find(".found", place).textContent = found.length
+      find(".found", browser).textContent = found.length
         ? `${from + 1}–${from + part.length} of ${found.length}`
-        : "no row fits";
+        : "no matching row";
       previous.disabled = from === 0;
       next.disabled = from + SHOWN >= found.length;
     }
 
-    const anew = () => {
+    const restart = () => {
       from = 0;
       show();
     };
-    all("input[type=radio], select", place).forEach((control) => control.addEventListener("change", anew));
+    all("input[type=radio], select", browser).forEach((control) => control.addEventListener("change", restart));
     against?.addEventListener("change", count);
-    search.addEventListener("input", anew);
+    search.addEventListener("input", restart);
     previous.addEventListener("click", () => { from -= SHOWN; show(); });
     next.addEventListener("click", () => { from += SHOWN; show(); });
     count();
@@ -553,9 +551,9 @@
     }),
     { rootMargin: "400px" },
   );
-  if (unpacks) all(".browser").forEach((place) => soon.observe(place));
+  if (canUnpack) all(".browser").forEach((browser) => soon.observe(browser));
 
-  // ---- Copying. Where the browser refuses, the text is selected, to be copied by hand.
+  // ---- Copying. If the browser refuses, the text is selected for the user to copy.
 
   all("button[data-copy]").forEach((button) =>
     button.addEventListener("click", async () => {
@@ -572,5 +570,5 @@
   );
 
   root.classList.add("scripted");
-  if (unpacks) root.classList.add("unpacks");
+  if (canUnpack) root.classList.add("unpacks");
 })();

@@ -1,4 +1,4 @@
-"""What a process says that it used: each buffer once, whatever refers to it; peaks that are peaks."""
+"""The memory that a process reports: each buffer once, and true peaks."""
 
 import os
 import subprocess
@@ -8,34 +8,34 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gsm8k_grpo.common.process_memory import memory_used
 from gsm8k_grpo.models.lora import make_policy
 from gsm8k_grpo.models.mesh import make_mesh
-from gsm8k_grpo.preflight import memory
 
 PEAK = """
 import numpy as np, psutil
-from gsm8k_grpo import memory
+from gsm8k_grpo.common.process_memory import memory_used
 block = np.ones(50_000_000)
 del block
-print(memory.used()["host_peak_bytes"] - psutil.Process().memory_info().rss)
+print(memory_used()["host_peak_bytes"] - psutil.Process().memory_info().rss)
 """
 
 
-def test_all_living_arrays_are_held_and_what_shares_a_buffer_counts_once():
-    before = memory.memory_used()["held_bytes"]
+def test_live_arrays_count_and_shared_buffers_count_once():
+    before = memory_used()["held_bytes"]
     array = jax.block_until_ready(jnp.arange(300_000.0))
     model = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model)))
-    one = memory.memory_used()["held_bytes"]
+    one = memory_used()["held_bytes"]
     assert one - before >= 1_200_000 + weights
-    shared = make_policy(model, None, 0, make_mesh(1, 1))  # all weights trained: a second model, the same arrays
-    assert memory.memory_used()["held_bytes"] == one
+    shared = make_policy(model, None, 0, make_mesh(1, 1))  # without LoRA: a second model of the same arrays
+    assert memory_used()["held_bytes"] == one
     del shared
     del array
-    assert memory.memory_used()["held_bytes"] <= one - 1_200_000
+    assert memory_used()["held_bytes"] <= one - 1_200_000
 
 
-def test_the_peak_of_the_process_outlives_what_made_it(root):
+def test_the_peak_remains_after_the_memory_is_freed(root):
     environment = {**os.environ, "PYTHONPATH": str(root / "scripts")}
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, env=environment)
     assert 350_000_000 < int(done.stdout) < 800_000_000

@@ -1,12 +1,11 @@
-"""Clusters: what jobs ask for, a sweep through a SLURM of this machine's own, a job through Kubernetes' API.
+"""The profiles for clusters: a sweep through a real SLURM on this machine, and a stage through Kubernetes' API.
 
-SLURM is Debian's, on one machine, when it is installed and one is root (`.ci/run` sees to it). Kubernetes is a server
-on the loopback that speaks as much of its API as a job needs and runs what the pod would; client, profile and commands
-are the real ones. Both need what `make setup-cluster` installs.
+SLURM is Debian's; its test needs root and the packages (`.ci/run` installs them). Kubernetes is a server on the
+loopback that knows a part of the API and runs a pod's command as a process; client, profile and commands are the real
+ones. Both need `make setup-cluster`.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -26,15 +25,11 @@ import yaml
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.config import job_resources
-from gsm8k_grpo.config.recipes import effective_settings
-from gsm8k_grpo.models import families
+from workflow_copy import ROOT, copy_sources
 
-ROOT = Path(__file__).parents[2]
-SOURCES = ("Snakefile", "config.yaml", "rules", "profiles", "recipes", "schemas", "scripts", "envs")
-DEBIAN = Path("/etc/slurm/slurm.conf")  # where Debian's looks; Snakemake's jobs leave no way to say another place
+SLURM_CONF = Path("/etc/slurm/slurm.conf")  # Debian's place; Snakemake's jobs cannot be told another one
 DAEMONS = ("munged", "slurmctld", "slurmd", "srun")
-# The smallest sweep that has all stages. Dev alone: base, final and best are evaluated once each.
+# The smallest sweep with all stages. It evaluates on dev only, so base, final and best are evaluated once each.
 SMALL = (
     "dataset={train_rows: 300, test_rows: 12}",
     "prompt={dev_rows: 12, format_check_rows: 4}",
@@ -46,7 +41,7 @@ TRAINING = (
     f"training={{max_steps: {STEPS}, checkpoint_interval_steps: {STEPS}, prompts_per_step: 2, micro_batch_prompts: 2, "
     "num_generations: 4, max_completion_tokens: 12, rewards: [number, paused.py:pause]}"
 )
-# Stops in the third call of the first training, until it is killed.
+# A reward that stops in its third call until the first training is killed.
 PAUSED = """
 import time
 from pathlib import Path
@@ -61,53 +56,12 @@ def pause(prompts, completions, answers):
         time.sleep(600)
     return [0.0] * len(completions)
 """
-
-
-def installed(*modules):
-    return pytest.mark.skipif(
-        not all(importlib.util.find_spec(module) for module in modules), reason="needs `make setup-cluster`"
-    )
-
-
-def chosen(recipe="gemma2-2b-it", **changes):
-    return effective_settings(recipe, changes)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "exact"),
-    [("gemma2_2b", 2_614_341_888), ("gemma3_1b", 999_885_952), ("qwen2.5_0.5b", 494_032_768)],
-)
-def test_parameters_by_the_sizes_are_those_of_the_published_models(architecture, exact):
-    assert 0.999 * exact < families.approximate_parameters(architecture) <= exact
-
-
-def test_accelerators_follow_from_the_platform_and_the_recipe():
-    assert job_resources.generic_resources(chosen()) == job_resources.tpu_slice(chosen()) == ""
-    assert job_resources.generic_resources(chosen(platform="cuda")) == "gpu:4"  # its mesh
-    assert job_resources.generic_resources(chosen("minigrpo-slow", platform="cuda")) == "gpu:1"
-    on_tpu = chosen(platform="tpu", preflight={"accelerator": "v6e-8"})
-    assert (job_resources.generic_resources(on_tpu), job_resources.tpu_slice(on_tpu)) == (
-        "tpu:8",
-        "v6e-8",
-    )  # a slice is not divided
-    with pytest.raises(PipelineError, match=r"^platform: tpu, but preflight\.accelerator is h100-80gb, no TPU"):
-        job_resources.generic_resources(chosen(platform="tpu", preflight={"accelerator": "h100-80gb"}))
-
-
-def test_memory_follows_from_the_model():
-    assert job_resources.host_memory_mib(chosen("tiny")) < 4200
-    bfloat16, float32 = (
-        job_resources.host_memory_mib(chosen(model={"dtype": dtype})) for dtype in ("bfloat16", "float32")
-    )
-    assert 12.4 * 1024 < bfloat16 < float32 < 32 * 1024  # 12.4 GiB were measured
-
-
 POD = yaml.safe_load((ROOT / "profiles" / "kubernetes" / "pod.yaml").read_text())
 
 
-def test_the_pod_of_a_job_asks_for_memory_accelerators_and_the_node_of_its_slice():
+def test_a_pod_requests_memory_accelerators_and_the_nodes_of_its_slice():
     resources = {"mem_mb": 24040, "gres": "tpu:8", "tpu_slice": "v5e-8"}
-    job = kubernetes_jobs.manifest("train-1", "/project/.snakemake/job.sh", "/project", 2, resources, POD)
+    job = kubernetes_jobs.job_manifest("train-1", "/project/.snakemake/job.sh", "/project", 2, resources, POD)
     assert job["spec"]["backoffLimit"] == 0 and job["metadata"]["name"] == "train-1"
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -123,23 +77,23 @@ def test_the_pod_of_a_job_asks_for_memory_accelerators_and_the_node_of_its_slice
     assert container["volumeMounts"] == POD["spec"]["containers"][0]["volumeMounts"]
     assert pod["restartPolicy"] == "Never" and "command" not in POD["spec"]["containers"][0]
 
-    on_gpu = kubernetes_jobs.manifest("a", "s", "/p", 1, {"mem_mb": 5000, "gres": "gpu:1", "tpu_slice": ""}, POD)
+    on_gpu = kubernetes_jobs.job_manifest("a", "s", "/p", 1, {"mem_mb": 5000, "gres": "gpu:1", "tpu_slice": ""}, POD)
     pod = on_gpu["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"} and "nodeSelector" not in pod
-    plain = kubernetes_jobs.manifest("a", "s", "/p", 1, {"mem_mb": 4000}, POD)["spec"]["template"]["spec"]
+    plain = kubernetes_jobs.job_manifest("a", "s", "/p", 1, {"mem_mb": 4000}, POD)["spec"]["template"]["spec"]
     assert plain["containers"][0]["resources"]["limits"] == {}
     with pytest.raises(PipelineError, match=r"v5p-16 spans several hosts"):
-        kubernetes_jobs.manifest("a", "s", "/p", 1, {"mem_mb": 1, "gres": "tpu:8", "tpu_slice": "v5p-16"}, POD)
+        kubernetes_jobs.job_manifest("a", "s", "/p", 1, {"mem_mb": 1, "gres": "tpu:8", "tpu_slice": "v5p-16"}, POD)
 
 
-def test_a_jobs_state():
-    assert kubernetes_jobs.state(None) == "failed"
-    assert kubernetes_jobs.state({"active": 1, "failed": None}) == kubernetes_jobs.state({}) == "running"
-    assert kubernetes_jobs.state({"succeeded": 1}) == "success" and kubernetes_jobs.state({"failed": 1}) == "failed"
+def test_job_states_are_snakemakes():
+    statuses = {"failed": (None, {"failed": 1}), "running": ({}, {"active": 1, "failed": None})}
+    for state, each in (statuses | {"success": ({"succeeded": 1},)}).items():
+        assert {kubernetes_jobs.job_state(status) for status in each} == {state}
 
 
-def test_the_end_of_a_pod_reaches_the_whole_job_and_is_waited_for(tmp_path):
-    """Only the first process of a container gets the SIGTERM."""
+def test_a_pods_sigterm_reaches_the_whole_job_which_may_finish(tmp_path):
+    """Kubernetes sends it to the first process of a container only."""
     stage = (
         "import signal, sys, time, pathlib\n"
         "def stop(*_): time.sleep(0.5); pathlib.Path('saved').touch(); sys.exit(3)\n"
@@ -154,28 +108,26 @@ def test_the_end_of_a_pod_reaches_the_whole_job_and_is_waited_for(tmp_path):
 
 
 def wait_for(found, seconds=300):
-    """Waits for something that must happen; returns it."""
+    """Waits until a call returns something true, and returns it."""
     for _ in range(seconds * 5):
         if value := found():
             return value
         time.sleep(0.2)
-    raise AssertionError("it never happened")
+    raise AssertionError(f"{found} returned nothing in {seconds} s")
 
 
 @pytest.fixture
 def project(tmp_path):
-    """The project without results."""
+    """The project without results, and a reward that pauses."""
     folder = tmp_path / "project"
     folder.mkdir()
-    for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, folder / name)
+    copy_sources(folder)
     (folder / "paused.py").write_text(PAUSED)
     return folder
 
 
 def start(project, profile, *arguments, **environment):
-    """Snakemake with a profile, begun; its output goes to `snakemake.log`."""
+    """Starts Snakemake with a profile; its output goes to `snakemake.log`."""
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", f"profiles/{profile}", "--latency-wait", "10"]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SNAKEMAKE_", "SLURM_"))}
     with open(project / "snakemake.log", "w") as log:
@@ -185,14 +137,14 @@ def start(project, profile, *arguments, **environment):
 
 
 class Kubernetes(BaseHTTPRequestHandler):
-    """Jobs of the batch API: created, read and deleted; a job's pod is a process here."""
+    """Creates and reads jobs of the batch API. A job's pod is a process."""
 
     jobs: ClassVar[dict] = {}
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         container = body["spec"]["template"]["spec"]["containers"][0]
-        # The first never comes up: its node is lost.
+        # The first pod never starts, as if its node were lost.
         pod = subprocess.Popen(container["command"], cwd=container["workingDir"]) if self.jobs else None
         self.jobs[body["metadata"]["name"]] = {"path": self.path, "body": body, "pod": pod}
         self.answer(201, body)
@@ -219,7 +171,9 @@ class Kubernetes(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def kubernetes(tmp_path):
-    """The server; its configuration file for clients, and the jobs that it was sent."""
+    """Starts the server; returns the configuration file for its clients and the jobs that it gets."""
+    for module in ("kubernetes", "snakemake_executor_plugin_cluster_generic"):
+        pytest.importorskip(module, reason="needs `make setup-cluster`")
     Kubernetes.jobs = {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubernetes)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -236,15 +190,16 @@ def kubernetes(tmp_path):
     server.shutdown()
 
 
-@installed("kubernetes", "snakemake_executor_plugin_cluster_generic")
-def test_a_stage_as_a_kubernetes_job(project, kubernetes):
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_stage_runs_as_a_kubernetes_job(project, kubernetes):
     configuration, jobs = kubernetes
     model = "results/models/tiny/model.json"
     overrides = ("--config", *SMALL, "platform=tpu", "preflight={accelerator: v5e-4}")
     run = start(project, "kubernetes", model, *overrides, KUBECONFIG=str(configuration), JAX_PLATFORMS="cpu")
     assert run.wait(timeout=300) == 0, (project / "snakemake.log").read_text()[-3000:]
     assert files.read_json(project / model)["parameters"] > 0
-    lost, again = jobs.values()  # the first pod was lost; the job was sent again
+    lost, again = jobs.values()  # the first pod was lost, so Snakemake sent the job again
     assert lost["pod"] is None and again["pod"].returncode == 0
     assert again["path"] == "/apis/batch/v1/namespaces/default/jobs"
     pod = again["body"]["spec"]["template"]["spec"]
@@ -252,7 +207,7 @@ def test_a_stage_as_a_kubernetes_job(project, kubernetes):
     assert limits["limits"] == {"google.com/tpu": "4"} and int(limits["requests"]["memory"].removesuffix("M")) > 4000
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "2x2"
     assert pod["containers"][0]["workingDir"] == str(project)
-    # `download` wants no accelerator, but a network: it ran where Snakemake runs.
+    # `download` needs a network and no accelerator: it ran where Snakemake runs.
     assert {name.rpartition("-")[0] for name in jobs} == {"base-model"}
 
 
@@ -264,11 +219,12 @@ def free_port():
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A SLURM of one node with one accelerator, without accounting."""
+    """Starts a SLURM of one node with one accelerator, without accounting."""
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="needs `make setup-cluster`")
     if os.getuid() or not all(map(shutil.which, DAEMONS)):
         pytest.skip("needs root and Debian's slurmctld, slurmd, slurm-client and munge")
-    if DEBIAN.exists():
-        pytest.skip(f"{DEBIAN}: this machine has a SLURM of its own")
+    if SLURM_CONF.exists():
+        pytest.skip(f"{SLURM_CONF}: this machine already has a SLURM")
     folder, host = tmp_path / "slurm", socket.gethostname()
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
@@ -305,15 +261,15 @@ def slurm(tmp_path):
     """
     (folder / "slurm.conf").write_text("\n".join(line.strip() for line in configuration.splitlines()))
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
-    DEBIAN.parent.mkdir(exist_ok=True)
-    links = [DEBIAN, DEBIAN.with_name("gres.conf")]
+    SLURM_CONF.parent.mkdir(exist_ok=True)
+    links = [SLURM_CONF, SLURM_CONF.with_name("gres.conf")]
     daemons = []
     try:
         for link in links:
             link.symlink_to(folder / link.name)
-        files_of_munge = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+        munge_files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
         for command in (
-            ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files_of_munge],
+            ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *munge_files],
             ["slurmctld", "-D"],
             ["slurmd", "-D"],
         ):
@@ -333,17 +289,18 @@ def slurm(tmp_path):
             link.unlink(missing_ok=True)
 
 
-def queued(what):
-    """SLURM's jobs whose comment (Snakemake's rule and wildcards) has the text, by number: their states."""
+def slurm_jobs(rule):
+    """{number: (state, generic resources)} of the jobs whose comment (rule and wildcards) contains `rule`."""
     done = subprocess.run(
         ["squeue", "--states=all", "--noheader", "--format=%i|%T|%k|%b"], capture_output=True, text=True
     )
     rows = [line.split("|") for line in done.stdout.splitlines()]
-    return {number: (state, gres) for number, state, comment, gres in rows if what in comment}
+    return {number: (state, gres) for number, state, comment, gres in rows if rule in comment}
 
 
-@installed("snakemake_executor_plugin_slurm")
-def test_a_sweep_through_slurm_and_a_killed_job_goes_on(project, slurm):
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_sweep_runs_through_slurm_and_a_killed_job_continues(project, slurm):
     sweep = (
         "results/report.html",
         "--slurm-status-command",
@@ -356,30 +313,30 @@ def test_a_sweep_through_slurm_and_a_killed_job_goes_on(project, slurm):
     try:
         wait_for(lambda: (project / "paused").exists() or run.poll() is not None, 900)
         assert run.poll() is None, (project / "snakemake.log").read_text()[-3000:]
-        training = queued("rule_train")
-        # One has the node's accelerator, the other waits for it.
+        training = slurm_jobs("rule_train")
+        # One training has the node's accelerator, the other waits for it.
         assert {gres for _, gres in training.values()} == {"gres:gpu:1"}
         (running,) = [number for number, (state, _) in training.items() if state == "RUNNING"]
-        assert sum(state == "RUNNING" for state, _ in queued("rule_").values()) == 1
+        assert sum(state == "RUNNING" for state, _ in slurm_jobs("rule_").values()) == 1
         subprocess.run(["scancel", running], check=True)
         assert run.wait(timeout=900) == 0, (project / "snakemake.log").read_text()[-3000:]
     finally:
         run.terminate()
     summaries = [files.read_json(project / f"results/tiny-seed-{seed}/training/summary.json") for seed in (0, 1)]
-    # The killed one had saved its two whole steps and went on from there; the other had no second start.
+    # The killed training had saved two steps and continued from there; the other one started once.
     assert sorted(each["starts"] for each in summaries) == [[0], [0, 2]]
     assert all(each["steps"] == STEPS for each in summaries)
-    assert len(queued("rule_train")) == 3 and {"CANCELLED", "COMPLETED"} == {
-        state for state, _ in queued("rule_train").values()
+    assert len(slurm_jobs("rule_train")) == 3 and {"CANCELLED", "COMPLETED"} == {
+        state for state, _ in slurm_jobs("rule_train").values()
     }
-    # One model, one data set; a comparison of the two, in one report.
-    assert len(queued("rule_base_model")) == 1
+    # Both seeds share one model; one report compares them.
+    assert len(slurm_jobs("rule_base_model")) == 1
     assert [path.name for path in (project / "results" / "models").iterdir()] == ["tiny"]
     assert files.read_json(project / "results" / "tiny" / "seeds.json")
     assert files.read_json(project / "results" / "comparison-of-recipes.json")
     page = (project / "results" / "report.html").read_text()
     assert "tiny-seed-0" in page and "tiny-seed-1" in page
-    assert len(queued("rule_evaluate")) == 6  # base, final and best of each
+    assert len(slurm_jobs("rule_evaluate")) == 6  # base, final and best of each
 
     again = start(project, "slurm", *sweep, *overrides)
     assert again.wait(timeout=300) == 0 and "Nothing to be done" in (project / "snakemake.log").read_text()

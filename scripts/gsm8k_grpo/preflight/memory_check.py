@@ -1,0 +1,87 @@
+"""Refuses a batch that cannot fit, before anything is compiled. The check counts less than a batch really takes, so it
+never refuses one that would fit."""
+
+import resource
+from pathlib import Path
+
+import humanize
+import psutil
+from jax.sharding import Mesh
+
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.generation.cache_size import cache_capacities
+from gsm8k_grpo.models import log_probs
+
+BYTES_PER_LOGIT = 4  # log-probs are computed in float32, whatever the precision of the weights
+BYTES_PER_ACTIVATION = 2  # the least: bfloat16
+
+
+def available_bytes(mesh: Mesh) -> int:
+    """Memory of all the mesh's devices; on a CPU, what the machine and the process's limits leave."""
+    statistics = [device.memory_stats() for device in mesh.local_devices]
+    if all(known and "bytes_limit" in known for known in statistics):  # other hosts have the same devices
+        return sum(known["bytes_limit"] for known in statistics) * mesh.size // len(statistics)
+    limits = [psutil.virtual_memory().available]
+    cgroup_limit = Path("/sys/fs/cgroup/memory.max")
+    if cgroup_limit.exists() and (limit := cgroup_limit.read_text().strip()).isdigit():
+        limits.append(int(limit))
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        limits.append(address_space)
+    return min(limits)
+
+
+def _vocabulary_size(config: object) -> int:
+    """Rows of the embedding. Tunix's configurations of Gemma and Qwen2 name them differently."""
+    return config.num_embed if hasattr(config, "num_embed") else config.vocab_size
+
+
+def kv_cache_bytes(config: object, rows: int, tokens: int) -> int:
+    """Keys and values of all layers for `rows` sequences of `tokens` positions, at two bytes a number (bfloat16)."""
+    return rows * tokens * config.num_layers * config.num_kv_heads * config.head_dim * 2 * 2
+
+
+def require_memory(needed_bytes: int, mesh: Mesh, purpose: str, settings_to_lower: str) -> None:
+    """Checks that the mesh's devices have so much memory.
+
+    Raises:
+      PipelineError: they have less.
+    """
+    available = available_bytes(mesh)
+    if needed_bytes > available:
+        needed, there = (humanize.naturalsize(size, binary=True) for size in (needed_bytes, available))
+        raise PipelineError(
+            f"too little memory for {purpose}: it needs at least {needed}, {there} are available; lower "
+            f"{settings_to_lower}"
+        )
+
+
+def require_training_memory(config: object, training_settings: dict, max_prompt_tokens: int, mesh: Mesh) -> None:
+    """Refuses a micro-batch whose logits and layer inputs, or whose KV cache, alone do not fit."""
+    sequences = training_settings["micro_batch_prompts"] * training_settings["num_generations"]
+    limit = training_settings["max_completion_tokens"]
+    logits = min(sequences * limit * _vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
+    layer_inputs = sequences * limit * config.embed_dim * config.num_layers  # kept for the gradient
+    require_memory(
+        max(
+            2 * logits * BYTES_PER_LOGIT + layer_inputs * BYTES_PER_ACTIVATION,
+            kv_cache_bytes(config, sequences, max_prompt_tokens + cache_capacities(limit)[0]),
+        ),
+        mesh,
+        f"a training micro-batch of {sequences} sequences of {max_prompt_tokens + limit} tokens",
+        "training.micro_batch_prompts, training.num_generations or training.max_completion_tokens",
+    )
+
+
+def require_evaluation_memory(
+    config: object, rows: int, max_prompt_tokens: int, completion_tokens: int, mesh: Mesh
+) -> None:
+    """Refuses an evaluation batch whose KV cache and next logits alone do not fit."""
+    logits = rows * _vocabulary_size(config) * BYTES_PER_LOGIT
+    cache = kv_cache_bytes(config, rows, max_prompt_tokens + cache_capacities(completion_tokens)[0])
+    require_memory(
+        logits + cache,
+        mesh,
+        f"an evaluation batch of {rows} rows",
+        "evaluation.batch_size or evaluation.max_completion_tokens",
+    )

@@ -1,0 +1,76 @@
+"""The preflight's programs are those that training executes, with the same sizes and shardings."""
+
+import pytest
+
+from gsm8k_grpo.config.accelerators import ACCELERATORS
+from gsm8k_grpo.preflight import compilation
+from gsm8k_grpo.preflight.environment import COMPILE_ONLY
+from gsm8k_grpo.preflight.programs import Programs
+
+
+@pytest.fixture(scope="module")
+def recorded(on_eight_devices, tmp_path_factory):
+    return on_eight_devices("eight_devices.py", tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["rollout_prefill", "rollout_decode", "reference_log_probs", "old_log_probs", "train_step"]
+)
+def test_programs_are_those_that_training_executes(recorded, name):
+    ours, executed = recorded["programs"][name].values()
+    assert ours["flops"] > 1e5 and len(ours["inputs"]) > 10 and len(ours["outputs"]) >= 1
+    # Shorter batches are other programs of the same name. This one was compiled once.
+    (same,) = [each for each in executed if (each["inputs"], each["flops"]) == (ours["inputs"], ours["flops"])]
+    assert same["outputs"] == ours["outputs"]
+    assert same["text"] == ours["text"]  # every operation with its shape and layout
+
+
+@pytest.mark.slow
+def test_decoding_gathers_the_weights_once_and_draws_the_same_tokens(recorded):
+    """The CPU's compiler moves gathers out of a loop by itself; the TPU's does not (see the next test)."""
+    gathered, sharded = recorded["decoding"].values()
+    assert gathered["tokens"] == sharded["tokens"] and len(set(map(str, gathered["tokens"]))) > 1
+    # Each weight is gathered along fsdp once, except the norms' (32 of 64 with tp 2), which are whole already.
+    norms = 5 * 32 * 4
+    drawn = 8 * 12 * 4 + 8  # the tokens and which rows are done are whole in every process
+    outside = gathered["collectives"]["outside"]["all-gather"]
+    assert outside["bytes"] == gathered["weight_bytes"] - norms + drawn > 3 * sharded["weight_bytes"]
+    # The loop gathers activations alone: 2 rows of 64, and no weight of 64 × 48.
+    assert gathered["collectives"]["in_loops"]["all-gather"]["bytes"] < 64 * 48 * 4
+    assert gathered["cache"] == ["(2, 1, 16, 80)", "(2, 1, 80, 16)", "(8,)"]  # keys, values: of 8 rows and 2 KV heads
+
+
+@pytest.mark.tpu
+@pytest.mark.slow
+def test_the_tpu_gathers_weights_for_each_token_unless_they_are_gathered_before(on_eight_devices):
+    pytest.importorskip("libtpu")
+    found = on_eight_devices("compile_for_tpu.py", **COMPILE_ONLY)
+    tokens = 8 * 16 * 4  # the drawn tokens, whole in every process, after the loop
+    assert found["sharded"]["outside"] == {"count": 1, "bytes": tokens}
+    count, moved = (found["gathered"]["outside"][key] - drawn for key, drawn in (("count", 1), ("bytes", tokens)))
+    left, before = found["gathered"]["in_loops"], found["sharded"]["in_loops"]
+    # A layer's six matrices with an adapter's half each, and the embeddings. What is left are activations.
+    assert count == 13 and before["count"] >= left["count"] + 13
+    assert before["bytes"] >= moved + left["bytes"] and moved > 5 * left["bytes"], found
+    # Logits are computed in parts. The embedding's half (tp 2), 200 × 64, is gathered once for all of them.
+    for name in ("reference_log_probs", "train_step"):
+        assert 0 < found[name]["in_loops"]["bytes"] < 200 * 64 * 4 / 10, found
+
+
+def test_programs_for_another_accelerator_leave_out_optimisations_for_a_cpu(one_chip):
+    mesh = compilation.make_mesh(ACCELERATORS["rtx4090-24gb"], 1, 1)
+    estimated, own = (Programs(one_chip(), mesh, estimated) for estimated in (True, False))
+    for name in ("rollout_decode", "train_step"):
+        assert estimated.lower(name).as_text() != own.lower(name).as_text()
+
+
+def test_memory_is_counted_for_the_first_cache_of_decoding(one_chip):
+    """For completions of 131 tokens it has room for 66 at first and is copied into the longer one."""
+    settings = one_chip(training={"max_completion_tokens": 131}, prompt={"max_tokens": 40})
+    programs = Programs(settings, compilation.make_mesh(ACCELERATORS["rtx4090-24gb"], 1, 1))
+    rows = programs.rows("rollout_decode")
+    for found, positions in ((programs.kv_cache_bytes, 176), (programs.first_cache_bytes, 112)):
+        # Keys and values of 2 heads of 16, one layer, float32; and an index for each row.
+        assert found("rollout_decode") == pytest.approx(rows * (2 * 2 * 16 * 4 * positions + 4), rel=1e-3)
+    assert programs.first_cache_bytes("evaluation_decode") == 0  # 32 tokens are not worth another program
