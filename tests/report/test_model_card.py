@@ -9,9 +9,7 @@ from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.models import families
 from gsm8k_grpo.report import model_card
 
-PUBLISHED = {f"{split}.jsonl": sha256 for split, (_, sha256) in gsm8k.PUBLISHED.items()}
-
-
+PUBLISHED = gsm8k.published_hashes()
 QWEN = {"source": "huggingface", "handle": "Qwen/Qwen2.5-0.5B-Instruct"}
 
 
