@@ -8,7 +8,6 @@ hashes). Equal weights have equal files model.json, so that making them again re
 published/ keeps the files beside its weights.
 """
 
-import shutil
 from pathlib import Path
 
 from gsm8k_grpo.common import files, jax_setup
@@ -32,9 +31,7 @@ def main(*, settings: Settings, rows: Path | None = None, same: Path | None = No
     jax_setup.configure_jax()
 
     from gsm8k_grpo.huggingface import weight_reading
-    from gsm8k_grpo.models import model_folder_writing, pretraining, tokenizers
-
-    template = family_of(architecture).template
+    from gsm8k_grpo.models import model_folder_writing, pretraining
 
     def take_over(making: Path) -> tuple[dict, dict]:
         return model_folder_writing.take_over_model(same, making)
@@ -43,6 +40,7 @@ def main(*, settings: Settings, rows: Path | None = None, same: Path | None = No
         if not rows:
             raise PipelineError("--rows: source pretrained needs the rows to pretrain on")
         shown = files.read_jsonl(rows, keys=("question", "solution", "answer"))
+        template = family_of(architecture).template
         texts = demonstrations.pretraining_texts(shown, model_settings["pretraining"], template)
         return pretraining.pretrain_from_texts(
             *texts, architecture, model_settings["pretraining"], making / "tokenizer.model"
@@ -50,12 +48,7 @@ def main(*, settings: Settings, rows: Path | None = None, same: Path | None = No
 
     def convert(making: Path) -> tuple[dict, dict]:
         folder, origin = hubs.fetch_model(model_settings)
-        print(f"reading {folder}", flush=True)
-        weight_reading.copy_published(folder, making / "published")
-        weights, tokenizer_file = weight_reading.read_model(folder, architecture)
-        tokenizers.load_tokenizer(tokenizer_file, template)
-        shutil.copyfile(tokenizer_file, making / "tokenizer.model")
-        return weights, origin
+        return weight_reading.convert_model(folder, architecture, making), origin
 
     pretrained = take_over if same else pretrain
     make = pretrained if model_settings["source"] == "pretrained" else convert

@@ -15,17 +15,16 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-import base_model
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.config.merging import read_only
 from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.huggingface import config_json, weight_reading
 from gsm8k_grpo.models import building, families, storage
 from gsm8k_grpo.models.base_model import load_base_model
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.mesh import make_mesh
+from gsm8k_grpo.models.model_folder_writing import take_over_model, write_model_folder
 from published_models import SIZES, random_weights, write_folder
 from small_models import FAMILIES
 
@@ -48,9 +47,9 @@ def folder(name, weights, tmp_path):
 @pytest.mark.parametrize("shards", [1, 3])
 def test_a_converted_folder_keeps_its_weights(name, weights, tmp_path, shards):
     folder, output = write_folder(tmp_path / "published", name, weights, shards), tmp_path / "model"
-    chosen = read_only({"name": "small", "architecture": SIZES[name], "dtype": "float32"})
-    base_model.write(
-        output, chosen, lambda making: (base_model.convert(folder, SIZES[name], making), {"source": "folder"})
+    chosen = {"name": "small", "architecture": SIZES[name], "dtype": "float32"}
+    write_model_folder(
+        output, chosen, lambda making: (weight_reading.convert_model(folder, SIZES[name], making), {"source": "folder"})
     )
     manifest = files.read_json(output / "model.json")
     assert manifest["sha256"]["weights"] == storage.weights_hash(weights)
@@ -67,9 +66,11 @@ def test_a_converted_folder_keeps_its_weights(name, weights, tmp_path, shards):
 def test_a_miniature_takes_over_weights_that_were_pretrained_in_the_same_way(name, weights, folder, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     chosen = {"name": "first", "architecture": SIZES[name], "dtype": "float32"}
-    base_model.write(first, chosen, lambda making: (base_model.convert(folder, SIZES[name], making), {"seed": 3}))
+    write_model_folder(
+        first, chosen, lambda making: (weight_reading.convert_model(folder, SIZES[name], making), {"seed": 3})
+    )
     other = {**chosen, "name": "second", "dtype": "bfloat16"}
-    base_model.write(second, other, lambda making: base_model.take_over(first, making))
+    write_model_folder(second, other, lambda making: take_over_model(first, making))
     manifest = files.read_json(first / "model.json")
     assert files.read_json(second / "model.json") == {**manifest, "name": "second", "dtype": "bfloat16"}
     loaded = load_base_model(second, make_mesh(1, 1))  # its hash is that of the stored weights
@@ -78,7 +79,7 @@ def test_a_miniature_takes_over_weights_that_were_pretrained_in_the_same_way(nam
     assert storage.weights_hash(wide) == storage.weights_hash(expected)
     files.write_json(first / "model.json", {**manifest, "sha256": {**manifest["sha256"], "weights": "0" * 64}})
     with pytest.raises(PipelineError, match=r"first/weights: not the weights that model.json names"):
-        base_model.write(second, other, lambda making: base_model.take_over(first, making))
+        write_model_folder(second, other, lambda making: take_over_model(first, making))
 
 
 @pytest.mark.slow
@@ -105,6 +106,7 @@ from pathlib import Path
 from gsm8k_grpo.models import building, storage
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
+from gsm8k_grpo.models.model_folder_writing import take_over_model, write_model_folder
 for architecture, folder, mesh, modules in json.loads(input()):
     mesh = make_mesh(*mesh)
     model = storage.load(Path(folder), building.tunix_config(architecture), mesh, jnp.float32)

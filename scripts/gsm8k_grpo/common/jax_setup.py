@@ -12,7 +12,7 @@ def configure_jax() -> None:
 
     - Compiled programs are kept under `results/cache/jax`, so that the evaluations of a run's checkpoints share
       them, or where JAX's own JAX_COMPILATION_CACHE_DIR says.
-    - Tunix's modules are found without all that `import tunix` brings along: see `_spare_tunix_extras`.
+    - Tunix's modules load without all that `import tunix` loads: see `tunix_internals.import_without_extras`.
     - Freed buffers stay in the process: XLA on the CPU allocates its temporaries anew at each step, and without this
       more than half of a small step went into the kernel's page faults.
     """

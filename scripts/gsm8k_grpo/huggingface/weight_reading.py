@@ -14,7 +14,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import model_files
 from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.huggingface import config_json, flax_reading, tensor_names
-from gsm8k_grpo.models import building
+from gsm8k_grpo.models import building, tokenizers
 from gsm8k_grpo.models.families import family_of
 
 DTYPES = ("F64", "F32", "F16", "BF16")  # in safetensors' names
@@ -180,3 +180,16 @@ def copy_published(folder: Path, target: Path) -> None:
             if path.suffix == ".json":
                 files.read_json_object(path)
             shutil.copyfile(path, target / path.name)
+
+
+def convert_model(folder: Path, architecture: Mapping | str, making: Path) -> dict:
+    """Reads a published model's weights, and copies its tokenizer and the files beside its weights into `making`.
+
+    Raises what `read_model` and `load_tokenizer` raise.
+    """
+    print(f"reading {folder}", flush=True)
+    copy_published(folder, making / "published")
+    weights, tokenizer = read_model(folder, architecture)
+    tokenizers.load_tokenizer(tokenizer, family_of(architecture).template)
+    shutil.copyfile(tokenizer, making / "tokenizer.model")
+    return weights

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models import building, matmul_order, storage, tokenizers
-from gsm8k_grpo.models.families import architecture_sizes, family_of
+from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import can_merge, make_policy, merge_adapters, trained_variables
 
 
@@ -37,7 +37,7 @@ def load_base_model(folder: Path, mesh: Mesh) -> BaseModel:
     template = family_of(manifest["architecture"]).template
     tokenizer = tokenizers.load_tokenizer(folder / "tokenizer.model", template)
     config = building.tunix_config(manifest["architecture"])
-    rows = architecture_sizes(manifest["architecture"])["vocabulary_size"]
+    rows = building.vocabulary_size(config)
     if len(tokenizer) > rows:
         raise PipelineError(
             f"{folder / 'tokenizer.model'}: has {len(tokenizer)} pieces, more than the model's {rows} embeddings; use "

@@ -32,6 +32,11 @@ def _model_class(model_config: object) -> type:
     return next(kind for kind in MODEL_CLASSES.values() if type(model_config) is kind.config_class)
 
 
+def vocabulary_size(model_config: object) -> int:
+    """The rows of the embedding, which Tunix's configurations call `vocab_size` or `num_embed`."""
+    return getattr(model_config, "vocab_size", None) or model_config.num_embed
+
+
 def build(model_config: object) -> nnx.Module:
     """Builds a model with Tunix's own initial weights."""
     return _model_class(model_config)(model_config, rngs=nnx.Rngs(0))
