@@ -102,7 +102,6 @@ print("sharded")
 """
 
 
-@pytest.mark.slow
 def test_cache_and_adapters_are_sharded_over_all_devices():
     command = [sys.executable, "-c", SHARDED]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **devices(8)}, capture_output=True, text=True)
