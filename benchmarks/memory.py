@@ -34,6 +34,7 @@ def write_random(architecture: str, folder: Path) -> int:
     import numpy as np
 
     from gsm8k_grpo.data import word_problems
+    from gsm8k_grpo.data.model_files import INDEX_FILE
     from gsm8k_grpo.data.prompts import build_prompt
     from gsm8k_grpo.huggingface import weight_reading
     from gsm8k_grpo.models.tokenizer_training import train_tokenizer
@@ -55,7 +56,7 @@ def write_random(architecture: str, folder: Path) -> int:
         total += array.nbytes
     shards.append(_save(shard, folder / f"model-{len(shards):05}.safetensors"))
     weight_map = {tensor: file for file, names in shards for tensor in names}
-    (folder / weight_reading.INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return total
 
 

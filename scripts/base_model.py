@@ -8,25 +8,25 @@ hashes). Equal weights have equal files model.json, so that making them again re
 published/ keeps the files beside its weights.
 """
 
-import argparse
 from pathlib import Path
 
 from gsm8k_grpo.common import files, jax_setup
-from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.command_line import OutputFolder, Settings, run_stage
+from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import to_plain
 from gsm8k_grpo.config.stage_settings import stage_settings
 from gsm8k_grpo.data import demonstrations, hubs
 from gsm8k_grpo.models.families import family_of
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", required=True, help="JSON text or a settings.yaml; needs the block model")
-    parser.add_argument("--rows", type=Path, help="normalised train rows (source pretrained)")
-    parser.add_argument("--same", type=Path, help="folder of a miniature that has the same pretraining")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    arguments = parser.parse_args()
-    model_settings = to_plain(stage_settings(arguments.settings, "model")["model"])
+def main(*, settings: Settings, rows: Path | None = None, same: Path | None = None, output: OutputFolder) -> None:
+    """Runs the stage.
+
+    Args:
+      rows: normalised train rows (source pretrained)
+      same: folder of a miniature that has the same pretraining
+    """
+    model_settings = to_plain(stage_settings(settings, "model")["model"])
     architecture = model_settings["architecture"]
     jax_setup.configure_jax()
 
@@ -34,14 +34,14 @@ def main() -> None:
     from gsm8k_grpo.models import model_folder_writing, pretraining
 
     def take_over(making: Path) -> tuple[dict, dict]:
-        return model_folder_writing.take_over_model(arguments.same, making)
+        return model_folder_writing.take_over_model(same, making)
 
     def pretrain(making: Path) -> tuple[dict, dict]:
-        if not arguments.rows:
+        if not rows:
             raise PipelineError("--rows: source pretrained needs the rows to pretrain on")
-        rows = files.read_jsonl(arguments.rows, keys=("question", "solution", "answer"))
+        shown = files.read_jsonl(rows, keys=("question", "solution", "answer"))
         template = family_of(architecture).template
-        texts = demonstrations.pretraining_texts(rows, model_settings["pretraining"], template)
+        texts = demonstrations.pretraining_texts(shown, model_settings["pretraining"], template)
         return pretraining.pretrain_from_texts(
             *texts, architecture, model_settings["pretraining"], making / "tokenizer.model"
         )
@@ -50,9 +50,9 @@ def main() -> None:
         folder, origin = hubs.fetch_model(model_settings)
         return weight_reading.convert_model(folder, architecture, making), origin
 
-    pretrained = take_over if arguments.same else pretrain
+    pretrained = take_over if same else pretrain
     make = pretrained if model_settings["source"] == "pretrained" else convert
-    model_folder_writing.write_model_folder(arguments.output, model_settings, make)
+    model_folder_writing.write_model_folder(output, model_settings, make)
 
 
 if __name__ == "__main__":

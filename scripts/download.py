@@ -6,35 +6,34 @@ Writes train.jsonl and test.jsonl (`id`, `question`, `solution`, `answer`) and d
 from a hub are compared with the published ones, so that every hub gives the same bytes.
 """
 
-import argparse
 from pathlib import Path
 
 from gsm8k_grpo.common import files
-from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.common.command_line import OutputFolder, Settings, run_stage
 from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.config.stage_settings import stage_settings
 from gsm8k_grpo.data.sources import load_rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", required=True, help="JSON text or a settings.yaml; needs the block dataset")
-    parser.add_argument("--tfds-rows", type=Path, help="folder that scripts/tfds_rows.py wrote to (source tfds)")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    arguments = parser.parse_args()
-    dataset_settings = stage_settings(arguments.settings, "dataset")["dataset"]
-    rows, origin = load_rows(dataset_settings, arguments.tfds_rows)
+def main(*, settings: Settings, tfds_rows: Path | None = None, output: OutputFolder) -> None:
+    """Runs the stage.
+
+    Args:
+      tfds_rows: folder that scripts/tfds_rows.py wrote to (source tfds)
+    """
+    dataset_settings = stage_settings(settings, "dataset")["dataset"]
+    rows, origin = load_rows(dataset_settings, tfds_rows)
     for split, split_rows in rows.items():
-        files.write_jsonl(arguments.output / f"{split}.jsonl", split_rows)
+        files.write_jsonl(output / f"{split}.jsonl", split_rows)
         print(f"{split}: {len(split_rows)} rows")
     manifest = {
         "name": dataset_settings["name"],
         "origin": origin,
         "rows": {split: len(split_rows) for split, split_rows in rows.items()},
-        "sha256": {split: files.sha256_file(arguments.output / f"{split}.jsonl") for split in rows},
+        "sha256": {split: files.sha256_file(output / f"{split}.jsonl") for split in rows},
         "provenance": collect_provenance(seed=dataset_settings["seed"]),
     }
-    files.write_json(arguments.output / "dataset.json", manifest)
+    files.write_json(output / "dataset.json", manifest)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ r"""Stage `evaluate`: grades one checkpoint, or the base model, on the rows of a
 Writes completions.jsonl (for each row the completion, its readings, verdicts and length) and metrics.json (the rates).
 """
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from gsm8k_grpo.common import files, jax_setup
-from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
+from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.provenance import collect_provenance, library_versions
 from gsm8k_grpo.common.source_hash import source_hash
 from gsm8k_grpo.config.merging import to_plain
@@ -22,40 +23,46 @@ from gsm8k_grpo.evaluation.metrics import format_rate, summarise_metrics
 from gsm8k_grpo.rewards.answers import Tags
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--settings", required=True, help="JSON text or a settings.yaml; needs the blocks mesh, prompt and evaluation"
-    )
-    parser.add_argument("--rows", type=Path, required=True, help="prompts to evaluate on")
-    parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--split", choices=("dev", "test"), help="the split of the rows; default: the file's name")
-    parser.add_argument("--checkpoint", default="base", help="base, step-N, final, or best (the one that --best names)")
-    parser.add_argument("--checkpoints", type=Path, help="checkpoints.json of the training (not for base)")
-    parser.add_argument("--best", type=Path, help="best.json, which names the checkpoint chosen on dev")
-    parser.add_argument(
-        "--same", type=Path, nargs="+", default=[], help="metrics.json of evaluations to reuse if equal"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    arguments = parser.parse_args()
-    settings = stage_settings(arguments.settings, "mesh", "prompt", "evaluation")
-    split = arguments.split or arguments.rows.stem
+def main(
+    *,
+    settings: Settings,
+    rows: Path,
+    model: ModelFolder,
+    split: Literal["dev", "test"] | None = None,
+    checkpoint: str = "base",
+    checkpoints: Path | None = None,
+    best: Path | None = None,
+    same: list[Path] = (),
+    output: OutputFolder,
+) -> None:
+    """Runs the stage.
+
+    Args:
+      rows: prompts to evaluate on
+      split: the split of the rows; default: the file's name
+      checkpoint: base, step-N, final, or best (the one that --best names)
+      checkpoints: checkpoints.json of the training (not for base)
+      best: best.json, which names the checkpoint chosen on dev
+      same: metrics.json of evaluations to reuse if equal
+    """
+    settings = stage_settings(settings, "mesh", "prompt", "evaluation")
+    split = split or rows.stem
     if split not in ("dev", "test"):
-        raise PipelineError(f"--split: the name of {arguments.rows} is no split; give --split dev or --split test")
-    rows = _rows(arguments.rows, split, settings["evaluation"])
-    checkpoint = _checkpoint(arguments)
+        raise PipelineError(f"--split: the name of {rows} is no split; give --split dev or --split test")
+    prompts = _rows(rows, split, settings["evaluation"])
+    chosen = _checkpoint(checkpoint, checkpoints, best)
     inputs = {
         "settings": to_plain(settings),
-        "rows": files.sha256_text(files.canonical_json(rows)),
-        "model": files.read_json(arguments.model / "model.json")["sha256"],
-        "checkpoint": checkpoint["sha256"],
+        "rows": files.sha256_text(files.canonical_json(prompts)),
+        "model": files.read_json(model / "model.json")["sha256"],
+        "checkpoint": chosen["sha256"],
         "code": source_hash("evaluate"),
         "versions": library_versions(),
     }
     fingerprint = files.sha256_text(files.canonical_json(inputs))
-    metrics = _copy_same(arguments, fingerprint)
+    metrics = _copy_same(same, output, fingerprint)
     if metrics is None:
-        metrics = _evaluate(arguments, settings, rows, split, checkpoint, fingerprint)
+        metrics = _evaluate(settings, prompts, split, model, checkpoints, chosen, output, fingerprint)
     for name in ("answer_accuracy", "flexible_accuracy", "format_accuracy"):
         print(format_rate(name, metrics[name]))
 
@@ -69,44 +76,43 @@ def _rows(path: Path, split: str, evaluation_settings: Mapping) -> list[dict]:
     return rows[:wanted]
 
 
-def _checkpoint(arguments: argparse.Namespace) -> dict:
+def _checkpoint(name: str, checkpoints: Path | None, best: Path | None) -> dict:
     """`name`, `step` and `sha256` of the requested checkpoint; the base model is step 0 and has no hash."""
-    name = arguments.checkpoint
     if name == "best":
-        if not arguments.best:
+        if not best:
             raise PipelineError("--best: --checkpoint best needs the best.json that names the checkpoint; give it")
-        name = files.read_json(arguments.best)["checkpoint"]
+        name = files.read_json(best)["checkpoint"]
     if name == "base":
         return {"name": "base", "step": 0, "sha256": None}
-    if not arguments.checkpoints:
+    if not checkpoints:
         raise PipelineError(f"--checkpoints: --checkpoint {name} needs the checkpoints.json of its training; give it")
-    listed = {each["name"]: each for each in files.read_json(arguments.checkpoints)["checkpoints"]}
+    listed = {each["name"]: each for each in files.read_json(checkpoints)["checkpoints"]}
     if name not in listed:
-        raise PipelineError(
-            f"{arguments.checkpoints}: has no checkpoint {name!r}; --checkpoint can be base, {', '.join(listed)}"
-        )
+        raise PipelineError(f"{checkpoints}: has no checkpoint {name!r}; --checkpoint can be base, {', '.join(listed)}")
     return {key: listed[name][key] for key in ("name", "step", "sha256")}
 
 
-def _copy_same(arguments: argparse.Namespace, fingerprint: str) -> dict | None:
+def _copy_same(same: list[Path], output: Path, fingerprint: str) -> dict | None:
     """Copies the artifacts of the first evaluation of `--same` with this fingerprint; its metrics, or None."""
-    for path in arguments.same:
+    for path in same:
         metrics = files.read_json(path)
         if metrics.get("fingerprint") == fingerprint:
             completions = files.read_jsonl(path.parent / "completions.jsonl")
-            files.write_jsonl(arguments.output / "completions.jsonl", completions)
-            files.write_json(arguments.output / "metrics.json", metrics)
+            files.write_jsonl(output / "completions.jsonl", completions)
+            files.write_json(output / "metrics.json", metrics)
             print(f"{path.parent} holds the same evaluation: its rows are taken over")
             return metrics
     return None
 
 
 def _evaluate(
-    arguments: argparse.Namespace,
     settings: Mapping,
     rows: list[dict],
     split: str,
+    model_folder: Path,
+    checkpoints: Path | None,
     checkpoint: Mapping,
+    output: Path,
     fingerprint: str,
 ) -> dict:
     """Completes and grades the rows, writes both artifacts and returns the metrics."""
@@ -118,15 +124,15 @@ def _evaluate(
 
     prompt, evaluation = settings["prompt"], settings["evaluation"]
     mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
-    base = load_base_model(arguments.model, mesh)
+    base = load_base_model(model_folder, mesh)
     model = base.model
     if checkpoint["name"] != "base":
-        model = load_for_evaluation(base, arguments.checkpoints, checkpoint["name"], mesh)
+        model = load_for_evaluation(base, checkpoints, checkpoint["name"], mesh)
     batch_size, max_tokens = min(evaluation["batch_size"], len(rows)), prompt["max_tokens"]
     require_evaluation_memory(base.config, batch_size, max_tokens, evaluation["max_completion_tokens"], mesh)
     gathered = settings["mesh"]["decode_weights"] == "gathered"
     sampler = BatchSampler(base, model, mesh, gathered, evaluation, evaluation["seed"], batch_size, max_tokens)
-    log = BatchLog(arguments.output, fingerprint)
+    log = BatchLog(output, fingerprint)
     title = f"evaluating {checkpoint['name']} on {split}"
     graded = evaluate_rows(sampler, rows, evaluation, Tags(**prompt["tags"]), log, title)
     metrics = {
@@ -142,8 +148,8 @@ def _evaluate(
         "fingerprint": fingerprint,
         "provenance": collect_provenance(),
     }
-    files.write_jsonl(arguments.output / "completions.jsonl", graded)
-    files.write_json(arguments.output / "metrics.json", metrics)
+    files.write_jsonl(output / "completions.jsonl", graded)
+    files.write_json(output / "metrics.json", metrics)
     log.finish()
     return metrics
 

@@ -9,23 +9,22 @@ safetensors, adapter/, base/ (if no hub has the base, such as a miniature's), NO
 last, export.json (hashes of all files, and how far the logits of the written model are from those of the measured one).
 """
 
-import argparse
 from pathlib import Path
 
 from gsm8k_grpo.common import jax_setup, layout
-from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.common.command_line import OutputFolder, ResultsFolder, run_stage
 from gsm8k_grpo.config.stage_settings import stage_settings
 from gsm8k_grpo.huggingface import export
 from gsm8k_grpo.report import model_card
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True, help="folder of all artifacts")
-    parser.add_argument("--recipe", required=True, help="name of a recipe, or of its run")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    arguments = parser.parse_args()
-    results, run, output = arguments.results, arguments.recipe, arguments.output
+def main(*, results: ResultsFolder, recipe: str, output: OutputFolder) -> None:
+    """Runs the stage.
+
+    Args:
+      recipe: name of a recipe, or of its run
+    """
+    results, run, output = results, recipe, output
     export.require_finished(results, run)
     blocks = ("mesh", "dataset", "model", "prompt", "training", "evaluation")
     settings = stage_settings(str(layout.settings_file(results, run)), *blocks)

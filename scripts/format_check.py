@@ -7,11 +7,10 @@ Samples one completion of each prompt, as training does. Writes the rates of tag
 and, if the format never occurs, a warning that says what this means for GRPO.
 """
 
-import argparse
 from pathlib import Path
 
 from gsm8k_grpo.common import files, jax_setup
-from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.common.command_line import ModelFolder, OutputFile, Settings, run_stage
 from gsm8k_grpo.config.stage_settings import stage_settings
 from gsm8k_grpo.evaluation.format_check import summarise_format
 from gsm8k_grpo.rewards.answers import Tags
@@ -19,20 +18,15 @@ from gsm8k_grpo.rewards.answers import Tags
 EXAMPLES = 4  # the number of completions to read
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--settings",
-        required=True,
-        help="JSON text or a settings.yaml; needs the blocks seed, mesh, prompt and training",
-    )
-    parser.add_argument("--rows", type=Path, required=True, help="prompts to complete")
-    parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
-    arguments = parser.parse_args()
-    settings = stage_settings(arguments.settings, "seed", "mesh", "prompt", "training")
+def main(*, settings: Settings, rows: Path, model: ModelFolder, output: OutputFile) -> None:
+    """Runs the stage.
+
+    Args:
+      rows: prompts to complete
+    """
+    settings = stage_settings(settings, "seed", "mesh", "prompt", "training")
     prompt_settings, training_settings, mesh_settings = settings["prompt"], settings["training"], settings["mesh"]
-    rows = files.read_jsonl(arguments.rows, keys=("id", "prompt"))[: prompt_settings["format_check_rows"]]
+    rows = files.read_jsonl(rows, keys=("id", "prompt"))[: prompt_settings["format_check_rows"]]
 
     jax_setup.configure_jax()
     from gsm8k_grpo.evaluation.runner import BatchSampler, sample_texts
@@ -40,7 +34,7 @@ def main() -> None:
     from gsm8k_grpo.models.mesh import make_mesh
 
     mesh = make_mesh(mesh_settings["fsdp"], mesh_settings["tp"])
-    base = load_base_model(arguments.model, mesh)
+    base = load_base_model(model, mesh)
     batch_sampler = BatchSampler(
         base,
         base.model,
@@ -58,7 +52,7 @@ def main() -> None:
         for row, completion in zip(rows[:EXAMPLES], completions[:EXAMPLES], strict=True)
     ]
     # The file has no provenance, so equal results are equal files and do not make training run again.
-    files.write_json(arguments.output, {**summary, "examples": examples})
+    files.write_json(output, {**summary, "examples": examples})
     exact = summary["exact"]
     print(f"exact format {exact['value']:.1%} ({exact['low']:.1%} to {exact['high']:.1%}, n = {exact['n']})")
     if summary["warning"]:

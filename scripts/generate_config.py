@@ -6,7 +6,7 @@
 import argparse
 
 from gsm8k_grpo.common import files
-from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.common.errors import exit_on_error
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.documentation import generated_files
 
@@ -18,4 +18,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    exit_on_error(main)

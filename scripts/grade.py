@@ -6,12 +6,12 @@ Completions are rows with `id` and `completion`. Gold answers are rows with `id`
 of GSM8K that ends in `#### 18`. Other keys are ignored. Writes rows.jsonl (verdicts) and metrics.json (rates).
 """
 
-import argparse
 import time
 from pathlib import Path
 
 from gsm8k_grpo.common import files
-from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.command_line import OutputFolder, run_stage
+from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.evaluation import external
 from gsm8k_grpo.evaluation.metrics import accuracy_rates, format_rate
@@ -20,47 +20,49 @@ from gsm8k_grpo.rewards.answers import Tags
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--completions", type=Path, required=True, help="jsonl with id and completion")
-    parser.add_argument("--answers", type=Path, required=True, help="jsonl with id and answer")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument(
-        "--tags",
-        nargs=4,
-        default=TAGS,
-        metavar=("RS", "RE", "AS", "AE"),
-        help=f"start and end tag of the reasoning and of the answer (default: {' '.join(TAGS)})",
-    )
-    parser.add_argument("--subset", action="store_true", help="allow gold answers without a completion")
-    arguments = parser.parse_args()
-    tags = Tags(*arguments.tags)
+def main(
+    *,
+    completions: Path,
+    answers: Path,
+    output: OutputFolder,
+    tags: tuple[str, str, str, str] = TAGS,
+    subset: bool = False,
+) -> None:
+    """Runs the stage.
+
+    Args:
+      completions: jsonl with id and completion
+      answers: jsonl with id and answer
+      tags: start and end tag of the reasoning and of the answer
+      subset: allow gold answers without a completion
+    """
+    tags = Tags(*tags)
     for index, tag in enumerate(tags.all()):
         if any(tag in other for other in tags.all()[:index] + tags.all()[index + 1 :]):
             raise PipelineError(
                 f"--tags: {tag!r} is a part of another tag; give four tags that do not contain each other"
             )
-    inputs = (arguments.completions, arguments.answers)
-    rows_file, metrics_file = arguments.output / "rows.jsonl", arguments.output / "metrics.json"
-    if arguments.output.exists() and not arguments.output.is_dir():
-        raise PipelineError(f"--output: {arguments.output} is a file, expected a folder; name another one")
+    inputs = (completions, answers)
+    rows_file, metrics_file = output / "rows.jsonl", output / "metrics.json"
+    if output.exists() and not output.is_dir():
+        raise PipelineError(f"--output: {output} is a file, expected a folder; name another one")
     if {rows_file.resolve(), metrics_file.resolve()} & {path.resolve() for path in inputs}:
-        raise PipelineError(f"--output: {arguments.output} would overwrite the graded files; name another folder")
+        raise PipelineError(f"--output: {output} would overwrite the graded files; name another folder")
     for option, path in zip(("--completions", "--answers"), inputs, strict=True):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise PipelineError(
                 f"{option}: {path} is a pipe or device, which cannot be read twice to hash it; give a file"
             )
     started = time.monotonic()
-    completions, golds = external.read_completions(arguments.completions), external.read_golds(arguments.answers)
-    external.require_matches(completions, golds, inputs, arguments.subset)
+    completions, golds = external.read_completions(completions), external.read_golds(answers)
+    external.require_matches(completions, golds, inputs, subset)
     graded = external.grade_all(completions, golds, tags)
     rates = accuracy_rates(graded)
     files.write_jsonl(rows_file, graded)
     seconds = time.monotonic() - started
     metrics = {
-        "completions": {"path": str(arguments.completions), "sha256": files.sha256_file(arguments.completions)},
-        "answers": {"path": str(arguments.answers), "sha256": files.sha256_file(arguments.answers)},
+        "completions": {"path": str(completions), "sha256": files.sha256_file(completions)},
+        "answers": {"path": str(answers), "sha256": files.sha256_file(answers)},
         "tags": list(tags.all()),
         "rows": len(graded),
         "rows_without_completion": len(golds) - len(graded),

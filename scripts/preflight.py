@@ -7,14 +7,12 @@ Compiles the recipe's programs from its settings alone: it needs no weights, no 
 needs libtpu (envs/tpu.txt).
 """
 
-import argparse
 import os
 import sys
 import time
-from pathlib import Path
 
 from gsm8k_grpo.common import files
-from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.common.command_line import OutputFile, Settings, run_stage
 from gsm8k_grpo.common.provenance import collect_provenance, package_version
 from gsm8k_grpo.config.accelerators import ACCELERATORS
 from gsm8k_grpo.config.merging import to_plain
@@ -24,12 +22,9 @@ from gsm8k_grpo.preflight.environment import COMPILE_ONLY
 BLOCKS = ("seed", "mesh", "model", "prompt", "training", "evaluation", "preflight")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", required=True, help=f"JSON text or a settings.yaml; needs {', '.join(BLOCKS)}")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
-    arguments = parser.parse_args()
-    settings = to_plain(stage_settings(arguments.settings, *BLOCKS))
+def main(*, settings: Settings, output: OutputFile) -> None:
+    """Runs the stage."""
+    settings = to_plain(stage_settings(settings, *BLOCKS))
     os.environ |= COMPILE_ONLY
     from gsm8k_grpo.preflight.text import result_text
     from gsm8k_grpo.preflight.verdict import run_preflight
@@ -42,7 +37,7 @@ def main() -> None:
     result = run_preflight(settings, ACCELERATORS[settings["preflight"]["accelerator"]], log)
     provenance = collect_provenance(seed=settings["seed"])
     provenance["versions"]["libtpu"] = package_version("libtpu")
-    files.write_json(arguments.output, {**result, "provenance": provenance})
+    files.write_json(output, {**result, "provenance": provenance})
     print(result_text(result), flush=True)
 
 

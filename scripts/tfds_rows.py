@@ -7,23 +7,18 @@ train.jsonl and test.jsonl (`question`, `answer`, as published) and origin.json 
 what it downloads and prepares in its own folder (TFDS_DATA_DIR, or ~/tensorflow_datasets) and later needs no network.
 """
 
-import argparse
-from pathlib import Path
-
 from gsm8k_grpo.common import files
-from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.common.command_line import OutputFolder, run_stage
 from gsm8k_grpo.data import gsm8k, tfds_source
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    arguments = parser.parse_args()
+def main(*, output: OutputFolder) -> None:
+    """Runs the stage."""
     rows, versions = tfds_source.prepare_rows()
     for split, split_rows in rows.items():
-        files.write_text(arguments.output / f"{split}.jsonl", gsm8k.published_text(split_rows))
+        files.write_text(output / f"{split}.jsonl", gsm8k.published_text(split_rows))
         print(f"{split}: {len(split_rows)} rows")
-    files.write_json(arguments.output / "origin.json", {"versions": versions})
+    files.write_json(output / "origin.json", {"versions": versions})
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ library versions, and a checkpoint continues only a run with the same fingerprin
 step), samples.jsonl (some completions with their rewards), checkpoints.json and, last, summary.json.
 """
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
 from gsm8k_grpo.common import files, jax_setup
-from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
 from gsm8k_grpo.config.stage_settings import stage_settings
 from gsm8k_grpo.grpo.artifacts import write_artifacts
 from gsm8k_grpo.grpo.checkpoint_names import checkpoint_steps
@@ -22,50 +21,44 @@ from gsm8k_grpo.grpo.run_identity import run_inputs
 from gsm8k_grpo.grpo.trackers import Trackers
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--settings",
-        required=True,
-        help="JSON text or a settings.yaml; needs the blocks seed, mesh, prompt and training",
-    )
-    parser.add_argument("--rows", type=Path, required=True, help="prompts to train on")
-    parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        help="this is one of several processes with the same --output, one on each host (see jax_setup.join_processes)",
-    )
-    arguments = parser.parse_args()
-    settings = stage_settings(arguments.settings, "seed", "mesh", "prompt", "training")
+def main(
+    *, settings: Settings, rows: Path, model: ModelFolder, output: OutputFolder, distributed: bool = False
+) -> None:
+    """Runs the stage.
+
+    Args:
+      rows: prompts to train on
+      distributed: this is one of several processes with the same --output, one on each host (see
+        jax_setup.join_processes)
+    """
+    settings = stage_settings(settings, "seed", "mesh", "prompt", "training")
     training_settings = settings["training"]
-    rows = files.read_jsonl(arguments.rows, keys=("id", "prompt", "answer", "prompt_tokens"))
-    manifest = files.read_json(arguments.model / "model.json")
+    prompts = files.read_jsonl(rows, keys=("id", "prompt", "answer", "prompt_tokens"))
+    manifest = files.read_json(model / "model.json")
     steps = checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
-    inputs = run_inputs(settings, arguments.rows, manifest["sha256"])
-    run = Run.of_inputs(arguments.output, inputs, training_settings["num_iterations"])
-    if arguments.distributed:
+    inputs = run_inputs(settings, rows, manifest["sha256"])
+    run = Run.of_inputs(output, inputs, training_settings["num_iterations"])
+    if distributed:
         jax_setup.configure_jax()
         jax_setup.join_processes()
-    leads = not arguments.distributed or jax_setup.is_lead_process()
+    leads = not distributed or jax_setup.is_lead_process()
     start = 0
     if leads:
         run.create(inputs)
         start = run.resume(steps)
-    if arguments.distributed:
+    if distributed:
         from jax.experimental import multihost_utils
 
         start = int(multihost_utils.broadcast_one_to_all(start))
     if start < steps[-1]:
         if leads:
             run.add_start(start)
-        _train(arguments.model, manifest["architecture"], settings, rows, run)
+        _train(model, manifest["architecture"], settings, prompts, run)
     elif leads:  # a kill right after the last checkpoint may have left these two undone
         run.prune(steps)
         Trackers(run.folder, run.history(start), {"wandb_project": None}, "").close()
     if leads:
-        write_artifacts(arguments.output, run, steps, settings, len(rows))
+        write_artifacts(output, run, steps, settings, len(prompts))
 
 
 def _train(model_folder: Path, architecture: Mapping | str, settings: Mapping, rows: list[dict], run: Run) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import kubernetes_jobs
 
-from gsm8k_grpo.common.errors import run_stage
+from gsm8k_grpo.common.errors import exit_on_error
 
 
 def main() -> None:
@@ -23,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    exit_on_error(main)

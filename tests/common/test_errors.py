@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from gsm8k_grpo.common.errors import PipelineError, run_stage
+from gsm8k_grpo.common.errors import PipelineError, exit_on_error
 
 
 def raising(error):
@@ -28,7 +28,7 @@ def raising(error):
 )
 def test_an_expected_failure_ends_in_one_line(error, line):
     with pytest.raises(SystemExit) as ended:
-        run_stage(raising(error))
+        exit_on_error(raising(error))
     assert ended.value.code.startswith(line) and "\n" not in ended.value.code
 
 
@@ -39,7 +39,7 @@ def test_an_expected_failure_ends_in_one_line(error, line):
 )
 def test_an_unexpected_failure_keeps_its_traceback(error):
     with pytest.raises(type(error)) as ended:
-        run_stage(raising(error))
+        exit_on_error(raising(error))
     assert ended.value is error
 
 
@@ -50,11 +50,11 @@ def test_a_disk_that_is_really_full_ends_in_one_line():
             full.write("text")
 
     with pytest.raises(SystemExit) as ended:
-        run_stage(stage)
+        exit_on_error(stage)
     assert "cannot be written (No space left on device)" in ended.value.code
 
 
 def test_a_stage_that_ends_well_does_not_exit():
     done = []
-    run_stage(lambda: done.append(1))
+    exit_on_error(lambda: done.append(1))
     assert done == [1]

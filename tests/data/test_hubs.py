@@ -23,7 +23,7 @@ def stage():
     folder, origin = hubs.fetch_model(json.loads(sys.argv[1]))
     print(json.dumps([str(folder), origin]))
 
-errors.run_stage(stage)
+errors.exit_on_error(stage)
 """
 MIB = 2**20
 HANDLES = {"huggingface": "google/gemma-2-2b-it", "kaggle": "google/gemma-2/flax/gemma2-2b-it"}

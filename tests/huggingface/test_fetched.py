@@ -30,11 +30,11 @@ from small_models import left_padded
 pytestmark = [pytest.mark.slow, pytest.mark.parity]
 # Runs several stages in one process, so that JAX is imported once.
 PROGRAM = """
-import importlib, json, sys
+import importlib, json
+from gsm8k_grpo.common.command_line import make_app
 for stage, *arguments in json.loads(input()):
-    sys.argv = [stage, *arguments]
     print("stage", stage, flush=True)
-    importlib.import_module(stage).main()
+    make_app(importlib.import_module(stage).main)(arguments)
 """
 KNOWN = CREDENTIALS["huggingface"] | CREDENTIALS["kaggle"]
 CASES = {

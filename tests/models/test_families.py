@@ -114,11 +114,11 @@ def test_a_family_that_is_registered_works_everywhere(invented, tmp_path):
 
 # Runs several stages in one process, which imports JAX once.
 PROGRAM = """
-import importlib, json, sys
+import importlib, json
+from gsm8k_grpo.common.command_line import make_app
 for stage, *arguments in json.loads(input()):
-    sys.argv = [stage, *arguments]
     print("stage", stage, flush=True)
-    importlib.import_module(stage).main()
+    make_app(importlib.import_module(stage).main)(arguments)
 """
 
 

@@ -7,7 +7,6 @@ to 10⁻⁴. PyTorch is not a dependency of the project: `make parity` installs 
 import copy
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,22 +19,18 @@ from gsm8k_grpo.generation.cache_size import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.huggingface import config_json, flax_reading, tensor_names, weight_reading
 from gsm8k_grpo.models import attention, building, storage
-from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.mesh import make_mesh
 from small_models import FAMILIES, completed, left_padded
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+from logits import LENGTHS, PAD, STOP, STOPS, Ids, forward, our_logits, their_logits, with_weights  # noqa: E402
 
 TOLERANCE = 1e-4
 # Of logits in bfloat16: root mean square of the difference, as a share of the logits'.
 # Measured: 0.014 (Gemma 2), 0.024 (Gemma 3, seven layers), 0.010 (Qwen2.5).
 BFLOAT16_TOLERANCE = 0.04
-PAD, STOP = 0, 3
-STOPS = (STOP, 9)
-# Rows of different lengths, all but one longer than the windows.
-LENGTHS = (23, 17, 9, 4)
 LONGEST = max(LENGTHS)
 
 
@@ -64,42 +59,15 @@ def folder(theirs, name, tmp_path_factory):
     return path
 
 
-def merged(weights, architecture, dtype=jnp.float32):
-    """Our model with these weights."""
-    graph, state = nnx.split(building.structure(building.tunix_config(architecture), jnp.dtype(dtype)))
-    nnx.replace_by_pure_dict(state, jax.tree.map(lambda array: jnp.asarray(array, dtype), weights))
-    return nnx.merge(graph, state)
-
-
 @pytest.fixture(scope="module")
 def ours(folder, name):
-    return merged(weight_reading.read_huggingface(folder, FAMILIES[name]), FAMILIES[name])
+    return with_weights(weight_reading.read_huggingface(folder, FAMILIES[name]), FAMILIES[name])
 
 
 @pytest.fixture(scope="module")
 def rows(name):
     """[B, T] left-padded tokens."""
     return left_padded(LENGTHS, FAMILIES[name]["vocabulary_size"], PAD)
-
-
-def their_logits(model, tokens):
-    mask = torch.tensor(tokens != PAD)
-    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-    with torch.no_grad():
-        found = model(input_ids=torch.tensor(tokens), attention_mask=mask.long(), position_ids=positions)
-    return found.logits.float().numpy()
-
-
-def our_logits(model, tokens):
-    """As in training: no cache."""
-    valid = jnp.asarray(tokens) != PAD
-    positions, mask = common.build_positions_from_mask(valid), common.make_causal_attn_mask(valid)
-    return np.asarray(forward(model, jnp.asarray(tokens), positions, None, mask)[0])
-
-
-@nnx.jit
-def forward(model, tokens, positions, cache, mask):
-    return model(tokens, positions, cache, mask)
 
 
 def cached_logits(model, tokens, prompt_tokens):
@@ -138,7 +106,7 @@ def test_logits_of_left_padded_rows(theirs, ours, rows):
 
 def test_logits_in_bfloat16(theirs, ours, folder, rows, name):
     """Both round at each operation, not at the same ones: each is about as far from float32 as the other is."""
-    rounded = merged(weight_reading.read_huggingface(folder, FAMILIES[name]), FAMILIES[name], jnp.bfloat16)
+    rounded = with_weights(weight_reading.read_huggingface(folder, FAMILIES[name]), FAMILIES[name], jnp.bfloat16)
     found = our_logits(rounded, rows).astype("f")
     expected = their_logits(copy.deepcopy(theirs).bfloat16(), rows)
     exact, real = their_logits(theirs, rows), rows != PAD
@@ -171,28 +139,6 @@ def test_log_probs_as_training_takes_them(theirs, ours, rows):
     expected = torch.log_softmax(logits, -1).gather(-1, torch.tensor(completions)[..., None])[..., 0].numpy()
     real = completions != PAD
     np.testing.assert_allclose(np.asarray(found)[real], expected[real], rtol=0, atol=TOLERANCE)
-
-
-class Ids:
-    """A tokenizer whose text is its ids."""
-
-    def __init__(self, architecture):
-        self._bos = 2 if family_of(architecture).template.bos else None
-
-    def encode(self, text):
-        return [int(word) for word in text.split()]
-
-    def decode(self, ids):
-        return " ".join(map(str, ids))
-
-    def bos_id(self):
-        return self._bos
-
-    def eos_id(self):
-        return STOP
-
-    def pad_id(self):
-        return PAD
 
 
 def test_greedy_completions(theirs, ours, rows, name):
@@ -270,7 +216,7 @@ def test_kaggles_flax_layout_computes_the_same(tmp_path):
     assert storage.weights_hash(found) == storage.weights_hash(weights)
     tokens = np.arange(4, 20)[None]
     np.testing.assert_array_equal(
-        our_logits(merged(found, architecture), tokens), our_logits(merged(weights, architecture), tokens)
+        our_logits(with_weights(found, architecture), tokens), our_logits(with_weights(weights, architecture), tokens)
     )
     with pytest.raises(PipelineError, match="has shape"):
         flax_reading.read_flax(tmp_path / "gemma2-2b-it", {**architecture, "hidden_dim": 40})

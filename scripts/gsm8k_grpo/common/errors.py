@@ -15,7 +15,7 @@ class PipelineError(Exception):
 
 @contextlib.contextmanager
 def silent_stderr():
-    """While entered, and after an exception for good, only `run_stage` still reaches standard error.
+    """While entered, and after an exception for good, only `exit_on_error` still reaches standard error.
 
     For libraries whose threads print tracebacks of their own beside the exception that they raise.
     """
@@ -37,7 +37,7 @@ def write_stderr(text: str) -> None:
         os.write(2 if _stderr is None else _stderr, f"{text}\n".encode())
 
 
-def run_stage(stage: Callable[[], None]) -> None:
+def exit_on_error(stage: Callable[[], None]) -> None:
     """Runs one entry point; an expected failure prints one line and exits with 1 instead of a traceback.
 
     Unexpected exceptions keep their traceback: they are faults of ours, not of the input.

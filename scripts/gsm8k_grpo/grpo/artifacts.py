@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.config.merging import to_plain
@@ -27,6 +25,8 @@ def write_artifacts(training_folder: Path, run: Run, steps: list[int], settings:
     Raises:
       PipelineError: the run's log has no row for some step.
     """
+    import pandas as pd  # here, because its import would delay the start of training
+
     history, inputs, hashes = run.history(steps[-1]), run.inputs(), run.checkpoint_hashes()
     checkpoints = [
         {
