@@ -62,18 +62,21 @@ import numpy as np
 from flax import nnx
 
 sys.path.insert(0, "scripts")
-from gsm8k_grpo import models, rollout
+from gsm8k_grpo.generation.sampler import DrawingOptions, Sampler
+from gsm8k_grpo.models import building
+from gsm8k_grpo.models.lora import with_lora
+from gsm8k_grpo.models.mesh import make_mesh
 
-mesh = models.make_mesh(2, 4)
+mesh = make_mesh(2, 4)
 sizes = {"num_layers": 1, "embed_dim": 32, "hidden_dim": 64, "num_heads": 8, "num_kv_heads": 4, "head_dim": 8}
-config = models.config({**sizes, "family": "gemma2", "vocabulary_size": 64, "sliding_window_tokens": 64})
-model = models.initialise(config, seed=0)
+config = building.tunix_config({**sizes, "family": "gemma2", "vocabulary_size": 64, "sliding_window_tokens": 64})
+model = building.initialise(config, seed=0)
 state = nnx.state(model)
 nnx.update(model, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
 modules = ["q_einsum", "kv_einsum", "attn_vec_einsum", "gate_proj", "up_proj", "down_proj"]
 for base_weights in (None, "int8"):
     lora = {"rank": 4, "alpha": 4, "dropout": 0, "base_weights": base_weights, "target_modules": modules}
-    adapted = models.with_lora(model, lora, 0, mesh)
+    adapted = with_lora(model, lora, 0, mesh)
     for path, leaf in nnx.to_flat_state(nnx.state(adapted)):
         array = leaf[...]
         assert len(array.sharding.device_set) == 8, path
@@ -86,10 +89,11 @@ class Tokenizer:
     encode = decode = lambda self, text: [5]
 
 
-sampler = rollout.Sampler(adapted, Tokenizer(), 16, mesh)
+sampler = Sampler(adapted, Tokenizer(), 16, mesh)
 ids, keys = np.full((4, 8), 5, np.int32), jax.random.split(jax.random.key(0), 4)
-how = rollout.Drawing(8, (1,), 0.0, None, 1.0)
-cache = sampler.prefill(sampler.model_def_and_state()[1], ids, keys, copies=1, capacity=8, options=how).cache["layer_0"]
+options = DrawingOptions(8, (1,), 0.0, None, 1.0)
+weights = sampler.model_def_and_state()[1]
+cache = sampler.prefill(weights, ids, keys, copies=1, capacity=8, options=options).cache["layer_0"]
 for name, shape in (("k", (8, 16)), ("v", (16, 8))):
     assert cache[name].shape == (4, 4, *shape)
     assert cache[name].addressable_shards[0].data.shape == (2, 1, *shape), cache[name].sharding
