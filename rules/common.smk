@@ -109,22 +109,25 @@ def stage(name, options, path=None):
 
 
 def rerun_on(name):
-    """Parameters that start a stage again: its code changed its meaning, or its last job failed."""
+    """Parameters that start a stage again: its code changed its meaning, or its last job failed.
+
+    They depend on wildcards alone: Snakemake does not compare parameters that depend on inputs or outputs.
+    """
+
+    def mark(wildcards):
+        """The file that a failed job leaves."""
+        return f"results/logs/failures/{'-'.join([name, *wildcards])}"
+
     return {
         "code": f"scripts/{name}.py and its modules {source_hash(name)}",
-        "mark": mark_path,
-        "failure": last_failure,
+        "mark": mark,
+        "failure": lambda wildcards: last_failure(mark(wildcards)),
     }
 
 
-def mark_path(wildcards, output):
-    """The mark that a failed job leaves, named after its first output."""
-    return f"results/logs/failures/{'-'.join(Path(output[0]).parts[1:])}"
-
-
-def last_failure(wildcards, output):
-    """What the mark of a rule's last failed job says; another text than the last time starts it again."""
-    path = Path(mark_path(wildcards, output))
+def last_failure(mark):
+    """What the mark of the last failed job says; another text than the last time starts a stage again."""
+    path = Path(mark)
     if path not in MARKS:
         # A full disk leaves the mark empty: then its time tells it from others.
         found = path.is_file() and (path.read_text() or str(path.stat().st_mtime_ns))

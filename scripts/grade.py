@@ -37,11 +37,8 @@ def main(
       subset: allow gold answers without a completion
     """
     tags = Tags(*tags)
-    for index, tag in enumerate(tags.all()):
-        if any(tag in other for other in tags.all()[:index] + tags.all()[index + 1 :]):
-            raise PipelineError(
-                f"--tags: {tag!r} is a part of another tag; give four tags that do not contain each other"
-            )
+    if (tag := tags.find_overlap()) is not None:
+        raise PipelineError(f"--tags: {tag!r} is a part of another tag; give four tags that do not contain each other")
     inputs = (completions, answers)
     rows_file, metrics_file = output / "rows.jsonl", output / "metrics.json"
     if output.exists() and not output.is_dir():
@@ -54,9 +51,9 @@ def main(
                 f"{option}: {path} is a pipe or device, which cannot be read twice to hash it; give a file"
             )
     started = time.monotonic()
-    completions, golds = external.read_completions(completions), external.read_golds(answers)
-    external.require_matches(completions, golds, inputs, subset)
-    graded = external.grade_all(completions, golds, tags)
+    found, golds = external.read_completions(completions), external.read_golds(answers)
+    external.require_matches(found, golds, inputs, subset)
+    graded = external.grade_all(found, golds, tags)
     rates = accuracy_rates(graded)
     files.write_jsonl(rows_file, graded)
     seconds = time.monotonic() - started

@@ -1,5 +1,6 @@
 """`scripts/grade.py` grades completions of any program, and names each fault of a file in one sentence."""
 
+import itertools
 import json
 import os
 
@@ -25,7 +26,9 @@ def grade(run_script, tmp_path):
             (tmp_path / name).write_bytes(content)
             paths.append(tmp_path / name)
         output = tmp_path / "graded"
-        run_script("grade", "--completions", paths[0], "--answers", paths[1], "--output", output, *options)
+        inputs = {"--completions": paths[0], "--answers": paths[1]}
+        inputs = {name: path for name, path in inputs.items() if name not in options}
+        run_script("grade", *itertools.chain(*inputs.items()), "--output", output, *options)
         lines = (output / "rows.jsonl").read_text(encoding="utf-8").splitlines()
         return json.loads((output / "metrics.json").read_text()), [json.loads(line) for line in lines]
 

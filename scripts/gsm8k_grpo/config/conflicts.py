@@ -10,6 +10,7 @@ from gsm8k_grpo.config.blocks_training import REWARDS
 from gsm8k_grpo.config.schema import validated
 from gsm8k_grpo.models import families
 from gsm8k_grpo.rewards import custom
+from gsm8k_grpo.rewards.answers import Tags
 
 LARGEST_MESH_AXIS = 1024  # of those that a message suggests
 
@@ -57,10 +58,8 @@ def _all_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
             f"{samples} greedy completions of a prompt are all the same; set evaluation.temperature above 0",
         )
     yield from _training_conflicts(training)
-    tags = list(settings["prompt"]["tags"].values())
-    for index, tag in enumerate(tags):
-        if any(tag in other for other in tags[:index] + tags[index + 1 :]):
-            yield "prompt.tags", f"the tag {tag!r} is a part of another tag; choose four that do not contain each other"
+    if (tag := Tags(**settings["prompt"]["tags"]).find_overlap()) is not None:
+        yield "prompt.tags", f"the tag {tag!r} is a part of another tag; choose four that do not contain each other"
 
 
 def _dataset_conflicts(dataset: Mapping, dev_rows: int) -> Iterator[tuple[str, str]]:

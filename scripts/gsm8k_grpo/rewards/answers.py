@@ -53,6 +53,13 @@ class Tags:
         """The four tags in the order of a completion."""
         return (self.reasoning_start, self.reasoning_end, self.answer_start, self.answer_end)
 
+    def find_overlap(self) -> str | None:
+        """A tag that is a part of another one, which no reader could tell apart; None where there is none."""
+        tags = self.all()
+        return next(
+            (tag for i, tag in enumerate(tags) if any(tag in other for other in tags[:i] + tags[i + 1 :])), None
+        )
+
 
 def _without_latex(text: str) -> str:
     return _LATEX.sub(_from_latex, text) if "\\" in text or "{,}" in text else text
