@@ -20,7 +20,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
 
 # With a file on each core, the longest files begin first, so that none is left over alone.
-LONG = ("test_resuming", "test_clusters", "test_programs", "test_artifacts", "test_devices")
+LONG = (
+    "test_resuming",
+    "test_clusters",
+    "test_artifacts",
+    "test_reruns",
+    "test_failures",
+    "test_devices",
+    "test_parity",
+)
+LONG += ("test_building_and_lora", "test_sampler", "test_programs", "test_fetched", "test_tfds", "test_browser_page")
 MARKERS = ("slow", "browser", "tpu", "parity", "cluster")
 
 
