@@ -2,6 +2,7 @@
 
 import pytest
 
+from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.report import numbers, sentences
 
 
@@ -59,7 +60,7 @@ def test_a_gain_in_format_is_not_called_mathematics(answer, flexible, expected):
         (numbers.p_value, {0.00001: "p < 0.0001", 0.0012: "p = 0.0012", 0.0496: "p = 0.0496", 1.0: "p = 1.00"}),
         (numbers.duration, {0: "0.0 s", 0.0123: "12.3 ms", 0.21: "210 ms", 3.21: "3.2 s", 45: "45 s", 300: "5 min"}),
         (numbers.duration, {9000: "2.5 h"}),
-        (numbers.gibibytes, {2**34: "16.00 GiB", 2**20: "1.0 MiB"}),
+        (size_text, {2**34: "16.00 GiB", 2**20: "1.00 MiB"}),
         (lambda value: numbers.plural(value, "row"), {0: "0 rows", 1: "1 row", 1319: "1,319 rows"}),
         (lambda value: numbers.decimals(value, 2), {-0.314: "−0.31", 1234: "1,234.00"}),
         (numbers.published_rate, {None: "–", 0.145: "14.5 %", (0.1, 0.15): "10 to 15 %"}),

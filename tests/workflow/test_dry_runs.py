@@ -3,23 +3,17 @@
 import collections
 import importlib.util
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
-from workflow_copy import RECIPES, ROOT
-
-BASE = {"evaluate tiny evaluations base", "evaluate tiny evaluations-dev base"}
-STEPS = {f"evaluate tiny evaluations-dev {checkpoint}" for checkpoint in ("step-2", "step-4", "final")}
-STEPS |= {"evaluate tiny evaluations final"}
-CHOICE = {"best tiny", "evaluate tiny evaluations best"}
-LATE = CHOICE | {"compare tiny", "score tiny", "plots tiny", "report"}
-AFTER_TRAIN = {"train tiny"} | STEPS | LATE
-CHECK_AND_TRAIN = {"format_check tiny"} | AFTER_TRAIN
-AFTER_PROMPTS = {"prompts tiny"} | BASE | CHECK_AND_TRAIN
-AFTER_MODEL = {"base_model tiny"} | AFTER_PROMPTS
-AFTER_DATA = {"download word-problems"} | AFTER_MODEL
-EVERYTHING = {"settings tiny"} | AFTER_DATA
+from gsm8k_grpo.common import layout
+from workflow_copy import (
+    AFTER_PROMPTS,
+    RECIPES,
+    ROOT,
+)
 
 
 def test_on_dev_alone_each_checkpoint_is_evaluated_once_and_test_is_not_read(snakemake, sources):
@@ -129,3 +123,26 @@ def test_every_rule_has_a_log():
     rules = re.split(r"^rule (\w+):$", text, flags=re.MULTILINE)[1:]
     logs = {name: "\n    log:\n" in body for name, body in zip(rules[::2], rules[1::2], strict=True)}
     assert len(logs) >= 9 and all(logs.values()), logs
+
+
+def test_a_dry_run_of_the_default_is_short_and_says_in_words_what_runs_and_why(snakemake, sources):
+    status, text = snakemake(sources, "--dry-run")
+    assert status == 0 and len(text.splitlines()) <= 150
+    planned = re.findall(r"^Job \d+: (.+)\nReason: (.+)$", text, re.MULTILINE)
+    assert len(planned) == len(snakemake.plan(sources))
+    assert ("Train tiny", "Missing output files: ") in [(job, why[:22]) for job, why in planned]
+    assert "Choose the best checkpoint of tiny on dev" in dict(planned)
+
+
+def test_the_librarys_paths_are_those_of_the_rules(snakemake, sources):
+    results = Path("results")
+    outputs = {name.removesuffix(" (update)") for job in snakemake.plan(sources).values() for name in job.output}
+    assert {
+        str(layout.dataset_folder(results, "word-problems") / "train.jsonl"),
+        str(layout.model_folder(results, "tiny") / "model.json"),
+        str(layout.settings_file(results, "tiny")),
+        str(layout.prompts_file(results, "tiny", "dev")),
+        str(layout.training_folder(results, "tiny") / "summary.json"),
+        str(layout.evaluation_folder(results, "tiny", "best") / "metrics.json"),
+        str(layout.evaluation_folder(results, "tiny", "step-2", on_dev=True) / "completions.jsonl"),
+    } <= outputs

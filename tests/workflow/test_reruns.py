@@ -10,19 +10,19 @@ import pytest
 import yaml
 
 from gsm8k_grpo.data import model_files
-from workflow_copy import append, rewrite
-
-BASE = {"evaluate tiny evaluations base", "evaluate tiny evaluations-dev base"}
-STEPS = {f"evaluate tiny evaluations-dev {checkpoint}" for checkpoint in ("step-2", "step-4", "final")}
-STEPS |= {"evaluate tiny evaluations final"}
-CHOICE = {"best tiny", "evaluate tiny evaluations best"}
-LATE = CHOICE | {"compare tiny", "score tiny", "plots tiny", "report"}
-AFTER_TRAIN = {"train tiny"} | STEPS | LATE
-CHECK_AND_TRAIN = {"format_check tiny"} | AFTER_TRAIN
-AFTER_PROMPTS = {"prompts tiny"} | BASE | CHECK_AND_TRAIN
-AFTER_MODEL = {"base_model tiny"} | AFTER_PROMPTS
-AFTER_DATA = {"download word-problems"} | AFTER_MODEL
-EVERYTHING = {"settings tiny"} | AFTER_DATA
+from workflow_copy import (
+    AFTER_DATA,
+    AFTER_MODEL,
+    AFTER_PROMPTS,
+    AFTER_TRAIN,
+    BASE,
+    CHECK_AND_TRAIN,
+    EVERYTHING,
+    LATE,
+    STEPS,
+    append,
+    rewrite,
+)
 
 
 def test_jax_and_the_network_would_end_these_runs(snakemake, tmp_path):

@@ -2,16 +2,10 @@
 
 from collections.abc import Mapping
 
-import humanize
-
+from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.config.accelerators import Accelerator
 
 COLUMNS = ("argument", "temporary", "peak", "resident", "needed", "kv_cache")  # sizes on each chip
-
-
-def size_text(size_bytes: float) -> str:
-    """Bytes in the unit that reads best: `15.75 GiB`."""
-    return humanize.naturalsize(size_bytes, binary=True, format="%.2f")
 
 
 def program_line(record: Mapping, accelerator: Accelerator) -> str:

@@ -57,11 +57,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def gibibytes(size: float) -> str:
-    """Bytes in GiB with two decimals, or in MiB if that rounds to 0."""
-    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 / 100 else f"{size / 2**20:,.1f} MiB"
-
-
 def plural(number: int, one: str, many: str | None = None) -> str:
     """A number with its noun."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"

@@ -11,6 +11,7 @@ import jinja2
 
 from gsm8k_grpo.common import layout
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.config.recipes import recipe_names, run_names
 from gsm8k_grpo.report import artifact_schema, completion_browser, numbers, sentences, training_figures
@@ -29,7 +30,7 @@ SCRIPTS = ("vendor/uPlot.min.js", "vendor/sortable.min.js", "report.js")
 STYLES = ("vendor/uPlot.min.css", "report.css")
 FILTERS = (
     *(numbers.percent, numbers.tenth, numbers.points, numbers.interval_ends, numbers.p_value, numbers.decimals),
-    *(numbers.count, numbers.duration, numbers.gibibytes, numbers.plural, numbers.published_rate),
+    *(numbers.count, numbers.duration, size_text, numbers.plural, numbers.published_rate),
     *(numbers.shorten_visible, sentences.verdict, sentences.seeds_verdict),
 )
 
