@@ -30,7 +30,7 @@ def main(*, settings: Settings, rows: Path | None = None, same: Path | None = No
     architecture = model_settings["architecture"]
     jax_setup.configure_jax()
 
-    from gsm8k_grpo.huggingface import weight_reading
+    from gsm8k_grpo.huggingface import published_model
     from gsm8k_grpo.models import model_folder_writing, pretraining
 
     def take_over(making: Path) -> tuple[dict, dict]:
@@ -48,7 +48,7 @@ def main(*, settings: Settings, rows: Path | None = None, same: Path | None = No
 
     def convert(making: Path) -> tuple[dict, dict]:
         folder, origin = hubs.fetch_model(model_settings)
-        return weight_reading.convert_model(folder, architecture, making), origin
+        return published_model.convert_model(folder, architecture, making), origin
 
     pretrained = take_over if same else pretrain
     make = pretrained if model_settings["source"] == "pretrained" else convert

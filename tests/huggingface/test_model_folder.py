@@ -8,7 +8,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import word_problems
 from gsm8k_grpo.data.prompts import build_prompt
-from gsm8k_grpo.huggingface import export, model_folder, weight_reading
+from gsm8k_grpo.huggingface import export, model_folder, published_model
 from gsm8k_grpo.huggingface.model_folder import TEMPLATES, write_model_files
 from gsm8k_grpo.models import families, tokenizers
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
@@ -76,7 +76,7 @@ def test_a_base_without_a_chat_template_is_exported_with_the_one_of_our_prompts(
     (model / "tokenizer.model").write_bytes(train_tokenizer(texts, 600, name))
     for file, content in {"config.json": {"model_type": name}, **beside}.items():
         (published / file).write_text(json.dumps(content))
-    weight_reading.copy_published(published, model / "published")
+    published_model.copy_published(published, model / "published")
     evaluation = {"temperature": 0, "top_k": None, "top_p": 1.0, "max_completion_tokens": 7}
     architecture = {"family": name, "vocabulary_size": 600}
     write_model_files(folder, model, {"architecture": architecture, "dtype": "float32"}, evaluation)

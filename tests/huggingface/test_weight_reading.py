@@ -19,7 +19,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.data.model_files import INDEX_FILE
-from gsm8k_grpo.huggingface import config_json, weight_reading
+from gsm8k_grpo.huggingface import config_json, published_model
 from gsm8k_grpo.models import building, families, storage
 from gsm8k_grpo.models.base_model import load_base_model
 from gsm8k_grpo.models.families import family_of
@@ -49,7 +49,9 @@ def test_a_converted_folder_keeps_its_weights(name, weights, tmp_path, shards):
     folder, output = write_folder(tmp_path / "published", name, weights, shards), tmp_path / "model"
     chosen = {"name": "small", "architecture": SIZES[name], "dtype": "float32"}
     write_model_folder(
-        output, chosen, lambda making: (weight_reading.convert_model(folder, SIZES[name], making), {"source": "folder"})
+        output,
+        chosen,
+        lambda making: (published_model.convert_model(folder, SIZES[name], making), {"source": "folder"}),
     )
     manifest = files.read_json(output / "model.json")
     assert manifest["sha256"]["weights"] == storage.weights_hash(weights)
@@ -67,7 +69,7 @@ def test_a_miniature_takes_over_weights_that_were_pretrained_in_the_same_way(nam
     first, second = tmp_path / "first", tmp_path / "second"
     chosen = {"name": "first", "architecture": SIZES[name], "dtype": "float32"}
     write_model_folder(
-        first, chosen, lambda making: (weight_reading.convert_model(folder, SIZES[name], making), {"seed": 3})
+        first, chosen, lambda making: (published_model.convert_model(folder, SIZES[name], making), {"seed": 3})
     )
     other = {**chosen, "name": "second", "dtype": "bfloat16"}
     write_model_folder(second, other, lambda making: take_over_model(first, making))
@@ -249,11 +251,11 @@ def test_only_the_models_files_and_its_licence_are_kept_for_the_export(tmp_path)
     others = {"adapter_config.json", "kaggle.json", "notes.txt", "model.safetensors", INDEX_FILE}
     for name in kept | others:
         (folder / name).write_text("{}")
-    weight_reading.copy_published(folder, tmp_path / "kept")
+    published_model.copy_published(folder, tmp_path / "kept")
     assert {path.name for path in (tmp_path / "kept").iterdir()} == kept
     (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(PipelineError, match=r"tokenizer\.json, line 1: not valid JSON .* fetch or write it again"):
-        weight_reading.copy_published(folder, tmp_path / "again")
+        published_model.copy_published(folder, tmp_path / "again")
 
 
 def without(name):
@@ -316,13 +318,13 @@ def test_a_faulty_folder_is_refused_in_one_sentence(folder, name, fault):
     damage, says = FAULTS[fault]
     damage(folder)
     with pytest.raises(PipelineError) as refused:
-        weight_reading.read_model(folder, SIZES[name])
+        published_model.read_model(folder, SIZES[name])
     assert says in str(refused.value) and str(folder) in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_copy_of_the_tied_embedding_is_accepted(folder, name, weights):
     retensored(lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]})(folder)
-    found, _ = weight_reading.read_model(folder, SIZES[name])
+    found, _ = published_model.read_model(folder, SIZES[name])
     assert storage.weights_hash(found) == storage.weights_hash(weights)
 
 
@@ -330,14 +332,14 @@ def test_a_folder_without_tokenizer_or_with_the_wrong_layout_is_refused(folder, 
     for file in ("tokenizer.model", "tokenizer.json"):
         (folder / file).unlink(missing_ok=True)
     with pytest.raises(PipelineError, match=r"expected .*tokenizer\.json, the model's tokenizer"):
-        weight_reading.read_model(folder, SIZES[name])
+        published_model.read_model(folder, SIZES[name])
     (tmp_path / "flax" / "checkpoint").mkdir(parents=True)
     (tmp_path / "flax" / "checkpoint" / "_METADATA").write_text("{}")
     with pytest.raises(PipelineError) as refused:
-        weight_reading.read_model(tmp_path / "flax", SIZES[name])
+        published_model.read_model(tmp_path / "flax", SIZES[name])
     says = "expected a tokenizer*.model and one folder with a Flax checkpoint"
     assert (says if name == "gemma2" else "a Flax checkpoint of") in str(refused.value)
     if name == "gemma2":
         (tmp_path / "flax" / "tokenizer.model").write_bytes(b"")
         with pytest.raises(PipelineError, match="checkpoint: not a readable Flax checkpoint"):
-            weight_reading.read_model(tmp_path / "flax", SIZES[name])
+            published_model.read_model(tmp_path / "flax", SIZES[name])

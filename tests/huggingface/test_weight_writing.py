@@ -19,7 +19,7 @@ from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.generation.cache_size import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
-from gsm8k_grpo.huggingface import agreement, config_json, tensor_names, weight_reading, weight_writing
+from gsm8k_grpo.huggingface import agreement, config_json, published_model, tensor_names, weight_reading, weight_writing
 from gsm8k_grpo.huggingface.model_folder import write_model_files
 from gsm8k_grpo.models import families, storage, tokenizers
 from gsm8k_grpo.models.families import family_of
@@ -312,7 +312,7 @@ def test_published_files_beside_the_weights_stay_unchanged(name, published, tmp_
     template = family_of(FAMILIES[name]).template
     folder, model = tmp_path / "export", tmp_path / "model"
     folder.mkdir(), model.mkdir()
-    weight_reading.copy_published(published, model / "published")
+    published_model.copy_published(published, model / "published")
     (model / "published" / "tokenizer_config.json").write_text('{"tokenizer_class": "theirs"}')
     (model / "published" / "generation_config.json").write_text('{"eos_token_id": [1, 7], "repetition_penalty": 1.1}')
     rows, _ = word_problems.generate_problems(seed=0, train_rows=300, test_rows=0)

@@ -19,7 +19,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.data.prompts import build_prompt
-from gsm8k_grpo.huggingface import config_json, tensor_names, weight_reading
+from gsm8k_grpo.huggingface import config_json, published_model, tensor_names, weight_reading
 from gsm8k_grpo.models import building, families, tokenizers
 from gsm8k_grpo.models.family import Licence
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
@@ -89,7 +89,7 @@ def test_a_family_that_is_registered_works_everywhere(invented, tmp_path):
     )
 
     (tmp_path / "pieces.model").write_bytes(train_tokenizer(["to be or not to be"] * 20, 380, "invented"))
-    tokenizer = tokenizers.load_tokenizer(weight_reading.tokenizer_file(tmp_path, sizes), template)
+    tokenizer = tokenizers.load_tokenizer(published_model.tokenizer_file(tmp_path, sizes), template)
     assert tokenizer.piece_to_id("<start_of_turn>") == 105 and len(tokenizer) == 380
 
     model, tokens = building.initialise(building.tunix_config(sizes), seed=0), jnp.arange(8)[None]
