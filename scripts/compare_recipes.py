@@ -21,7 +21,6 @@ def main(*, results: ResultsFolder, recipes: list[str], output: OutputFile, plot
       recipes: names of recipes, or of their runs
       plot: SVG to write
     """
-    results, recipes = results, recipes
     compared = compare_recipes({recipe: read_verdicts(results, recipe) for recipe in recipes})
     files.write_json(output, {**compared, "provenance": collect_provenance()})
     plots.draw_cost({recipe: accuracy_and_cost(results, recipe) for recipe in recipes}, plot)

@@ -24,7 +24,7 @@ def main(*, results: ResultsFolder, recipe: str, output: OutputFolder) -> None:
     Args:
       recipe: name of a recipe, or of its run
     """
-    results, run, output = results, recipe, output
+    run = recipe
     export.require_finished(results, run)
     blocks = ("mesh", "dataset", "model", "prompt", "training", "evaluation")
     settings = stage_settings(str(layout.settings_file(results, run)), *blocks)

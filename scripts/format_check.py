@@ -51,7 +51,7 @@ def main(*, settings: Settings, rows: Path, model: ModelFolder, output: OutputFi
         {"id": row["id"], "completion": completion}
         for row, completion in zip(rows[:EXAMPLES], completions[:EXAMPLES], strict=True)
     ]
-    # The file has no provenance, so equal results are equal files and do not make training run again.
+    # The file has no provenance, so equal results are equal files and the report does not run again.
     files.write_json(output, {**summary, "examples": examples})
     exact = summary["exact"]
     print(f"exact format {exact['value']:.1%} ({exact['low']:.1%} to {exact['high']:.1%}, n = {exact['n']})")

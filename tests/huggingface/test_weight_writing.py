@@ -281,7 +281,7 @@ def test_adapters_of_another_architecture_are_refused(name, trained):
 def test_stored_weights_have_the_hash_of_what_was_saved(name, stored, published, tmp_path):
     weights = weight_reading.read_huggingface(published, FAMILIES[name])
     assert storage.arrays_hash(stored) == storage.weights_hash(weights)
-    with pytest.raises(PipelineError, match="no weights"):
+    with pytest.raises(PipelineError, match="no readable weights"):
         storage.Stored(tmp_path / "missing")
 
 

@@ -4,13 +4,14 @@ never refuses one that would fit."""
 import resource
 from pathlib import Path
 
-import humanize
 import psutil
 from jax.sharding import Mesh
 
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.generation.cache_size import cache_capacities
 from gsm8k_grpo.models import log_probs
+from gsm8k_grpo.models.building import vocabulary_size
 
 BYTES_PER_LOGIT = 4  # log-probs are computed in float32, whatever the precision of the weights
 BYTES_PER_ACTIVATION = 2  # the least: bfloat16
@@ -31,11 +32,6 @@ def available_bytes(mesh: Mesh) -> int:
     return min(limits)
 
 
-def _vocabulary_size(config: object) -> int:
-    """Rows of the embedding. Tunix's configurations of Gemma and Qwen2 name them differently."""
-    return config.num_embed if hasattr(config, "num_embed") else config.vocab_size
-
-
 def kv_cache_bytes(config: object, rows: int, tokens: int) -> int:
     """Keys and values of all layers for `rows` sequences of `tokens` positions, at two bytes a number (bfloat16)."""
     return rows * tokens * config.num_layers * config.num_kv_heads * config.head_dim * 2 * 2
@@ -49,10 +45,9 @@ def require_memory(needed_bytes: int, mesh: Mesh, purpose: str, settings_to_lowe
     """
     available = available_bytes(mesh)
     if needed_bytes > available:
-        needed, there = (humanize.naturalsize(size, binary=True) for size in (needed_bytes, available))
         raise PipelineError(
-            f"too little memory for {purpose}: it needs at least {needed}, {there} are available; lower "
-            f"{settings_to_lower}"
+            f"too little memory for {purpose}: it needs at least {size_text(needed_bytes)}, {size_text(available)} are "
+            f"available; lower {settings_to_lower}"
         )
 
 
@@ -60,7 +55,7 @@ def require_training_memory(config: object, training_settings: dict, max_prompt_
     """Refuses a micro-batch whose logits and layer inputs, or whose KV cache, alone do not fit."""
     sequences = training_settings["micro_batch_prompts"] * training_settings["num_generations"]
     limit = training_settings["max_completion_tokens"]
-    logits = min(sequences * limit * _vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
+    logits = min(sequences * limit * vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
     layer_inputs = sequences * limit * config.embed_dim * config.num_layers  # kept for the gradient
     require_memory(
         max(
@@ -77,7 +72,7 @@ def require_evaluation_memory(
     config: object, rows: int, max_prompt_tokens: int, completion_tokens: int, mesh: Mesh
 ) -> None:
     """Refuses an evaluation batch whose KV cache and next logits alone do not fit."""
-    logits = rows * _vocabulary_size(config) * BYTES_PER_LOGIT
+    logits = rows * vocabulary_size(config) * BYTES_PER_LOGIT
     cache = kv_cache_bytes(config, rows, max_prompt_tokens + cache_capacities(completion_tokens)[0])
     require_memory(
         logits + cache,
