@@ -103,6 +103,8 @@ def test_gradients_transpose_the_smaller_operand():
 
     assert (tokens, 60) in transposed(plain)
     assert (tokens, 60) not in transposed(reordered)
+    # An operand that is contracted last needs no transposition, so the larger one stays on the left.
+    assert ((tokens, WIDTH), (1,)) in dots(reordered, (left, right), x)
 
 
 def test_batched_products_stay_as_they_are():
