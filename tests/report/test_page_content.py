@@ -43,7 +43,7 @@ def test_the_cost_of_a_step_is_compared_for_runs_that_measured_it(results):
     )
     completions = chosen["prompts_per_step"] * chosen["num_generations"]
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", table.replace("\n", ""))
-    assert cells[:5] == ["1.5 s", str(completions), "3.0 MiB", "–", "1.00 GiB"]
+    assert cells[:5] == ["1.5 s", str(completions), "3.00 MiB", "–", "1.00 GiB"]
     del first["step_seconds"], first["memory"]  # as before they were counted
     files.write_json(results / "one/training/summary.json", first)
     assert re.findall(
