@@ -105,10 +105,10 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
     how = {**chosen["training"], "lora": lora, "learning_rate": 0.02 if all_weights else 1.5e-3}
     policy = make_policy(loaded.model, lora, chosen["seed"], mesh)
     run = Run(tmp_path, chosen["training"]["num_iterations"])
-    cluster = tunix_setup.make_rl_cluster(
+    rl_cluster = tunix_setup.make_rl_cluster(
         policy, reference.model, loaded.tokenizer, mesh, how, limits[0], loaded.stop_ids, 0, run
     )
-    learner = Learner(cluster, how, Tags(**chosen["prompt"]["tags"]), prompts, 0, loaded.stop_ids)
+    learner = Learner(rl_cluster, how, Tags(**chosen["prompt"]["tags"]), prompts, 0, loaded.stop_ids)
     live = {"base": greedy(policy, loaded)}
     for step in (1, 2, 3):
         learner.update(learner.sample())

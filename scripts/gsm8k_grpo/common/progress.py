@@ -5,7 +5,7 @@ import sys
 from tqdm import tqdm
 
 LOG_INTERVAL_SECONDS = 10.0
-LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {remaining} left{postfix}"
+LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} {unit}s, {rate_fmt}, {remaining} left{postfix}"
 
 
 class Progress(tqdm):
@@ -16,14 +16,14 @@ class Progress(tqdm):
         Args:
           name: what is going on.
           total: how many units there are.
-          unit: their name, in the plural.
+          unit: the name of one, such as `step`.
           done: how many are done already; they do not count for the rate.
         """
         self._on_terminal = sys.stderr.isatty()
         super().__init__(
             desc=name,
             total=total,
-            unit=f" {unit}",
+            unit=unit,
             initial=done,
             mininterval=0.1 if self._on_terminal else LOG_INTERVAL_SECONDS,
             maxinterval=LOG_INTERVAL_SECONDS,

@@ -86,7 +86,7 @@ def evaluate_rows(
     if finished:
         print(f"resuming after {finished} of {len(batches)} batches", flush=True)
     done = sum(map(len, batches[:finished]))
-    progress = Progress(title, len(rows) * samples, "completions", done)
+    progress = Progress(title, len(rows) * samples, "completion", done)
     for batch in batches[finished:]:
         started = time.monotonic()
         completions = batch_sampler.complete(prompts, batch, samples)

@@ -32,7 +32,7 @@ class Recorder:
         self._kept_completions = training_settings["kept_completions"]
         self._log = StepLog(run)
         self._trackers = Trackers(run.folder, history, training_settings, run.folder.name)
-        self._progress = Progress("training", training_settings["max_steps"], "steps", done=len(history))
+        self._progress = Progress("training", training_settings["max_steps"], "step", done=len(history))
         self.newest_checkpoint = len(history)
         if history:
             print(f"resuming after step {len(history)} of {training_settings['max_steps']}", flush=True)

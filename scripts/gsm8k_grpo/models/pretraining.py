@@ -116,7 +116,7 @@ def pretrain_model(model: nnx.Module, data: PretrainingBatch, settings: Mapping,
         peft_trainer.TrainingConfig(eval_every_n_steps=steps + 1),
     )
     trainer.with_loss_fn(next_token_loss).with_gen_model_input_fn(lambda batch: {"batch": batch, "pad_id": pad_id})
-    progress = Progress("pretraining", steps, "steps")
+    progress = Progress("pretraining", steps, "step")
 
     def batches() -> Iterator[PretrainingBatch]:
         rows = len(data.tokens)
