@@ -96,7 +96,7 @@ def adapt(kind: str, architecture: str, folder: Path) -> None:
     from gsm8k_grpo.models.mesh import make_mesh
 
     family, mesh = family_of(architecture), make_mesh(1, 1)
-    lora = {"rank": 4, "alpha": 4, "dropout": 0, "target_modules": family.modules}
+    lora = {"rank": 4, "alpha": 4, "dropout": 0, "target_modules": family.lora_modules}
     policy = with_lora(
         load_base_model(folder / "model", mesh).model,
         {**lora, "base_weights": None if kind == "none" else kind},

@@ -57,7 +57,7 @@ def generation(workload: Workload, turns: Turns) -> None:
         from forced import our_sampler
 
         from gsm8k_grpo.generation.batches import Decoding, complete_batch, plan_batches
-        from gsm8k_grpo.generation.cache_size import cache_tokens
+        from gsm8k_grpo.generation.cache_length import cache_tokens
         from gsm8k_grpo.models.mesh import make_mesh
 
         mesh = make_mesh(1, 1)

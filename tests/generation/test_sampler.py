@@ -13,7 +13,7 @@ from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout
 
 from gsm8k_grpo.data.prompts import build_prompt
-from gsm8k_grpo.generation import cache_size
+from gsm8k_grpo.generation import cache_length
 from gsm8k_grpo.generation.batches import Decoding
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.grpo.rollout import SeededRollout
@@ -201,7 +201,7 @@ def plain_tokens(model, prompt, key, limit, temperature):
 @pytest.mark.parametrize("family", ONE_FAMILY_QUICK)
 def test_completions_are_those_of_the_plain_path(family, monkeypatch):
     """Grouped prompts, padding, shorter prompts, a growing cache and smaller batches do not change the tokens."""
-    monkeypatch.setattr(cache_size, "WORTH_A_PROGRAM_TOKENS", 2)
+    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 2)
     model = building.initialise(building.tunix_config(FAMILIES[family]), seed=3)
     limit, repeats = 14, 4
     keys = jax.random.split(jax.random.key(5), len(NUMBER_PROMPTS) * repeats)
@@ -252,7 +252,7 @@ def test_merged_weights_draw_the_tokens_of_the_current_policy(model, tokenizer, 
         "alpha": 8,
         "dropout": 0,
         "base_weights": None,
-        "target_modules": list(family_of(ARCHITECTURE).modules),
+        "target_modules": list(family_of(ARCHITECTURE).lora_modules),
     }
     policy, config = with_lora(model, lora, 0, MESH), engine[1]
     adapted = tokenizer_adapter.TokenizerAdapter(tokenizer)
@@ -272,13 +272,13 @@ import json
 
 import jax
 from flax import nnx
-from gsm8k_grpo.generation import cache_size
+from gsm8k_grpo.generation import cache_length
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.models import building
 from gsm8k_grpo.models.mesh import make_mesh
 from small_models import FAMILIES, NUMBER_PROMPTS, NUMBER_STOPS, Numbers
 
-cache_size.WORTH_A_PROGRAM_TOKENS = 2
+cache_length.WORTH_A_PROGRAM_TOKENS = 2
 found = {}
 for fsdp, tp in ((1, 1), (2, 4)):
     mesh = make_mesh(fsdp, tp)

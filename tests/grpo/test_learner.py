@@ -98,7 +98,7 @@ def make_learner(tokenizer, mesh, tmp_path):
                 "max_completion_tokens": 8,
                 "rewards": ["tests/grpo/test_learner.py:count_vowels"],
             },
-            "lora": {"target_modules": list(family_of(architecture).modules)},
+            "lora": {"target_modules": list(family_of(architecture).lora_modules)},
         }
         settings = effective_settings(
             "tiny", {"model": {"architecture": architecture}, "training": {**training, **changes}}

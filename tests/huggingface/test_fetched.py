@@ -65,7 +65,7 @@ def run_settings(source, folder, lora=True):
                 **{"num_generations": 2, "advantage_estimator": "rloo", "max_completion_tokens": 8},
                 "beta": 0,  # no reference to compile
                 "rewards": [f"{folder}/mine.py:letters"],
-                "lora": {"target_modules": list(families.FAMILIES[family].modules)} if lora else None,
+                "lora": {"target_modules": list(families.FAMILIES[family].lora_modules)} if lora else None,
             },
             "evaluation": {"split": "dev", "batch_size": 8, "max_completion_tokens": 8, "selection_rows": None},
         },

@@ -126,7 +126,7 @@ for architecture, folder, mesh, modules in json.loads(input()):
         storage.save(random_weights(name), tmp_path / name)
         # KV heads limit tp: Gemma 3 1B has one.
         mesh = (4, 1) if architecture["num_kv_heads"] == 1 else (2, 2)
-        cases.append([architecture, str(tmp_path / name), mesh, family_of(architecture).modules])
+        cases.append([architecture, str(tmp_path / name), mesh, family_of(architecture).lora_modules])
     done = subprocess.run(
         [sys.executable, "-c", program],
         input=json.dumps(cases),

@@ -17,7 +17,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import word_problems
 from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.data.prompts import build_prompt
-from gsm8k_grpo.generation.cache_size import cache_tokens
+from gsm8k_grpo.generation.cache_length import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.huggingface import agreement, config_json, published_model, tensor_names, weight_reading, weight_writing
 from gsm8k_grpo.huggingface.model_folder import write_model_files
@@ -68,7 +68,7 @@ def stored(published, name, tmp_path_factory):
 
 def adapted(base, name, base_weights=None, modules=None):
     """The base with adapters whose A and B are both random."""
-    modules = modules or families.FAMILIES[name].modules
+    modules = modules or families.FAMILIES[name].lora_modules
     lora = {"rank": RANK, "alpha": ALPHA, "dropout": 0, "base_weights": base_weights, "target_modules": modules}
     policy = with_lora(base, lora, 0, make_mesh(1, 1))
     state = nnx.state(policy, nnx.LoRAParam)
@@ -161,7 +161,7 @@ def test_peft_puts_the_adapters_on_the_base_to_the_same_logits(name, trained, pu
 
 def test_adapters_of_some_modules_alone(name, base, stored, rows, tmp_path):
     """Keys and values, which are one array in Gemma, and keys alone in Qwen2.5."""
-    module = families.FAMILIES[name].modules[1]
+    module = families.FAMILIES[name].lora_modules[1]
     policy = adapted(base, name, modules=[module])
     found = weight_writing.lora_factors(FAMILIES[name], arrays(policy))
     write(tmp_path, name, stored, found)

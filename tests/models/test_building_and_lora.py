@@ -111,7 +111,7 @@ def member(request):
     """A small model of each family, of two layers: its modules, the model, its logits."""
     architecture = {**FAMILIES[request.param], "num_layers": 2, "embed_dim": 64, "hidden_dim": 128, "head_dim": 16}
     made = building.initialise(building.tunix_config(architecture), seed=0)
-    return list(family_of(architecture).modules), made, logits(made)
+    return list(family_of(architecture).lora_modules), made, logits(made)
 
 
 def test_fresh_adapters_change_nothing_in_any_family(member, mesh):
@@ -170,7 +170,7 @@ def test_merged_adapters_compute_the_same_with_the_bases_own_programs(family, me
     model = building.initialise(building.tunix_config(architecture), seed=0)
     graph, state = nnx.split(model)
     model = nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
-    lora = {**LORA, "target_modules": list(family_of(architecture).modules), "alpha": 6}
+    lora = {**LORA, "target_modules": list(family_of(architecture).lora_modules), "alpha": 6}
     adapted = with_lora(model, lora, seed=3, mesh=mesh)
     for path, leaf in adapters(adapted):
         leaf[...] = 0.1 * jax.random.normal(jax.random.key(len(str(path))), leaf.shape)

@@ -154,7 +154,10 @@ def test_a_miniature_is_pretrained_trained_and_evaluated(name, tmp_path):
                 **{"max_steps": 2, "checkpoint_interval_steps": 1, "prompts_per_step": 2, "micro_batch_prompts": 2},
                 **{"num_generations": 2, "advantage_estimator": "rloo", "max_completion_tokens": 8},
                 "rewards": [f"{tmp_path}/mine.py:letters"],
-                "lora": {"target_modules": list(family.modules), "base_weights": "int8" if name == "qwen2" else None},
+                "lora": {
+                    "target_modules": list(family.lora_modules),
+                    "base_weights": "int8" if name == "qwen2" else None,
+                },
             },
             "evaluation": {"batch_size": 3, "max_completion_tokens": 8, "selection_rows": 20},
         },

@@ -15,7 +15,7 @@ from tunix.generate import utils
 from tunix.rl import common
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.generation.cache_size import cache_tokens
+from gsm8k_grpo.generation.cache_length import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.huggingface import config_json, flax_reading, tensor_names, weight_reading
 from gsm8k_grpo.models import attention, building, storage

@@ -78,7 +78,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
 def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished, tmp_path, all_weights):
     from gsm8k_grpo.common import files
     from gsm8k_grpo.config.merging import read_only, to_plain
-    from gsm8k_grpo.generation.cache_size import cache_tokens
+    from gsm8k_grpo.generation.cache_length import cache_tokens
     from gsm8k_grpo.generation.sampler import Sampler
     from gsm8k_grpo.grpo import tunix_setup
     from gsm8k_grpo.grpo.learner import Learner

@@ -52,7 +52,7 @@ def test_the_export_is_whole_and_its_card_says_what_the_artifacts_say(finished, 
 @pytest.mark.parity
 def test_the_export_gives_the_same_prompts_and_greedy_answers_in_transformers_and_peft(finished, exported):
     torch, transformers, peft = (pytest.importorskip(name) for name in ("torch", "transformers", "peft"))
-    from gsm8k_grpo.generation.cache_size import cache_tokens
+    from gsm8k_grpo.generation.cache_length import cache_tokens
     from gsm8k_grpo.generation.sampler import Sampler
     from gsm8k_grpo.models import tokenizers
     from gsm8k_grpo.models.base_model import load_base_model, load_checkpoint

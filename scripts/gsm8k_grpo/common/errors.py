@@ -41,6 +41,9 @@ def exit_on_error(stage: Callable[[], None]) -> None:
     """Runs one entry point; an expected failure prints one line and exits with 1 instead of a traceback.
 
     Unexpected exceptions keep their traceback: they are faults of ours, not of the input.
+
+    A full disk is handled here for artifacts, in `grpo/recorder.py` for checkpoints, in `huggingface/weight_writing.py`
+    for exports, in `data/retries.py` for downloads, and in `scripts/stage.py` for the log and the mark.
     """
     try:
         stage()
@@ -55,6 +58,7 @@ def exit_on_error(stage: Callable[[], None]) -> None:
             errno.EROFS,
             errno.ENOSPC,
             errno.EDQUOT,
+            errno.EFBIG,
             errno.EPERM,
             errno.ENOTDIR,
             errno.EISDIR,

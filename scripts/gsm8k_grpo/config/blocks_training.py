@@ -22,7 +22,7 @@ from gsm8k_grpo.config.fields import (
 from gsm8k_grpo.models import families
 from gsm8k_grpo.rewards import scoring
 
-LORA_MODULES = tuple(dict.fromkeys(module for family in families.FAMILIES.values() for module in family.modules))
+LORA_MODULES = tuple(dict.fromkeys(module for family in families.FAMILIES.values() for module in family.lora_modules))
 REWARDS = tuple(scoring.REWARDS)
 Reward = Literal[REWARDS] | Annotated[str, Field(pattern=CUSTOM_REWARD)]
 
@@ -38,7 +38,7 @@ class Lora(Block):
     """Dropout of the adapters' inputs, in the loss only."""
     base_weights: Literal["nf4", "int8"] | None = None
     """QLoRA: quantises the frozen weights of these modules to nf4 or int8. null leaves them in model.dtype."""
-    target_modules: Annotated[list[Literal[LORA_MODULES]], *DISTINCT] = list(families.FAMILIES["gemma2"].modules)
+    target_modules: Annotated[list[Literal[LORA_MODULES]], *DISTINCT] = list(families.FAMILIES["gemma2"].lora_modules)
     """The modules that get adapters, by their names in Tunix. Qwen2.5 has q_proj, k_proj, v_proj and o_proj in place of
     Gemma's q_einsum, kv_einsum and attn_vec_einsum."""
 

@@ -97,7 +97,7 @@ def _architecture_conflicts(shape: Mapping, target_modules: list[str]) -> Iterat
     family, heads, kv_heads = families.FAMILIES[shape["family"]], shape["num_heads"], shape["num_kv_heads"]
     if heads % kv_heads:
         yield "model.architecture.num_kv_heads", f"{kv_heads} does not divide num_heads {heads}"
-    if heads == kv_heads and "kv_einsum" in family.modules:
+    if heads == kv_heads and "kv_einsum" in family.lora_modules:
         yield (
             "model.architecture.num_kv_heads",
             f"with as many KV heads as num_heads ({heads}), Tunix makes one matrix for queries, keys and values, which "
@@ -109,10 +109,10 @@ def _architecture_conflicts(shape: Mapping, target_modules: list[str]) -> Iterat
     if not family.windowed and window is not None:
         yield "model.architecture.sliding_window_tokens", f"{family.title} has no local layers: expected null"
     for module in target_modules:
-        if module not in family.modules:
+        if module not in family.lora_modules:
             yield (
                 "training.lora.target_modules",
-                f"{family.title} has no module {module}; it has {', '.join(family.modules)}",
+                f"{family.title} has no module {module}; it has {', '.join(family.lora_modules)}",
             )
 
 

@@ -94,7 +94,8 @@ def _explain_huggingface(
     if status in (401, 403):
         return f"{key}: Hugging Face refuses this token for {handle}: create another at {TOKENS} and set HF_TOKEN to it"
     if status == 404:
-        return f"{key}: {handle} lacks a file that it lists: try again, or pin another {kind}.revision ({page})"
+        pin = ", or pin another model.revision" if kind == "model" else ""
+        return f"{key}: {handle} lacks a file that it lists: try again{pin} ({page})"
     return None
 
 
@@ -110,7 +111,8 @@ def _explain_kaggle(error: BaseException, status: int | None, kind: str, handle:
         return f"{key}: Kaggle refuses {handle} to this account: accept its licence at {page}, then try again"
     if status == 404:
         version = "" if revision is None else f" in version {revision}"
-        return f"{key}: Kaggle has no {handle}{version}: check {key} and {kind}.revision against {page}"
+        keys = f"{key} and model.revision" if kind == "model" else key
+        return f"{key}: Kaggle has no {handle}{version}: check {keys} against {page}"
     if isinstance(error, ValueError) and "redentials file" in str(error):
         return f"{key}: {error}: {credentials}"
     if isinstance(error, ValueError) and f"Invalid {kind} handle" in str(error):

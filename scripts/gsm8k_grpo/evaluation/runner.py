@@ -10,7 +10,7 @@ from gsm8k_grpo.common.progress import Progress
 from gsm8k_grpo.evaluation.batch_log import BatchLog
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.generation.batches import Completion, Decoding, complete_batch, plan_batches
-from gsm8k_grpo.generation.cache_size import cache_tokens
+from gsm8k_grpo.generation.cache_length import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.models.base_model import BaseModel
 from gsm8k_grpo.rewards.answers import Tags

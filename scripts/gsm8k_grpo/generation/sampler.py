@@ -14,8 +14,8 @@ from tunix.generate import base_sampler
 from tunix.generate import sampler as tunix_sampler
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.generation import cache_size, next_token, padding
-from gsm8k_grpo.generation.cache_size import cache_capacities, cache_tokens
+from gsm8k_grpo.generation import cache_length, next_token, padding
+from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
 from gsm8k_grpo.models import attention, matmul_order
 from gsm8k_grpo.models.hidden_states import output_logits, prefill
 from gsm8k_grpo.models.lora import can_merge, merge_adapters
@@ -183,7 +183,7 @@ class Sampler(tunix_sampler.Sampler):
         sizes = self._batch_sizes(len(keys))
         while True:
             smaller = max((size for size in sizes if size < len(rows)), default=0)
-            left = smaller if limit - drawn >= cache_size.WORTH_A_PROGRAM_TOKENS else 0
+            left = smaller if limit - drawn >= cache_length.WORTH_A_PROGRAM_TOKENS else 0
             state = self.decode(weights, state, np.int32(left), np.int32(capacity), options=options)
             drawn, done = int(state.drawn), np.asarray(state.done)
             tokens[rows] = np.asarray(state.tokens)

@@ -15,7 +15,7 @@ from tunix.rl.rl_cluster import ClusterConfig, RLCluster, RLTrainingConfig, Role
 from tunix.rl.rollout import base_rollout
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.generation.cache_size import cache_tokens
+from gsm8k_grpo.generation.cache_length import cache_tokens
 from gsm8k_grpo.grpo.loss import LOSS, TrainExample, policy_loss
 from gsm8k_grpo.grpo.optimizer import make_optimizer
 from gsm8k_grpo.grpo.rollout import SeededRollout

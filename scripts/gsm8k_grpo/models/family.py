@@ -77,7 +77,7 @@ class Family:
       title: its name in texts.
       template: its chat template.
       system_role: whether the published chat template accepts a system message.
-      modules: Tunix's names of the modules that can get LoRA adapters.
+      lora_modules: Tunix's names of the modules that can get LoRA adapters, for `lora.target_modules`.
       windowed: whether some layers attend within a sliding window only.
       presets: the sizes of published models, by `model.architecture`.
       model_types: accepted in config.json; we write the first.
@@ -97,7 +97,7 @@ class Family:
     title: str
     template: Template
     system_role: bool
-    modules: tuple[str, ...]
+    lora_modules: tuple[str, ...]
     windowed: bool
     presets: Mapping[str, Sizes]
     model_types: tuple[str, ...]

@@ -115,7 +115,7 @@ GEMMA2 = Family(
     title="Gemma 2",
     template=TEMPLATE,
     system_role=False,
-    modules=MODULES,
+    lora_modules=MODULES,
     windowed=True,
     presets={
         # https://arxiv.org/abs/2408.00118, table 1. Its tokenizer has 256,000 pieces. Kaggle's embedding has 128 more
@@ -143,7 +143,7 @@ GEMMA3 = Family(
     title="Gemma 3",
     template=TEMPLATE,
     system_role=False,
-    modules=MODULES,
+    lora_modules=MODULES,
     windowed=True,
     presets={
         # https://arxiv.org/abs/2503.19786; config.json of google/gemma-3-1b-it.

@@ -64,7 +64,7 @@ QWEN2 = Family(
     title="Qwen2.5",
     template=TEMPLATE,
     system_role=True,
-    modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    lora_modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     windowed=False,
     presets={
         # https://arxiv.org/abs/2412.15115; config.json of Qwen/Qwen2.5-0.5B-Instruct.

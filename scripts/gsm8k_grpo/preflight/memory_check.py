@@ -1,5 +1,5 @@
-"""Refuses a batch that cannot fit, before anything is compiled. The check counts less than a batch really takes, so it
-never refuses one that would fit."""
+"""Before training and evaluation: refuses a batch that cannot fit. (The stage `preflight` compiles instead, see
+`programs`.) The check counts less than a batch really takes, so it never refuses one that would fit."""
 
 import resource
 from pathlib import Path
@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.units import size_text
-from gsm8k_grpo.generation.cache_size import cache_capacities
+from gsm8k_grpo.generation.cache_length import cache_capacities
 from gsm8k_grpo.models import log_probs
 from gsm8k_grpo.models.building import vocabulary_size
 
@@ -32,7 +32,7 @@ def available_bytes(mesh: Mesh) -> int:
     return min(limits)
 
 
-def kv_cache_bytes(config: object, rows: int, tokens: int) -> int:
+def least_kv_cache_bytes(config: object, rows: int, tokens: int) -> int:
     """Keys and values of all layers for `rows` sequences of `tokens` positions, at two bytes a number (bfloat16)."""
     return rows * tokens * config.num_layers * config.num_kv_heads * config.head_dim * 2 * 2
 
@@ -60,7 +60,7 @@ def require_training_memory(config: object, training_settings: dict, max_prompt_
     require_memory(
         max(
             2 * logits * BYTES_PER_LOGIT + layer_inputs * BYTES_PER_ACTIVATION,
-            kv_cache_bytes(config, sequences, max_prompt_tokens + cache_capacities(limit)[0]),
+            least_kv_cache_bytes(config, sequences, max_prompt_tokens + cache_capacities(limit)[0]),
         ),
         mesh,
         f"a training micro-batch of {sequences} sequences of {max_prompt_tokens + limit} tokens",
@@ -73,7 +73,7 @@ def require_evaluation_memory(
 ) -> None:
     """Refuses an evaluation batch whose KV cache and next logits alone do not fit."""
     logits = rows * vocabulary_size(config) * BYTES_PER_LOGIT
-    cache = kv_cache_bytes(config, rows, max_prompt_tokens + cache_capacities(completion_tokens)[0])
+    cache = least_kv_cache_bytes(config, rows, max_prompt_tokens + cache_capacities(completion_tokens)[0])
     require_memory(
         logits + cache,
         mesh,

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.rl import trainer as rl_trainer
 
 from gsm8k_grpo.generation import padding
-from gsm8k_grpo.generation.cache_size import cache_capacities, cache_tokens
+from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
 from gsm8k_grpo.generation.sampler import DecodingState, DrawingOptions, Sampler
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.loss import TrainExample
