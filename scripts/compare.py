@@ -1,4 +1,4 @@
-r"""Stage `compare`: base against final and against best, on the same rows (paired counts, exact McNemar test).
+r"""Stage `compare`: base against final and against best, on the same rows (exact McNemar tests, one of them primary).
 
   python scripts/compare.py --settings results/tiny/settings.yaml \
       --base results/tiny/evaluations/base/completions.jsonl \
@@ -10,14 +10,14 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import Completions, OutputFile, Settings, run_stage
 from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.config.stage_settings import stage_settings
-from gsm8k_grpo.evaluation.comparison import compare_files
+from gsm8k_grpo.evaluation.comparison import compare_checkpoints
 
 
 def main(*, settings: Settings, base: Completions, final: Completions, best: Completions, output: OutputFile) -> None:
     """Runs the stage."""
     extraction = stage_settings(settings, "evaluation")["evaluation"]["extraction"]
-    final, best = (compare_files(base, path, extraction) for path in (final, best))
-    files.write_json(output, {**final, "best": best, "provenance": collect_provenance()})
+    compared = compare_checkpoints(base, final, best, extraction)
+    files.write_json(output, {**compared, "provenance": collect_provenance()})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
+
+from gsm8k_grpo.common.provenance import collect_provenance
 
 IMPORTED = """
 import json, sys
@@ -28,6 +31,18 @@ def test_a_stage_imports_nothing_heavy_that_it_does_not_use(root):
     found = set(json.loads(done.stdout.splitlines()[-1]))
     assert {"jax", "tunix", "qwix", "tunix.rl.rl_cluster"} <= found
     assert not found & {"pandas", "pyarrow", "tensorflow", "transformers", "wandb", "matplotlib", "kaggle"}
+
+
+def test_the_processor_and_the_cores_in_use_are_recorded():
+    """On one core instead of two, sums are in another order: then two results of one commit can differ."""
+    processor = collect_provenance()["processor"]
+    assert processor.startswith(f"{len(psutil.Process().cpu_affinity())} × ") and len(processor) > len("2 × ")
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert collect_provenance()["processor"] == f"1 × {processor.partition(' × ')[2]}"
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 COMPILED = """

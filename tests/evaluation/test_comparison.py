@@ -100,6 +100,63 @@ def test_checkpoints_are_compared_by_the_recipes_reading(run_script, root, tmp_p
         assert (compared["best"][name]["fixed"], compared["best"][name]["broken"]) == (0, 0)
 
 
+ROWS = 20
+# How many of 20 rows each evaluation has right, by verdict; the base has none.
+RIGHT_AT_THE_END = {"strict": 8, "flexible": 7, "cascade": 3, "partial": 6, "format": 20}
+RIGHT_AT_BEST = {"strict": 9, "flexible": 7, "cascade": 5, "partial": 6, "format": 19}
+
+
+def evaluated(path, right):
+    """A completions.jsonl in which the first rows are right, as many as `right` says for each verdict."""
+    rows = [
+        {"id": index, "sample": 0, "completion": path.name}
+        | {f"{name}_correct": index < count for name, count in right.items()}
+        for index in range(ROWS)
+    ]
+    files.write_jsonl(path, rows)
+    return path
+
+
+def p_of(fixed):
+    """McNemar's exact p if so many rows are fixed and none is broken."""
+    return min(1.0, 2 * 0.5**fixed)
+
+
+def test_one_test_is_primary_and_holm_corrects_the_others_together(tmp_path):
+    sides = ({name: 0 for name in RIGHT_AT_BEST}, RIGHT_AT_THE_END, RIGHT_AT_BEST)
+    paths = [evaluated(tmp_path / name, right) for name, right in zip(("base", "final", "best"), sides, strict=True)]
+    found = comparison.compare_checkpoints(*paths, "strict")
+    assert found["answer"] == found["strict"] and found["answer"]["holm_p"] is None
+    # Nine others: four of the last checkpoint, five of the best. By hand, from the smallest p: times 9, 8, 7, ….
+    by_p = [
+        (found["format"], 20, 9),
+        (found["best"]["format"], 19, 8),
+        (found["best"]["strict"], 9, 7),
+        (found["flexible"], 7, 6),
+        (found["best"]["flexible"], 7, 6),  # 5 times it is less than what the one before it has
+        (found["partial"], 6, 4),
+        (found["best"]["partial"], 6, 4),
+        (found["best"]["cascade"], 5, 2),
+        (found["cascade"], 3, 1),
+    ]
+    assert found["secondary_tests"] == len(by_p)
+    for test, fixed, times in by_p:
+        assert test["mcnemar_p"] == pytest.approx(p_of(fixed)) and test["holm_p"] == pytest.approx(times * p_of(fixed))
+    assert found["best"]["answer"] == found["best"]["strict"]
+    # Six fixed rows are significant alone, and not among nine tests.
+    assert found["partial"]["mcnemar_p"] < 0.05 < found["partial"]["holm_p"]
+
+
+def test_a_best_checkpoint_that_is_the_last_adds_no_test(tmp_path):
+    base = evaluated(tmp_path / "base", {name: 0 for name in RIGHT_AT_BEST})
+    final = evaluated(tmp_path / "final", RIGHT_AT_THE_END)
+    found = comparison.compare_checkpoints(base, final, final, "cascade")
+    assert found["secondary_tests"] == 4
+    assert found["best"] == {name: found[name] for name in found["best"]}
+    assert [found[name]["holm_p"] for name in ("answer", "cascade")] == [None, None]
+    assert found["strict"]["holm_p"] == pytest.approx(3 * p_of(8))
+
+
 def paired(before, after):
     """Pairs of rows that were right or wrong."""
     base, final = ([{"id": str(index), "right": right} for index, right in enumerate(side)] for side in (before, after))

@@ -140,12 +140,12 @@ def make(
         selection.append(metrics)
     folder = layout.run_folder(results, recipe)
     files.write_json(folder / "best.json", choose_best(selection))
-    base, final, best = paths = [
-        layout.evaluation_folder(results, recipe, name) / "completions.jsonl" for name in ("base", "final", "best")
-    ]
-    compared, of_best = (comparison.compare_files(base, path, extraction) for path in (final, best))
-    files.write_json(folder / "comparison.json", {**compared, "best": of_best, "provenance": PROVENANCE})
-    completions = dict(zip(("base", "final", "best"), paths, strict=True))
+    completions = {
+        name: layout.evaluation_folder(results, recipe, name) / "completions.jsonl"
+        for name in ("base", "final", "best")
+    }
+    compared = comparison.compare_checkpoints(*completions.values(), extraction)
+    files.write_json(folder / "comparison.json", {**compared, "provenance": PROVENANCE})
     files.write_jsonl(
         folder / "rewards.jsonl", score_evaluations(completions, prompts, settings["training"]["rewards"], tags)
     )

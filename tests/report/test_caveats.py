@@ -8,8 +8,10 @@ import synthetic
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.evaluation import stats
-from gsm8k_grpo.report.caveats import list_caveats
+from gsm8k_grpo.report.caveats import across_machines, list_caveats
 from gsm8k_grpo.report.run_summary import summarise_run
+
+ON_CPU = {"device": "1 × cpu", "processor": "2 × EPYC"}
 
 
 def paired(before, after):
@@ -86,6 +88,8 @@ def test_each_reason_gives_one_caveat(run, changed, heading, message):
         ([{"commit": None}], 1, "outside a git checkout"),
         ([{"commit": "a"}, {"commit": "b"}], 1, "from different commits"),
         ([{"versions": {"jax": "1"}}, {"versions": {"jax": "2"}}], 1, "different versions of jax"),
+        ([{}, {"device": "1 × NVIDIA L4"}], 1, "different machines (1 × NVIDIA L4; 8 × TPU v5e)"),
+        ([ON_CPU, ON_CPU | {"processor": "1 × EPYC"}], 1, "different machines (1 × EPYC; 2 × EPYC)"),
         ([{}], 3, "train was restarted 2 times"),
     ],
 )
@@ -93,6 +97,34 @@ def test_provenance_gives_caveats(run, made, starts, message):
     stages = [{"name": "train", "starts": starts, "provenance": synthetic.PROVENANCE | each} for each in made]
     found = list_caveats(run | {"stages": stages})
     assert len(found) == 1 and message in found[0][1], found
+
+
+def test_stages_whose_machine_does_not_matter_give_no_caveat(run):
+    made = {
+        "train": synthetic.PROVENANCE,
+        "compare": ON_CPU | {"device": "cpu (JAX not used)"},
+        "preflight": ON_CPU,
+        "evaluate final on test": {"processor": "another host of the slice"},
+    }
+    stages = [
+        {"name": name, "starts": 1, "provenance": synthetic.PROVENANCE | provenance}
+        for name, provenance in made.items()
+    ]
+    assert list_caveats(run | {"stages": stages}) == []
+
+
+def test_runs_of_different_machines_are_said_to_be(run):
+    def trained(name, **provenance):
+        made = {"provenance": synthetic.PROVENANCE | ON_CPU | provenance}
+        return run | {"name": name, "training": run["training"] | made}
+
+    first, second = trained("one"), trained("two")
+    assert across_machines([first, second, run | {"training": None}, {"settings": None}]) == ""
+    third = trained("three", processor="4 × Xeon")
+    said = across_machines([first, third, second])
+    assert "one, two on 2 × EPYC, jaxlib None; three on 4 × Xeon, jaxlib None" in said
+    other = trained("four", versions={"jaxlib": "0.11"})
+    assert "four on 2 × EPYC, jaxlib 0.11" in across_machines([first, other])
 
 
 def test_repeated_warnings_of_training_become_one_caveat(run):

@@ -12,6 +12,8 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.config.recipes import effective_settings
+from gsm8k_grpo.evaluation.artifacts import read_metrics
+from gsm8k_grpo.evaluation.seeds import summarise_seeds
 from gsm8k_grpo.report import numbers, page
 from gsm8k_grpo.report.page import render_page
 from gsm8k_grpo.report.run_summary import summarise_run
@@ -49,6 +51,57 @@ def test_the_cost_of_a_step_is_compared_for_runs_that_measured_it(results):
     assert re.findall(
         r'href="#(\w+)"', render_page(results, ["one", "two"], []).split('id="steps"')[1].split("</table>")[0]
     ) == ["two"]
+
+
+def cells(html, label):
+    """The text of each row's cells in the table with that label."""
+    table = html.split(f'aria-label="{label}"')[1].split("</table>")[0]
+    found = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("<tr>")[1:]]
+    return [[" ".join(re.sub("<[^>]+>", " ", cell).split()) for cell in row] for row in found]
+
+
+def test_secondary_changes_have_holms_p_beside_their_own(made):
+    compared = files.read_json(made / "one" / "comparison.json")
+    html = render_page(made, ["one"], [])
+    rates = {row[0].split(" ")[0]: row[4] for row in cells(html, "Before and after: one")[1:]}
+    assert rates.keys() == {"answer", "flexible", "within", "format"}
+    for label, name in (("answer", "answer"), ("flexible", "flexible"), ("within", "partial"), ("format", "format")):
+        test = compared[name]
+        beside = f"Holm {numbers.p_value(test['holm_p'])}" if label != "answer" else "primary"
+        assert rates[label] == f"{test['fixed']} / {test['broken']} {numbers.p_value(test['mcnemar_p'])} {beside}"
+    assert f"The {compared['secondary_tests']} other tests" in html and "none is adjusted" in html
+
+
+def test_another_checkpoint_with_the_same_completions_is_the_same_test(results):
+    metrics = results / "one" / "evaluations" / "best" / "metrics.json"
+    files.write_json(metrics, files.read_json(metrics) | {"checkpoint": "step-5"})
+    assert "with the same completions as the last checkpoint)" in render_page(results, ["one"], [])
+
+
+def test_the_spread_over_seeds_stands_beside_the_intervals_of_each_run(results):
+    metrics = {run: read_metrics(results, run) for run in ("one", "two")}
+    over = summarise_seeds(metrics)
+    files.write_json(results / "both" / "seeds.json", over)
+    html = render_page(results, ["one", "two"], ["both"])
+    _, *runs, spread = cells(html, "Answer accuracy of both, seed by seed")
+    assert [row[0] for row in runs] == ["one", "two"]
+    for name, base, final, _ in runs:
+        for cell, checkpoint in ((base, "base"), (final, "final")):
+            rate = metrics[name][checkpoint]["answer_accuracy"]
+            ends = f"{numbers.tenth(rate['low'])}–{numbers.tenth(rate['high'])}"
+            assert cell == f"{numbers.percent(rate['value'])} {ends}"
+    deviations = [over[name]["answer_accuracy"]["sd"] for name in ("base", "final", "final - base")]
+    assert spread == ["standard deviation over seeds", *(f"{numbers.tenth(sd)} points" for sd in deviations)]
+
+
+def test_compared_runs_of_different_machines_are_named(results):
+    said = "one on 8 × TPU v5e, jaxlib None; two on 2 × EPYC, jaxlib None"
+    assert said not in render_page(results, ["one", "two"], [])
+    summary = results / "two" / "training" / "summary.json"
+    facts = files.read_json(summary)
+    facts["provenance"] |= {"device": "1 × cpu", "processor": "2 × EPYC"}
+    files.write_json(summary, facts)
+    assert said in render_page(results, ["one", "two"], [])
 
 
 @pytest.mark.parametrize("text", ["", "step,loss\n", "step,loss\n1,0.5\n", "step,reward,kl,tokens\n1,nan,,\n"])

@@ -20,6 +20,14 @@ def test_the_verdict_follows_the_test(difference, p, expected):
 
 
 @pytest.mark.parametrize(
+    ("corrected", "expected"), [(None, "better"), (0.04, "better"), (0.06, "no significant change")]
+)
+def test_the_verdict_of_a_secondary_test_follows_holms_p(corrected, expected):
+    found = {"difference": {"value": 0.2}, "mcnemar_p": 0.01, "holm_p": corrected}
+    assert sentences.verdict(found) == expected
+
+
+@pytest.mark.parametrize(
     ("p", "smallest", "expected"),
     [
         (0.2, 0.0523, "600 rows would show a change of ± 5.2 points or more in 4 of 5 tries."),
@@ -127,6 +135,8 @@ def test_the_headline_over_seeds_says_why_there_is_no_interval():
         "changed by "
         "+50.0 points in each of the 3 runs, which gives no interval over seeds."
     )
+    # The verdict is on one number, so that only one test is made.
+    assert sentence(spread, spread).endswith("it changed by +50.0 points on average (+40.0 to +60.0).")
     assert sentence(alone, alone).startswith(
         "Answer accuracy changed by +50.0 points in the one run, which gives no interval"
     )

@@ -1,6 +1,8 @@
 """Where a result comes from: versions of the libraries, machine, commit and seconds."""
 
+import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ PACKAGES = (
     "jax", "jaxlib", "flax", "google-tunix", "qwix", "orbax-checkpoint", "optax", "sentencepiece", "numpy",
 )
 # fmt: on
+WITHOUT_JAX = "cpu (JAX not used)"  # the device of a stage that computes nothing with JAX
 _STARTED = time.monotonic()
 
 
@@ -23,6 +26,7 @@ def collect_provenance(**facts: object) -> dict:
         "seconds": round(time.monotonic() - _STARTED, 2),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": _processor(),
         "device": _device(),
         "versions": {**library_versions(), "snakemake": package_version("snakemake")},
         "commit": git[0],
@@ -43,9 +47,17 @@ def package_version(package: str) -> str | None:
         return None
 
 
+def _processor() -> str:
+    """The processor's model and how many cores this process may use. Both decide the order of sums on a CPU."""
+    listed = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: *(.+)$", listed.read_text() if listed.is_file() else "", re.MULTILINE)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} × {named[1].strip() if named else platform.processor() or platform.machine()}"
+
+
 def _device() -> str:
     if "jax" not in sys.modules:
-        return "cpu (JAX not used)"
+        return WITHOUT_JAX
     import jax
 
     devices = jax.devices()

@@ -25,16 +25,40 @@ def verdict_keys(extraction: str) -> dict[str, str]:
     return {"answer": f"{extraction}_correct", **{name: f"{name}_correct" for name in COUNTED_VERDICTS}}
 
 
-def compare_files(base_file: Path, trained_file: Path, extraction: str) -> dict:
-    """`stats.paired_comparison` of each verdict, over the rows of two completions.jsonl.
+def compare_checkpoints(base_file: Path, final_file: Path, best_file: Path, extraction: str) -> dict:
+    """Base against final and against best, verdict by verdict, over the rows of three completions.jsonl.
+
+    One test is primary, declared before anything is measured: `answer`, the recipe's own reading, of `final`. All
+    others are secondary, and Holm corrects them together.
+
+    Args:
+      base_file, final_file, best_file: the completions.
+      extraction: `evaluation.extraction`, the reading that `answer` is.
+
+    Returns:
+      `stats.paired_comparison` of each verdict for `final`, and the same for `best` under `best`. Each has `holm_p`: p
+      corrected for the number of secondary tests, None for the primary one. `secondary_tests` is that number. The same
+      verdicts on the same completions are one test: `answer` and the reading that it is, and, where the best
+      checkpoint is the last, `best` and `final`.
 
     Raises:
       PipelineError: the files do not hold the same rows.
     """
     keys = verdict_keys(extraction)
-    base, trained = (first_completions(path, *keys.values()) for path in (base_file, trained_file))
-    require_same_rows(base_file, [row["id"] for row in base], trained_file, [row["id"] for row in trained])
-    return _compare(base, trained, keys)
+    base, final, best = (first_completions(path, *keys.values()) for path in (base_file, final_file, best_file))
+    for path, rows in ((final_file, final), (best_file, best)):
+        require_same_rows(base_file, [row["id"] for row in base], path, [row["id"] for row in rows])
+    compared = {"final": _compare(base, final, keys), "best": _compare(base, best, keys)}
+    tests: dict[tuple[str, str], list[dict]] = {}
+    for checkpoint, verdicts in compared.items():
+        for name, key in keys.items():
+            tests.setdefault(("final" if best == final else checkpoint, key), []).append(verdicts[name])
+    primary = tests.pop(("final", keys["answer"]))
+    corrected = stats.holm([same[0]["mcnemar_p"] for same in tests.values()])
+    for same, p in [(primary, None), *zip(tests.values(), corrected, strict=True)]:
+        for test in same:
+            test["holm_p"] = p
+    return {**compared["final"], "best": compared["best"], "secondary_tests": len(tests)}
 
 
 def require_same_rows(base_file: Path, base_ids: Collection, trained_file: Path, trained_ids: Collection) -> None:

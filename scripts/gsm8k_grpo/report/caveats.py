@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 
+from gsm8k_grpo.common.provenance import WITHOUT_JAX
 from gsm8k_grpo.report import numbers, sentences
 
 FEW_ROWS = 200
 NEAR_ZERO_SHARE = 0.05  # answer accuracy below which the problems count as unsolved
 TRUNCATED_SHARE = 0.05  # of completions cut at the limit
 NO_SIGNAL_SHARE = 0.5  # of groups without signal
+ANOTHER_MACHINE = "a machine that adds in another order gives other rates, even with the same seed and commit"
 
 
 def list_caveats(run: Mapping) -> list[tuple[str, str]]:
@@ -109,7 +111,43 @@ def _from_provenance(run: Mapping) -> Iterator[tuple[str, str]]:
     changed = sorted(name for name, seen in versions.items() if len(seen) > 1)
     if changed:
         yield "versions", f"The stages ran with different versions of {', '.join(changed)}."
+    machines = {machine(stage["provenance"]) for stage in run["stages"] if _decides_results(stage)}
+    if len(machines) > 1:
+        told = "; ".join(sorted(machines))
+        yield "machines", f"The stages computed on different machines ({told}), and {ANOTHER_MACHINE}."
     for stage in run["stages"]:
         if (stage["starts"] or 1) > 1:
             times = numbers.plural(stage["starts"] - 1, "time")
             yield "restarts", f"{stage['name']} was restarted {times}; it resumes to the same bits."
+
+
+def machine(provenance: Mapping) -> str:
+    """What computed a stage: the accelerator, or the processor and its cores."""
+    device = provenance["device"]
+    return provenance.get("processor", device) if device.endswith(" × cpu") else device
+
+
+def _decides_results(stage: Mapping) -> bool:
+    """Whether a stage computes rates or what they depend on; the preflight only compiles."""
+    return stage["provenance"]["device"] != WITHOUT_JAX and stage["name"] != "preflight"
+
+
+def across_machines(runs: list[Mapping]) -> str:
+    """A sentence on runs that were trained on different machines or with different versions of jaxlib; empty if none.
+
+    Args:
+      runs: of `run_summary.summarise_run`, those that the page compares.
+    """
+    made = {}
+    for run in runs:
+        provenance = run["settings"] and (run["training"] or {}).get("provenance")
+        if provenance:
+            told = f"{machine(provenance)}, jaxlib {provenance['versions'].get('jaxlib')}"
+            made.setdefault(told, []).append(run["name"])
+    if len(made) < 2:
+        return ""
+    told = "; ".join(f"{', '.join(names)} on {where}" for where, names in made.items())
+    return (
+        f"These runs were trained on different machines or versions of jaxlib: {told}. Part of a difference between "
+        f"them can come from that: {ANOTHER_MACHINE}."
+    )

@@ -14,6 +14,7 @@ from gsm8k_grpo.huggingface.export import base_name
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.family import Licence
 from gsm8k_grpo.report import numbers, sentences
+from gsm8k_grpo.report.caveats import machine
 from gsm8k_grpo.report.metric_catalogue import RATES
 
 TEMPLATES = Path(__file__).parent / "model_card_template"
@@ -134,6 +135,7 @@ def render(facts: Mapping, manifest: Mapping) -> str:
         points=numbers.points,
         p_value=numbers.p_value,
         verdict=sentences.verdict,
+        machine=machine,
     )
     return environment.get_template("model_card.md.j2").render(
         facts, front_matter=front_matter(facts), export=manifest, rates=RATES

@@ -15,7 +15,7 @@ from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.config.recipes import recipe_names, run_names
 from gsm8k_grpo.report import artifact_schema, completion_browser, numbers, sentences, training_figures
-from gsm8k_grpo.report.caveats import list_caveats
+from gsm8k_grpo.report.caveats import across_machines, list_caveats, machine
 from gsm8k_grpo.report.charts import accuracy_curve, cost_points
 from gsm8k_grpo.report.metric_catalogue import RATES
 from gsm8k_grpo.report.run_summary import paired_completions, summarise_run
@@ -31,7 +31,7 @@ STYLES = ("vendor/uPlot.min.css", "report.css")
 FILTERS = (
     *(numbers.percent, numbers.tenth, numbers.points, numbers.interval_ends, numbers.p_value, numbers.decimals),
     *(numbers.count, numbers.duration, size_text, numbers.plural, numbers.published_rate),
-    *(numbers.shorten_visible, sentences.verdict, sentences.seeds_verdict),
+    *(numbers.shorten_visible, sentences.verdict, sentences.seeds_verdict, machine),
 )
 
 
@@ -112,6 +112,7 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(
         headline=sentences.headline,
         seeds_headline=sentences.seeds_headline,
+        across_machines=across_machines,
         headline_rates=headline_rates,
         phase_shares=phase_shares,
         command=command,

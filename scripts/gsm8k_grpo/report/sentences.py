@@ -9,8 +9,12 @@ NO_CHANGE = "no significant change"
 
 
 def verdict(comparison: Mapping) -> str:
-    """The result of one paired comparison: `better`, `worse` or `no significant change`, as McNemar's test says."""
-    if comparison["mcnemar_p"] >= SIGNIFICANT:
+    """The result of one paired comparison: `better`, `worse` or `no significant change`, as McNemar's test says.
+
+    p is Holm's where the test is one of several (`holm_p`), and the test's own where it is the primary one.
+    """
+    corrected = comparison.get("holm_p")
+    if (comparison["mcnemar_p"] if corrected is None else corrected) >= SIGNIFICANT:
         return NO_CHANGE
     return "better" if comparison["difference"]["value"] > 0 else "worse"
 
@@ -80,14 +84,18 @@ def _rate(rate: Mapping) -> str:
 
 
 def seeds_headline(over_seeds: Mapping) -> str:
-    """The result of a recipe over its seeds (seeds.json)."""
+    """The result of a recipe over its seeds (seeds.json). The verdict is on the answer accuracy alone."""
     answer, flexible = (over_seeds["final - base"][f"{name}_accuracy"] for name in ("answer", "flexible"))
-    return f"Answer accuracy changed by {_change(answer)}. With the format ignored, it changed by {_change(flexible)}."
+    verdict_of_seeds = f": {seeds_verdict(answer)}" if answer["sd"] else ""
+    return (
+        f"Answer accuracy changed by {_change(answer)}{verdict_of_seeds}. "
+        f"With the format ignored, it changed by {_change(flexible)}."
+    )
 
 
 def _change(difference: Mapping) -> str:
     points = f"{numbers.points(difference['value'])} points"
     if difference["sd"]:
-        return f"{points} on average ({numbers.interval_ends(difference)}): {seeds_verdict(difference)}"
+        return f"{points} on average ({numbers.interval_ends(difference)})"
     runs = "in the one run" if difference["n"] == 1 else f"in each of the {difference['n']} runs"
     return f"{points} {runs}, which gives no interval over seeds"

@@ -36,7 +36,14 @@
 
   const root = document.documentElement;
   const charts = new Map(); // each chart with the function that gives its size
-  const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  // An element that nobody sees: as its colour, light-dark() is the colour of the theme.
+  const probe = element("i");
+  probe.hidden = true;
+  document.body.append(probe);
+  const colour = (name) => {
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color;
+  };
   const redraw = () => charts.forEach((_, plot) => plot.redraw());
 
   function setTheme(name) {
@@ -237,7 +244,7 @@
           ...series.map((each) => ({
             label: each.label,
             show: !each.hidden?.(),
-            stroke: () => colour(each.colour) + (each.faint ? "59" : ""),
+            stroke: () => (each.faint ? colour(each.colour).replace(")", ", 0.35)") : colour(each.colour)),
             width: each.line === false ? 0 : each.faint ? 1 : 2,
             paths: each.line === false ? () => null : undefined,
             points: { show: !each.faint && (each.line === false || x.length < (group ? 3 : 40)), size: each.line === false ? 11 : 7, fill: () => colour(each.hollow ? "--page" : each.colour) },
