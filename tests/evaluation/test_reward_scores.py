@@ -43,7 +43,7 @@ def test_each_row_has_each_reward_before_and_after(results, score):
     assert [row["id"] for row in found] == [row["id"] for row in prompts]
     for side in ("base", "final", "best"):
         texts = [row["completion"] for row in files.read_jsonl(results / f"evaluations/{side}/completions.jsonl")]
-        expected = scoring.score(["answer", "minigrpo"], prompts, texts, Tags(**settings["prompt"]["tags"]))
+        expected = scoring.score(["answer", "minigrpo"], prompts, texts, Tags.of(settings["prompt"]))
         assert {name: [row[side][name] for row in found] for name in expected} == expected
 
 
