@@ -46,7 +46,7 @@ _RATES = (
     Rate("strict_accuracy", "strict", "answer tags or ####", True),
     Rate("flexible_accuracy", "flexible", "last number, format ignored", True, "format ignored", "#b3541e"),
     Rate("cascade_accuracy", "cascade", "\\boxed{}, else answer tags, else last number"),
-    Rate("published_cascade_accuracy", "published cascade", "the same as gemma3-1b-working-out's origin has it"),
+    Rate("published_cascade_accuracy", "published cascade", "as in gemma3-1b-working-out's own evaluation"),
     Rate("partial_accuracy", "within ±10 %", headline=True),
     Rate("format_accuracy", "format", "", True, "format", "#6b7f3a"),
     Rate("truncated_rate", "cut", "at the token limit"),
