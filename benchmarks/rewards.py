@@ -62,7 +62,7 @@ def main() -> None:
             seconds.append(time.perf_counter() - started)
         rate = len(texts) / statistics.median(seconds)
         print(
-            f"{label:20}{rate:12,.0f} completions/s, {RUN_COMPLETIONS / rate:6.2f} s in {RUN_COMPLETIONS:,} completions"
+            f"{label:30}{rate:12,.0f} completions/s, {RUN_COMPLETIONS / rate:6.2f} s in {RUN_COMPLETIONS:,} completions"
         )
 
 

@@ -88,7 +88,7 @@ def phase_seconds(results: Path, recipe: str) -> dict[str, float]:
         rl_cluster = tunix_setup.make_rl_cluster(policy, loaded.model, loaded.tokenizer, mesh, training, *limits)
         prompts = layout.prompts_file(results, recipe, "train")
         rows = files.read_jsonl(prompts, keys=("id", "prompt", "answer", "prompt_tokens"))
-        learner = Learner(rl_cluster, training, Tags(**prompt["tags"]), rows, seed, loaded.stop_ids)
+        learner = Learner(rl_cluster, training, Tags.of(prompt), rows, seed, loaded.stop_ids)
         found["adapters"] = seconds_since_last()
         for name in ("first step", "second step"):
             learner.update(learner.sample())

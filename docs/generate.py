@@ -7,6 +7,7 @@ stands between two marks, `<!-- docs/generate.py: begin NAME -->` and the same w
 import argparse
 import inspect
 import os
+import re
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -16,12 +17,14 @@ sys.path.insert(0, str(ROOT / "scripts"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np  # noqa: E402
+import yaml  # noqa: E402
 
 from gsm8k_grpo.common import estimators  # noqa: E402
-from gsm8k_grpo.rewards import scoring  # noqa: E402
+from gsm8k_grpo.rewards import answers, published_cascade, scoring  # noqa: E402
 from gsm8k_grpo.rewards.answers import Tags  # noqa: E402
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+SHORT = Tags("<r>", "</r>", "<a>", "</a>")  # of tables of cases
 GOLD = Fraction(72)
 # The four completions of the worked group in docs/grpo.md.
 COMPLETIONS = (
@@ -78,14 +81,15 @@ def update() -> str:
     return table(["", "advantage", "probability before", "after one step"], rows)
 
 
-def published_rewards() -> str:
-    """Each published reward's docstring: what it measures, its range, its table of cases."""
+def described_rewards() -> str:
+    """Each reward's docstring: what it measures, its range, its table of cases."""
     parts = []
     for name, reward in scoring.REWARDS.items():
         lines = []
         for line in inspect.getdoc(reward).splitlines():
             if not line.startswith("|"):
-                lines.append(line.replace("`answers.strict`", "the strict reading"))
+                line = line.replace("`answers.strict`", "the strict reading")
+                lines.append(line.replace("`answers.has_format`", "[The exact format](#the-exact-format)"))
                 continue
             completion, *rest = (cell.strip() for cell in line.strip("|").split("|"))
             head = completion == "completion"
@@ -96,9 +100,65 @@ def published_rewards() -> str:
     return "\n".join(parts)
 
 
+def as_code(completion: str) -> str:
+    return f"`{completion}`"
+
+
+def documented_table(documented: object) -> list[list[str]]:
+    """The cells of the table in a docstring, with its head."""
+    lines = [line for line in inspect.getdoc(documented).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def exact_format() -> str:
+    """What counts as reasoning and what has the format, from the docstrings of the parser."""
+    parts = []
+    for documented in (answers.Reasoning, answers.has_format):
+        head, *rows = documented_table(documented)
+        parts.append(table(head, [[as_code(first), *rest] for first, *rest in rows]))
+    return "\n".join(parts)
+
+
+def cascades() -> str:
+    """Both cascades on the cases of published_cascade.py."""
+    rows = []
+    for completion, gold, published, right in documented_table(published_cascade)[1:]:
+        ours = answers.readings(completion, SHORT)[2]
+        verdict = "right" if ours == answers.gold_number(gold) else "wrong"
+        rows.append([as_code(completion), gold, f"{published or 'nothing'}, {'right' if right == 'yes' else 'wrong'}",
+                     f"{answers.plain(ours) or 'nothing'}, {verdict}"])  # fmt: skip
+    return table(["completion", "gold", "`published_cascade`", "`cascade`"], rows)
+
+
+def published_and_mended() -> str:
+    """The cases of docs/reward_cases.yaml, by both versions of each reward, and how many differ."""
+    parts, all_cases, differing = [], 0, 0
+    for name, cases in yaml.safe_load((ROOT / "docs" / "reward_cases.yaml").read_text(encoding="utf-8")).items():
+        published = f"published_{name.removeprefix('fitting_')}"
+        rows = []
+        for case in cases:
+            text = re.sub(r"\{(\d+) words\}", lambda words: "word " * int(words[1]), case["completion"])
+            gold = answers.gold_number(case["gold"])
+            values = [
+                f"{scoring.REWARDS[each](text.replace(chr(92) + 'n', chr(10)), gold, SHORT):.4g}".replace("-", "−")
+                for each in (published, name)
+            ]
+            all_cases, differing = all_cases + 1, differing + (values[0] != values[1])
+            mended = values[1] if values[0] == values[1] else f"**{values[1]}**"
+            rows.append([as_code(case["completion"]), case["gold"], values[0], mended, case.get("why", "")])
+        parts.append(f"### `{published}` and `{name}`\n\n")
+        parts[-1] += table(["completion", "gold", "as published", "mended", "why they differ"], rows)
+    return f"Of {all_cases} cases, {differing} differ (in bold).\n\n" + "\n".join(parts)
+
+
 PARTS = {
     "docs/grpo.md": {"group": group, "update": update},
-    "docs/rewards.md": {"rewards": published_rewards},
+    "docs/rewards.md": {
+        "format": exact_format,
+        "cascades": cascades,
+        "differences": published_and_mended,
+        "rewards": described_rewards,
+    },
 }
 
 

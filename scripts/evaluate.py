@@ -134,7 +134,7 @@ def _evaluate(
     sampler = BatchSampler(base, model, mesh, gathered, evaluation, evaluation["seed"], batch_size, max_tokens)
     log = BatchLog(output, fingerprint)
     title = f"evaluating {checkpoint['name']} on {split}"
-    graded = evaluate_rows(sampler, rows, evaluation, Tags(**prompt["tags"]), log, title)
+    graded = evaluate_rows(sampler, rows, evaluation, Tags.of(prompt), log, title)
     metrics = {
         "split": split,
         "checkpoint": checkpoint["name"],

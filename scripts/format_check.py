@@ -46,7 +46,7 @@ def main(*, settings: Settings, rows: Path, model: ModelFolder, output: OutputFi
         max_prompt_tokens=prompt_settings["max_tokens"],
     )
     completions = sample_texts(batch_sampler, [row["prompt"] for row in rows])
-    summary = summarise_format(completions, Tags(**prompt_settings["tags"]))
+    summary = summarise_format(completions, Tags.of(prompt_settings))
     examples = [
         {"id": row["id"], "completion": completion}
         for row, completion in zip(rows[:EXAMPLES], completions[:EXAMPLES], strict=True)

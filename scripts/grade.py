@@ -15,7 +15,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.evaluation import external
 from gsm8k_grpo.evaluation.metrics import accuracy_rates, format_rate
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.answers import Reasoning, Tags
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
@@ -26,6 +26,7 @@ def main(
     answers: Path,
     output: OutputFolder,
     tags: tuple[str, str, str, str] = TAGS,
+    reasoning: tuple[int, int] = (Reasoning.calculations, Reasoning.words),
     subset: bool = False,
 ) -> None:
     """Runs the stage.
@@ -34,11 +35,15 @@ def main(
       completions: jsonl with id and completion
       answers: jsonl with id and answer
       tags: start and end tag of the reasoning and of the answer
+      reasoning: calculations and different words, either of which is enough reasoning; 0 does not count
       subset: allow gold answers without a completion
     """
-    tags = Tags(*tags)
+    tags = Tags(*tags, Reasoning(*reasoning))
     if (tag := tags.find_overlap()) is not None:
         raise PipelineError(f"--tags: {tag!r} is a part of another tag; give four tags that do not contain each other")
+    if min(reasoning) < 0 or not tags.reasoning.can_be_met():
+        found = " ".join(map(str, reasoning))
+        raise PipelineError(f"--reasoning: is {found}, expected two counts, such as 1 6, of which one is more than 0")
     inputs = (completions, answers)
     rows_file, metrics_file = output / "rows.jsonl", output / "metrics.json"
     if output.exists() and not output.is_dir():
@@ -61,6 +66,7 @@ def main(
         "completions": {"path": str(completions), "sha256": files.sha256_file(completions)},
         "answers": {"path": str(answers), "sha256": files.sha256_file(answers)},
         "tags": list(tags.all()),
+        "reasoning": list(reasoning),
         "rows": len(graded),
         "rows_without_completion": len(golds) - len(graded),
         **rates,

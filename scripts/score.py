@@ -28,7 +28,7 @@ def main(
     settings = stage_settings(settings, "prompt", "training")
     completions = {"base": base, "final": final, "best": best}
     prompts = files.read_jsonl(rows, ("id", "prompt", "answer"))
-    tags = Tags(**settings["prompt"]["tags"])
+    tags = Tags.of(settings["prompt"])
     files.write_jsonl(output, score_evaluations(completions, prompts, settings["training"]["rewards"], tags))
 
 

@@ -41,7 +41,7 @@ def step(workload: Workload, turns: Turns) -> None:
         rl_cluster = tunix_setup.make_rl_cluster(
             policy, base, Tokenizer(), mesh, training, prompt["max_tokens"], (STOP,), seed, run
         )
-        learner = Learner(rl_cluster, training, Tags(**prompt["tags"]), rows, seed, (STOP,))
+        learner = Learner(rl_cluster, training, Tags.of(prompt), rows, seed, (STOP,))
         for _ in turns:
             batch = learner.sample()
             row = learner.update(batch)

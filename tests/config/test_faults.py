@@ -71,7 +71,10 @@ FAULTS = {
     "unknown reward": (
         {"training": {"rewards": ["answer", "speed"]}},
         "training.rewards.1: expected 'format_exact', 'format_approximate', 'answer', 'number', 'number_boxed', "
-        "'weighted_format', 'weighted_logic', 'weighted_accuracy', 'self_correction', 'fitting_length' or 'minigrpo' "
+        "'weighted_format', 'weighted_logic', 'weighted_accuracy', 'self_correction', 'fitting_length', 'minigrpo', "
+        "'published_format_exact', 'published_answer', 'published_number', 'published_number_boxed', "
+        "'published_minigrpo', 'published_weighted_format', 'published_weighted_logic', "
+        "'published_weighted_accuracy', 'published_self_correction' or 'published_length' "
         "or path/to/file.py:function, found 'speed'",
     ),
     "a reward that is no text": ({"training": {"rewards": [3]}}, "training.rewards.0: expected 'format_exact', "),
@@ -241,6 +244,14 @@ FAULTS = {
     "the same tag twice": (
         {"prompt": {"tags": {"answer_start": "<a>", "answer_end": "<a>"}}},
         "prompt.tags: the tag '<a>' is a part of another tag",
+    ),
+    "nothing counts as reasoning": (
+        {"prompt": {"reasoning": {"calculations": None, "words": None}}},
+        "prompt.reasoning: nothing would count as reasoning; give calculations, words or both a number",
+    ),
+    "no words as reasoning": (
+        {"prompt": {"reasoning": {"words": 0}}},
+        "prompt.reasoning.words: expected at least 1, found 0",
     ),
     "empty tag": (
         {"prompt": {"tags": {"answer_end": ""}}},

@@ -18,6 +18,7 @@ def test_a_published_row_is_normalised():
         "question": "How many?",
         "solution": "He sells 2*500=$<<2*500=1000>>1000.",
         "answer": "1000",
+        "answer_as_published": "1,000",
     }
 
 

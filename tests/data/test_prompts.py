@@ -38,6 +38,12 @@ def test_the_last_train_rows_become_dev():
         split_rows([1, 2, 3], [4], 3)
 
 
+def test_a_prompt_keeps_the_gold_answer_in_the_data_sets_writing():
+    row = {"id": "a", "question": "a", "answer": "1000", "answer_as_published": "1,000"}
+    (kept,), _ = build_prompts([row], "dev", {"system": "", "max_tokens": 60}, GEMMA, len)
+    assert (kept["answer"], kept["answer_as_published"]) == ("1000", "1,000")
+
+
 def test_long_prompts_are_left_out_and_listed():
     rows = [{"id": question, "question": question, "answer": "1"} for question in ("a", "b" * 9)]
     settings = {"system": "", "max_tokens": 60}

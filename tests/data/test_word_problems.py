@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from gsm8k_grpo.data import gsm8k, word_problems
+from gsm8k_grpo.rewards.answers import Reasoning
 
 ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 TOLD = {"has": None, "buys": "+", "finds": "+", "gives away": "-", "loses": "-", "gets": "*"}
@@ -34,6 +35,11 @@ def test_test_rows_do_not_depend_on_how_many_train_rows_there_are(rows):
     fewer, same = word_problems.generate_problems(0, 10, 500)
     assert same == test
     assert fewer == train[:10]
+
+
+def test_every_solution_counts_as_reasoning(rows):
+    solutions = [row["answer"].rpartition("####")[0] for split in rows for row in split]
+    assert all(Reasoning().is_in(gsm8k.strip_annotations(solution)) for solution in solutions)
 
 
 def test_every_solution_is_a_chain_of_right_equations_up_to_the_answer(rows):

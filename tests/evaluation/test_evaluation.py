@@ -13,7 +13,7 @@ from gsm8k_grpo.rewards.answers import Tags
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 COMPLETIONS = ("18", r"<answer>17</answer>, no, \boxed{18}, or 19", r"\boxed{18}, 19")
-RIGHT = {"strict": 0, "flexible": 1, "cascade": 3}  # rows of `COMPLETIONS`, by each reading
+RIGHT = {"strict": 0, "flexible": 1, "cascade": 3, "published_cascade": 1}  # rows of `COMPLETIONS`, by each reading
 
 
 def graded(completions):
@@ -117,7 +117,7 @@ def rows(*prompts, gold="18"):
 
 
 def test_one_completion_a_prompt_gives_wilson_rates():
-    graded = rows(["<r>x</r><a>18</a>"], ["18 or 19"], ["it is 18.0"], ["…"])
+    graded = rows(["<r>9*2=18</r><a>18</a>"], ["18 or 19"], ["it is 18.0"], ["…"])
     found = summarise_metrics(graded, "flexible")
     assert found["answer_accuracy"] == stats.wilson_rate(2, 4) == found["flexible_accuracy"]
     assert found["strict_accuracy"] == found["format_accuracy"] == found["truncated_rate"] == stats.wilson_rate(1, 4)
@@ -134,13 +134,29 @@ def test_several_completions_give_means_pass_and_majority():
     assert found["truncated_rate"]["value"] == pytest.approx(1 / 12)
 
 
+def test_the_published_cascade_votes_with_its_texts():
+    """`18.` counts as 18 there, but is another text; gold `1,000` is never met."""
+    found = summarise_metrics(rows(["it is 18.", "it is 18.", "3"], ["18", "3", "3"]), "published_cascade")
+    assert found["maj_at_k"]["value"] == found["answer_accuracy"]["value"] == 1 / 2
+    assert summarise_metrics(rows(["1000"] * 2, gold="1,000"), "published_cascade")["maj_at_k"]["value"] == 0
+    assert summarise_metrics(rows(["1000"] * 2, gold="1,000"), "flexible")["maj_at_k"]["value"] == 1
+
+
+def test_partial_accuracy_of_the_published_cascade_reads_its_text():
+    texts = ("it is 19.", "19 eggs.", "$\\boxed{none}$ 18")
+    graded = [grade_completion(text, "18", TAGS, "published_cascade") for text in texts]
+    assert [row["published_cascade"] for row in graded] == ["19.", ".", "none"]
+    assert [row["partial_correct"] for row in graded] == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("completions", "exact", "words"),
     [
-        (["<r>x</r><a>1</a>", "no"], 0.5, None),
+        (["<r>3-2=1</r><a>1</a>", "no"], 0.5, None),
         (["no", "neither"], 0.0, "in 2 completions the base model never wrote <r>, </r>, <a>, </a>. GRPO only"),
         (["<r>", "</r>"], 0.0, "never wrote <a>, </a>. GRPO only makes sampled completions more likely"),
-        (["<a>1</a><r>x</r>"], 0.0, "wrote each tag, but never all four in order"),
+        (["<a>1</a><r>3-2=1</r>"], 0.0, "wrote each tag, but never all four in order around reasoning and a number"),
+        (["<r></r><a>1</a>"], 0.0, "wrote each tag, but never all four in order around reasoning and a number"),
     ],
 )
 def test_a_format_that_never_occurs_gives_a_warning(completions, exact, words):

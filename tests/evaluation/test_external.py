@@ -95,6 +95,27 @@ def test_rows_are_graded_like_those_of_the_stage_evaluate(grade):
     assert rows[0]["partial_correct"] and not rows[0]["strict_correct"]
 
 
+def test_how_much_reasoning_is_enough_can_be_given(grade):
+    def has_format(*options):
+        return grade(completed("a", text=TAGGED), gold("a"), *options)[1][0]["format_correct"]
+
+    assert has_format() and has_format("--reasoning", "1", "0") and has_format("--reasoning", "2", "0")
+    assert not has_format("--reasoning", "3", "0") and not has_format("--reasoning", "0", "1")
+    assert grade(completed("a"), gold("a"), "--reasoning", "3", "0")[0]["reasoning"] == [3, 0]
+
+
+@pytest.mark.parametrize("counts", [("0", "0"), ("-1", "6")])
+def test_reasoning_that_nothing_can_be_is_refused(refused, counts):
+    sentence = refused(completed("a"), gold("a"), "--reasoning", *counts)
+    assert sentence.startswith(f"--reasoning: is {' '.join(counts)}, expected two counts")
+
+
+def test_gold_with_a_comma_is_never_right_to_the_published_cascade(grade):
+    _, rows = grade(completed("a", "b", text="1000"), [*gold("a", answer="1,000"), *gold("b", answer="1000")])
+    assert [row["flexible_correct"] for row in rows] == [True, True]
+    assert [row["published_cascade_correct"] for row in rows] == [False, True]
+
+
 def test_other_tags_can_be_given(grade):
     text = "<think>2</think><SOLUTION>4</SOLUTION>, or 5"
     tags = ("--tags", "<think>", "</think>", "<SOLUTION>", "</SOLUTION>")

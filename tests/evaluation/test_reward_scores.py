@@ -43,8 +43,18 @@ def test_each_row_has_each_reward_before_and_after(results, score):
     assert [row["id"] for row in found] == [row["id"] for row in prompts]
     for side in ("base", "final", "best"):
         texts = [row["completion"] for row in files.read_jsonl(results / f"evaluations/{side}/completions.jsonl")]
-        expected = scoring.score(["answer", "minigrpo"], prompts, texts, Tags(**settings["prompt"]["tags"]))
+        expected = scoring.score(["answer", "minigrpo"], prompts, texts, Tags.of(settings["prompt"]))
         assert {name: [row[side][name] for row in found] for name in expected} == expected
+
+
+def test_the_settings_say_how_much_reasoning_is_enough(results, score):
+    def kept(words):
+        settings = yaml.safe_load((results / "settings.yaml").read_text())
+        settings["prompt"]["reasoning"] = {"calculations": None, "words": words}
+        (results / "settings.yaml").write_text(yaml.safe_dump(settings))
+        return sum(row["final"]["format_exact"] for row in files.read_jsonl(score()))
+
+    assert kept(1) == 3.0 * 10 and kept(10_000) == 0
 
 
 def test_the_first_of_several_samples_is_scored(results, score):

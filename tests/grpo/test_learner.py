@@ -109,7 +109,7 @@ def make_learner(tokenizer, mesh, tmp_path):
         rl_cluster = tunix_setup.make_rl_cluster(
             policy, base, tokenizer, mesh, settings["training"], 32, stop_ids, 0, run
         )
-        return Learner(rl_cluster, settings["training"], Tags(**settings["prompt"]["tags"]), PROMPT_ROWS, 0, stop_ids)
+        return Learner(rl_cluster, settings["training"], Tags.of(settings["prompt"]), PROMPT_ROWS, 0, stop_ids)
 
     return make
 

@@ -79,7 +79,7 @@ def make(
     interval = max(1, min(500, steps // 2))
     own = {"training": {"max_steps": steps, "checkpoint_interval_steps": interval, "warmup_fraction": 0.0}}
     settings = merge(effective_settings("gemma2-2b-it", own), {"recipes": [recipe], "published": None} | changed)
-    tags, extraction = Tags(**settings["prompt"]["tags"]), settings["evaluation"]["extraction"]
+    tags, extraction = Tags.of(settings["prompt"]), settings["evaluation"]["extraction"]
     plain_settings = json.loads(files.canonical_json(settings))
     files.write_text(
         layout.settings_file(results, recipe), yaml.safe_dump(plain_settings, sort_keys=False, allow_unicode=True)

@@ -108,7 +108,7 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
     rl_cluster = tunix_setup.make_rl_cluster(
         policy, reference.model, loaded.tokenizer, mesh, how, limits[0], loaded.stop_ids, 0, run
     )
-    learner = Learner(rl_cluster, how, Tags(**chosen["prompt"]["tags"]), prompts, 0, loaded.stop_ids)
+    learner = Learner(rl_cluster, how, Tags.of(chosen["prompt"]), prompts, 0, loaded.stop_ids)
     live = {"base": greedy(policy, loaded)}
     for step in (1, 2, 3):
         learner.update(learner.sample())

@@ -71,7 +71,7 @@ rl_cluster = tunix_setup.make_rl_cluster(
     policy, base, tokenizer, mesh, training, prompt["max_tokens"], PLACEHOLDER_STOP_IDS, 0, run
 )
 rows = [{"id": str(number), "prompt": text, "answer": "7", "prompt_tokens": 30} for number, text in enumerate(prompts)]
-learner = Learner(rl_cluster, training, Tags(**prompt["tags"]), rows, 0, PLACEHOLDER_STOP_IDS)
+learner = Learner(rl_cluster, training, Tags.of(prompt), rows, 0, PLACEHOLDER_STOP_IDS)
 for _ in range(2):
     learner.update(learner.sample())
 executed = dict(compiled)

@@ -12,7 +12,7 @@ from gsm8k_grpo.report.metric_catalogue import CURVES, PANELS, RATES
 
 def test_every_rate_of_an_evaluation_is_in_the_catalogue():
     row = {"id": "a", "answer": "18", "tokens": 1, "stop_reason": "limit"}
-    row |= dict.fromkeys(("strict", "flexible", "cascade"), "18")
+    row |= dict.fromkeys(("strict", "flexible", "cascade", "published_cascade"), "18")
     row |= dict.fromkeys(verdict_keys("strict").values(), True)
     metrics = summarise_metrics([row, row], "strict")
     assert set(RATES) == {key for key, value in metrics.items() if isinstance(value, dict)}

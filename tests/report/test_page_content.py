@@ -104,6 +104,14 @@ def test_compared_runs_of_different_machines_are_named(results):
     assert said in render_page(results, ["one", "two"], [])
 
 
+def test_a_recipe_that_reads_by_one_cascade_has_the_other_beside_it():
+    usual = ["answer_accuracy", "flexible_accuracy", "partial_accuracy", "format_accuracy"]
+    assert page.headline_rates("strict") == usual
+    for one, other in (("cascade", "published_cascade"), ("published_cascade", "cascade")):
+        shown = page.headline_rates(one)
+        assert f"{other}_accuracy" in shown and f"{one}_accuracy" not in shown and "strict_accuracy" in shown
+
+
 @pytest.mark.parametrize("text", ["", "step,loss\n", "step,loss\n1,0.5\n", "step,reward,kl,tokens\n1,nan,,\n"])
 def test_empty_or_short_metrics_give_a_page(results, text):
     (results / "one" / "training" / "metrics.csv").write_text(text)

@@ -1,5 +1,8 @@
 """The answer parser: what it reads from texts as models write them, and that no text makes it raise or slow."""
 
+import inspect
+import json
+import re
 import subprocess
 import sys
 import time
@@ -9,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsm8k_grpo.rewards import answers
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.data import gsm8k
+from gsm8k_grpo.rewards import answers, published_cascade
+from gsm8k_grpo.rewards.answers import Reasoning, Tags
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+SHORT = Tags("<r>", "</r>", "<a>", "</a>")  # of the tables in docstrings
 
 
 def number(text):
@@ -123,32 +128,41 @@ def test_a_short_text_is_read_as_people_read_it(text):
 
 # what: completion, strict reading, flexible reading, whether it has the format
 COMPLETIONS = {
-    "as asked": ("<reasoning>2+2</reasoning>\n<answer>4</answer>", "4", "4", True),
-    "white space around": ("\n <reasoning>2</reasoning>\n\t<answer>\n4\n</answer> \n", "4", "4", True),
-    "decorated number": ("<reasoning>2</reasoning><answer>$1,234.50 each</answer>", "1234.5", "1234.5", True),
-    "empty blocks": ("<reasoning></reasoning><answer></answer>", None, None, True),
-    "no number in the block": ("<reasoning>2</reasoning><answer>two</answer>", None, "2", True),
-    "two numbers in the block": ("<reasoning>2</reasoning><answer>4 or 5</answer>", None, "5", True),
-    "text before": ("Sure! <reasoning>2</reasoning><answer>4</answer>", "4", "4", False),
-    "text between": ("<reasoning>2</reasoning> so <answer>4</answer>", "4", "4", False),
-    "text after": ("<reasoning>2</reasoning>\n<answer>4</answer>\nChecked 5 times.", "4", "5", False),
-    "blocks in the wrong order": ("<answer>4</answer><reasoning>2</reasoning>", "4", "2", False),
+    "as asked": ("<reasoning>2+2=4</reasoning>\n<answer>4</answer>", "4", "4", True),
+    "white space around": ("\n <reasoning>1+1=2</reasoning>\n\t<answer>\n4\n</answer> \n", "4", "4", True),
+    "decorated number": ("<reasoning>1+1=2</reasoning><answer>$1,234.50 each</answer>", "1234.5", "1234.5", True),
+    "empty blocks": ("<reasoning></reasoning><answer></answer>", None, None, False),
+    "empty reasoning": ("<reasoning></reasoning><answer>4</answer>", "4", "4", False),
+    "empty answer": ("<reasoning>1+1=2</reasoning><answer></answer>", None, "2", False),
+    "reasoning that is only a number": ("<reasoning>2</reasoning><answer>4</answer>", "4", "4", False),
+    "a sentence": ("<reasoning>Both of them have two eggs each.</reasoning><answer>4</answer>", "4", "4", True),
+    "no number in the block": ("<reasoning>1+1=2</reasoning><answer>two</answer>", None, "2", False),
+    "two numbers in the block": ("<reasoning>1+1=2</reasoning><answer>4 or 5</answer>", None, "5", False),
+    "text before": ("Sure! <reasoning>1+1=2</reasoning><answer>4</answer>", "4", "4", False),
+    "text between": ("<reasoning>1+1=2</reasoning> so <answer>4</answer>", "4", "4", False),
+    "text after": ("<reasoning>1+1=2</reasoning>\n<answer>4</answer>\nChecked 5 times.", "4", "5", False),
+    "blocks in the wrong order": ("<answer>4</answer><reasoning>1+1=2</reasoning>", "4", "2", False),
     "tags in the wrong order": ("</reasoning>2<reasoning></answer>4<answer>", None, "4", False),
-    "answer repeated": ("<reasoning>2</reasoning><answer>4</answer><answer>5</answer>", "5", "5", False),
-    "reasoning repeated": ("<reasoning>2</reasoning><reasoning>3</reasoning><answer>4</answer>", "4", "4", False),
-    "answer never closed": ("<reasoning>2</reasoning><answer>4", None, "4", False),
-    "last answer never closed": ("<reasoning>2</reasoning><answer>4</answer><answer>5", "4", "5", False),
-    "reasoning never closed": ("<reasoning>2<answer>4</answer>", "4", "4", False),
-    "answer closed twice": ("<reasoning>2</reasoning><answer>4</answer> or 5</answer>", "4", "5", False),
-    "answer nested": ("<reasoning>2</reasoning><answer><answer>4</answer></answer>", "4", "4", False),
-    "answer inside the reasoning": ("<reasoning>2<answer>4</answer></reasoning>", "4", "4", False),
+    "answer repeated": ("<reasoning>1+1=2</reasoning><answer>4</answer><answer>5</answer>", "5", "5", False),
+    "reasoning repeated": (
+        "<reasoning>1+1=2</reasoning><reasoning>1+2=3</reasoning><answer>4</answer>",
+        "4",
+        "4",
+        False,
+    ),
+    "answer never closed": ("<reasoning>1+1=2</reasoning><answer>4", None, "4", False),
+    "last answer never closed": ("<reasoning>1+1=2</reasoning><answer>4</answer><answer>5", "4", "5", False),
+    "reasoning never closed": ("<reasoning>1+1=2<answer>4</answer>", "4", "4", False),
+    "answer closed twice": ("<reasoning>1+1=2</reasoning><answer>4</answer> or 5</answer>", "4", "5", False),
+    "answer nested": ("<reasoning>1+1=2</reasoning><answer><answer>4</answer></answer>", "4", "4", False),
+    "answer inside the reasoning": ("<reasoning>1+1=2<answer>4</answer></reasoning>", "4", "4", False),
     "tags in capitals": ("<REASONING>2</REASONING><ANSWER>4</ANSWER>", None, "4", False),
     "hashes": ("2+2=4\n#### 4\nThat was question 5.", "4", "5", False),
     "hashes repeated": ("#### 4\n#### 5", "5", "5", False),
     "block before hashes": ("<answer>4</answer>\n#### 5", "4", "5", False),
     "empty block before hashes": ("<answer></answer>\n#### 5", None, "5", False),
     "hashes before a token": ("2+2=4\n#### 4<|im_end|>", "4", "4", False),
-    "fraction": ("<reasoning>2</reasoning><answer>3/4</answer>", "3/4", "3/4", True),
+    "fraction": ("<reasoning>1+1=2</reasoning><answer>3/4</answer>", "3/4", "3/4", True),
     "fraction last": ("So it is 3/4 of the cake.", None, "3/4", False),
     "number, then a date": ("18 on 12/31/2024", None, "2024", False),
     "number alone": ("4", None, "4", False),
@@ -202,9 +216,78 @@ def test_the_cascade_reads_the_box_then_the_tags_then_the_last_number(what):
     assert answers.readings(completion, TAGS)[2] == number(cascade)
 
 
+def table(documented):
+    """The rows of the table in a docstring, without its head."""
+    lines = [line for line in inspect.getdoc(documented).splitlines() if line.startswith("|")]
+    return [[cell.strip().replace(r"\n", "\n") for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+@pytest.mark.parametrize(("text", "counts"), table(Reasoning))
+def test_what_counts_as_reasoning(text, counts):
+    assert Reasoning().is_in(text) is (counts == "yes")
+
+
+@pytest.mark.parametrize(("completion", "has_it"), table(answers.has_format))
+def test_what_has_the_format(completion, has_it):
+    assert answers.has_format(completion, SHORT) is (has_it == "yes")
+
+
+def test_the_amount_of_reasoning_is_a_setting():
+    one, two = "48/2=24", "48/2=24, 24+48=72"
+    assert [Reasoning(calculations=2).is_in(text) for text in (one, two)] == [False, True]
+    assert [Reasoning(calculations=None, words=2).is_in(text) for text in (two, "of eggs")] == [False, True]
+    assert not Reasoning(calculations=2, words=None).is_in("Each of them has the same number of eggs.")
+    tags = Tags(*SHORT.all(), Reasoning(calculations=2, words=None))
+    assert [answers.has_format(f"<r>{text}</r><a>72</a>", tags) for text in (one, two)] == [False, True]
+
+
+def test_every_solution_of_gsm8k_counts_as_reasoning(published):
+    """The default is the strictest number of words for which they do."""
+    solutions = []
+    for split in ("train", "test"):
+        lines = (published / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = gsm8k.normalise_rows([json.loads(line) for line in lines], split, split)
+        solutions += [gsm8k.strip_annotations(row["solution"]) for row in rows]
+    assert len(solutions) == 7473 + 1319 and all(map(Reasoning().is_in, solutions))
+    assert not all(map(Reasoning(words=Reasoning.words + 1).is_in, solutions))
+    calculated = sum(map(Reasoning(words=None).is_in, solutions[:7473]))
+    assert f"{calculated:,} of the train solutions have a calculation" in inspect.getdoc(Reasoning)
+
+
+@pytest.mark.parametrize(("completion", "gold", "reads", "right"), table(published_cascade))
+def test_the_published_cascade_reads_with_its_faults(completion, gold, reads, right):
+    found = published_cascade.read(completion, SHORT)
+    assert (found or "") == reads
+    assert published_cascade.is_right(found, answers.gold_number(gold)) is (right == "yes")
+
+
+BOX = re.compile(r"\$\\boxed\{([^}]+)\}\$")
+PIECES = ["$\\boxed{", "}$", "}", "$", "\\boxed{", "18", "-5", "1,0", ".", "x", " ", "\n", *TAGS.all()]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_the_published_cascade_is_its_definition(text):
+    boxes, numbers = BOX.findall(text), re.compile(r"[\d.]+").findall
+    if boxes:
+        expected = numbers(boxes[-1])[-1] if numbers(boxes[-1]) else boxes[-1].strip()
+    elif TAGS.answer_start in text:
+        expected = (numbers(text.split(TAGS.answer_start, 1)[1].split(TAGS.answer_end, 1)[0]) or [None])[-1]
+    else:
+        expected = (numbers(text) or [None])[-1]
+    assert published_cascade.read(text, TAGS) == expected
+
+
+def test_a_gold_answer_keeps_the_writing_of_its_data_set():
+    row = {"answer": "1000", "answer_as_published": "1,000"}
+    assert answers.gold_of(row) == 1000 and answers.gold_text(answers.gold_of(row)) == "1,000"
+    exchanged = answers.gold_of(row | {"answer": "18"})
+    assert exchanged == 18 and answers.gold_text(exchanged) == "18"
+    assert answers.gold_text(Fraction(5, 2)) == "2.5"
+
+
 def test_tags_are_the_recipes_own():
     tags = Tags("<start_working_out>", "<end_working_out>", "<SOLUTION>", "</SOLUTION>")
-    completion = "<start_working_out>2<end_working_out><SOLUTION>4</SOLUTION>"
+    completion = "<start_working_out>2+2=4<end_working_out><SOLUTION>4</SOLUTION>"
     assert answers.has_format(completion, tags) and answers.strict(completion, tags) == 4
     assert not answers.has_format(completion, TAGS) and answers.strict(completion, TAGS) is None
 
@@ -293,17 +376,22 @@ def test_whatever_is_repeated_is_read_in_linear_time(repeated, end):
     started = time.process_time()
     answers.first_number(text), answers.readings(text, TAGS), answers.boxed(rf"\boxed{{{text}}}")
     answers.strict(text, TAGS), answers.strict(f"<answer>{text}</answer>", TAGS), answers.has_format(text, TAGS)
+    answers.has_format(f"<reasoning>{text}</reasoning><answer>4</answer>", TAGS), Reasoning(10**9).is_in(text)
+    published_cascade.read(text, TAGS)
     assert time.process_time() - started < 2  # seconds: 0.05 if linear, more than 10 if quadratic
 
 
 READ_ALL = """
 import sys
-from gsm8k_grpo.rewards import answers
+from gsm8k_grpo.rewards import answers, published_cascade
 tags = answers.Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 text = sys.argv[1] * (int(sys.argv[3]) // len(sys.argv[1])) + sys.argv[2]
 answers.first_number(text), answers.flexible(text), answers.has_format(text, tags)
 answers.strict(text, tags), answers.strict(f"<answer>{text}</answer>", tags)
 answers.readings(text, tags), answers.readings(f"\\boxed{{{text}}}", tags)
+answers.has_format(f"<reasoning>{text}</reasoning><answer>4</answer>", tags)
+answers.Reasoning(10**9, 10**9).is_in(text)
+published_cascade.read(text, tags), published_cascade.read(f"<answer>{text}", tags)
 """
 
 
@@ -329,6 +417,11 @@ answers.readings(text, tags), answers.readings(f"\\boxed{{{text}}}", tags)
         ("<<<<", ""),
         ("#", ""),
         ("<answer>", ""),
+        ("$\\boxed{", ""),
+        ("$\\boxed{1}", ""),
+        ("1+1", ""),
+        ("1 a ", ""),
+        ("a'", ""),
     ],
 )
 def test_a_megabyte_is_read_in_linear_time(root, repeated, end):

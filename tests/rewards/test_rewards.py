@@ -1,4 +1,4 @@
-"""The published rewards: their tables of cases, their ranges, attempts to exploit them; and the scores of a recipe."""
+"""The rewards: their tables of cases, their ranges, attempts to exploit them; and the scores of a recipe."""
 
 import inspect
 import re
@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.rewards import published, scoring
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards import answers, published, scoring, tags_and_answer
+from gsm8k_grpo.rewards.answers import Tags, gold_number
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
@@ -41,12 +41,12 @@ def rows(*golds):
 
 def completed(answer):
     """A completion in the exact format."""
-    return f"<reasoning>because</reasoning>\n<answer>{answer}</answer>"
+    return f"<reasoning>20 - 2 = 18</reasoning>\n<answer>{answer}</answer>"
 
 
 @pytest.mark.parametrize(("name", "completion", "gold", "reward"), cases())
 def test_each_reward_does_what_its_table_of_cases_says(name, completion, gold, reward):
-    assert scoring.REWARDS[name](completion, Fraction(gold), SHORT) == pytest.approx(reward, abs=1e-12)
+    assert scoring.REWARDS[name](completion, gold_number(gold), SHORT) == pytest.approx(reward, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", scoring.REWARDS)
@@ -73,13 +73,13 @@ def test_each_table_reaches_both_ends_of_the_stated_range(name):
         ("24.1", 20, -1.0),
         ("0", 0, 3.0),
         ("1", 0, -1.0),
-        ("eighteen", 18, -0.5),
-        ("", 18, -0.5),
-        ("18 or 19", 18, -0.5),
+        ("eighteen", 18, 0.0),  # no number, so no format
+        ("", 18, 0.0),
+        ("18 or 19", 18, 0.0),
     ],
 )
 def test_the_answer_reward_goes_by_the_distance_to_gold(answer, gold, reward):
-    assert published.answer(completed(answer), Fraction(gold), TAGS) == reward
+    assert tags_and_answer.answer(completed(answer), Fraction(gold), TAGS) == reward
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,10 @@ def test_the_answer_reward_goes_by_the_distance_to_gold(answer, gold, reward):
         (completed("18"), 3.0, 2.0),
         (f"  {completed('18')}\n", 3.0, 2.0),
         (f"{completed('18')} and more", 0.0, 2.0),
-        ("<answer>18</answer><reasoning>because</reasoning>", 0.0, 2.0),
-        ("<reasoning>because<answer>18</answer>", 0.0, 1.0),
+        ("<reasoning></reasoning><answer>18</answer>", 0.0, 2.0),
+        ("<reasoning>because</reasoning><answer>18</answer>", 0.0, 2.0),
+        ("<answer>18</answer><reasoning>20 - 2 = 18</reasoning>", 0.0, 2.0),
+        ("<reasoning>20 - 2 = 18<answer>18</answer>", 0.0, 1.0),
         (f"{completed('18')}<answer>18", 0.0, 1.0),
         (completed("18") * 2, 0.0, -2.0),
         ("<answer>18</answer>", 0.0, 0.0),
@@ -98,9 +100,9 @@ def test_the_answer_reward_goes_by_the_distance_to_gold(answer, gold, reward):
 )
 def test_the_format_rewards_and_that_answers_need_the_exact_format(completion, exact, approximate):
     gold = Fraction(18)
-    assert published.format_exact(completion, gold, TAGS) == exact
-    assert published.format_approximate(completion, gold, TAGS) == approximate
-    assert published.answer(completion, gold, TAGS) == (3.0 if exact else 0.0)
+    assert tags_and_answer.format_exact(completion, gold, TAGS) == exact
+    assert tags_and_answer.format_approximate(completion, gold, TAGS) == approximate
+    assert tags_and_answer.answer(completion, gold, TAGS) == (3.0 if exact else 0.0)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_the_format_rewards_and_that_answers_need_the_exact_format(completion, e
     ],
 )
 def test_the_number_reward_takes_the_first_number_after_the_opening_tag(completion, gold, reward):
-    assert published.number(completion, Fraction(gold), TAGS) == reward
+    assert tags_and_answer.number(completion, Fraction(gold), TAGS) == reward
 
 
 PIECES = [*TAGS.all(), "18", "-", "1,000", " ", "x", ". ", "So ", "Wait, ", "= 5", "\\boxed{", "}", "####", "\n"]
@@ -130,7 +132,8 @@ def test_rewards_are_finite_numbers_in_their_documented_ranges(completion, gold)
     for name in scoring.REWARDS:
         low, high = stated_range(name)
         assert isinstance(scores[name][0], float) and low <= scores[name][0] <= high, name
-    assert scores["answer"][0] in (-1.0, -0.5, 0.0, 0.25, 0.5, 3.0)
+    assert scores["answer"][0] in (-1.0, 0.0, 0.25, 0.5, 3.0)
+    assert scores["published_answer"][0] in (-1.0, -0.5, 0.0, 0.25, 0.5, 1.5, 3.0)
 
 
 def test_the_weighted_set_sums_to_one_and_two_small_bonuses():
@@ -158,6 +161,51 @@ def test_no_completion_takes_long(piece):
     started = time.perf_counter()
     scoring.score(list(scoring.REWARDS), rows("18"), [completion], TAGS)
     assert time.perf_counter() - started < 5
+
+
+GOLDS = ("18", "-5", "0", "1,000", "2.5")
+PUBLISHED = [*TAGS.all(), *TAGS.all(), "18", "-5", "1,000", "0", ".", "nan", "x", " ", "\n", "\r\n", "\u00a0", "\t"]
+
+
+@given(st.lists(st.sampled_from(PUBLISHED), max_size=14).map("".join), st.sampled_from(GOLDS))
+def test_the_published_rewards_match_what_the_published_pattern_matches(completion, gold):
+    """The pattern as described: a line begins with the first tag, a line ends with the last, no block is empty."""
+    start, end, answer_start, answer_end = TAGS.all()
+    pattern = rf"^\s*{start}.+?{end}.*?{answer_start}(.+?){answer_end}\s*$"
+    found = re.compile(pattern, re.MULTILINE | re.DOTALL).search(completion)
+    assert published._answer_in_format(completion, TAGS) == (found and found[1])
+    scores = scoring.score(["published_format_exact", "published_answer"], rows(gold), [completion], TAGS)
+    assert scores["published_format_exact"] == [3.0 if found else 0.0]
+    if found and found[1].strip() == gold:
+        assert scores["published_answer"] == [3.0 if found[1] == gold else 1.5]
+
+
+@given(st.lists(st.sampled_from(["step", " 1", "12", "+", " - ", "×", "so", "=", "\n", "x"]), max_size=20).map("".join))
+def test_the_published_logic_counts_what_its_pattern_counts(text):
+    operations = len(re.findall(r"\d+\s*[+\-×÷*/]\s*\d+", text))
+    others = min(0.3, 0.1 * len(re.findall(r"step\s*\d", text))) + min(0.1, 0.02 * text.count("="))
+    others += 0.05 * (("so" in text) + ("step" in text))
+    found = scoring.REWARDS["published_weighted_logic"](f"<r>{text}</r>", Fraction(18), SHORT)
+    assert found == pytest.approx(0.3 * (others + min(0.2, 0.05 * operations)))
+
+
+def test_published_rewards_compare_with_the_gold_answer_as_the_data_set_writes_it():
+    row = {"id": "train-0", "prompt": "?", "answer": "1000", "answer_as_published": "1,000"}
+    texts = [completed("1000"), completed("1,000")]
+    names = ["answer", "number", "published_answer", "published_number", "published_minigrpo"]
+    scores = scoring.score(names, [row, row], texts, TAGS)
+    assert list(scores.values()) == [[3.0, 3.0], [1.5, 1.5], [-0.5, 3.0], [0.0, 0.0], [0.0, 1.0]]
+
+
+def test_no_reasoning_earns_less_than_reasoning_with_the_default_rewards():
+    names = ["format_exact", "format_approximate", "answer", "number"]
+    honest = completed("18")
+    for empty in ("", " ", "18", "so", "...", "<reasoning>"):
+        lazy = f"<reasoning>{empty}</reasoning><answer>18</answer>"
+        scores = scoring.score(names, rows("18", "18"), [honest, lazy], TAGS)
+        totals = [sum(values) for values in zip(*scores.values(), strict=True)]
+        assert totals[0] == 9.5 and totals[1] <= 3.5
+        assert not answers.has_format(lazy, TAGS)
 
 
 def test_scores_keep_the_order_of_names_and_completions():

@@ -18,6 +18,7 @@ from gsm8k_grpo.config.fields import (
 )
 from gsm8k_grpo.data.sources import SOURCES
 from gsm8k_grpo.models import families
+from gsm8k_grpo.rewards import answers
 
 
 class Mesh(Block):
@@ -67,6 +68,16 @@ class Tags(Block):
     """Opens the answer."""
     answer_end: Text = "</answer>"
     """Closes the answer."""
+
+
+class Reasoning(Block):
+    """What counts as reasoning in the exact format: enough calculations, or enough words. null does not count. The
+    defaults let all 7,473 train solutions of GSM8K count (docs/rewards.md)."""
+
+    calculations: Count | None = answers.Reasoning.calculations
+    """How many calculations, such as 48/2=24, are enough."""
+    words: Count | None = answers.Reasoning.words
+    """How many different words are enough."""
 
 
 class Architecture(Block):
@@ -155,6 +166,8 @@ class Prompt(Block):
     message."""
     tags: Tags = Tags()
     """The output format. Rewards ask for it, and evaluation reads it."""
+    reasoning: Reasoning = Reasoning()
+    """What counts as reasoning in the exact format: for rewards, for evaluation and for the format check."""
     max_tokens: Count = 256
     """Longest prompt. Rows with a longer one are left out and listed in prompts/summary.json."""
     dev_rows: Count = 500

@@ -44,11 +44,12 @@ class Evaluation(Block):
     """Completions of each prompt. More than one needs a temperature above 0."""
     seed: Seed = 0
     """Seed of sampling."""
-    extraction: Literal["strict", "flexible", "cascade"] = "strict"
+    extraction: Literal["strict", "flexible", "cascade", "published_cascade"] = "strict"
     """Which reading of a completion answer_accuracy counts.
     - strict: the answer tags, or ####.
     - flexible: the last number.
-    - cascade: the last \\boxed{}, else the answer tags, else the last number."""
+    - cascade: the last \\boxed{}, else the answer tags, else the last number.
+    - published_cascade: the cascade as gemma3-1b-working-out's origin has it, with its faults (docs/rewards.md)."""
 
 
 class Preflight(Block):
@@ -90,6 +91,7 @@ class PublishedRate(Block):
         "strict_accuracy",
         "flexible_accuracy",
         "cascade_accuracy",
+        "published_cascade_accuracy",
         "partial_accuracy",
         "format_accuracy",
     ]

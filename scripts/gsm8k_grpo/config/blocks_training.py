@@ -102,13 +102,13 @@ class Training(Block):
     top_p: ShareAboveZero = 1.0
     """Rollouts sample among the likeliest tokens that together have this probability."""
     rewards: Annotated[list[Reward], *DISTINCT] = ["format_exact", "format_approximate", "answer", "number"]
-    """The rewards that are summed. scripts/gsm8k_grpo/rewards/published.py has their ranges, sources and tables of
-    cases.
+    """The rewards that are summed. docs/rewards.md has their ranges, sources and tables of cases.
     - format_exact, format_approximate, answer, number: those of Tunix and Unsloth.
     - number_boxed: number, read after the last \\boxed{…} where there is one.
     - weighted_format, weighted_logic, weighted_accuracy: they weigh 0.25, 0.30 and 0.45.
     - self_correction, fitting_length: bonuses for these three.
     - minigrpo: 1, 0.5 or 0.
+    - published_…: each of them as its origin has it, faults and all, for reproductions.
     - path/to/file.py:function: a reward of your own (docs/rewards.md)."""
     learning_rate: Positive = 3.0e-6
     """Peak of AdamW's learning rate. It rises linearly, then falls to 0 along a cosine."""

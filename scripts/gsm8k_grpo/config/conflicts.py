@@ -58,8 +58,11 @@ def _all_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
             f"{samples} greedy completions of a prompt are all the same; set evaluation.temperature above 0",
         )
     yield from _training_conflicts(training)
-    if (tag := Tags(**settings["prompt"]["tags"]).find_overlap()) is not None:
+    tags = Tags.of(settings["prompt"])
+    if (tag := tags.find_overlap()) is not None:
         yield "prompt.tags", f"the tag {tag!r} is a part of another tag; choose four that do not contain each other"
+    if not tags.reasoning.can_be_met():
+        yield "prompt.reasoning", "nothing would count as reasoning; give calculations, words or both a number"
 
 
 def _dataset_conflicts(dataset: Mapping, dev_rows: int) -> Iterator[tuple[str, str]]:

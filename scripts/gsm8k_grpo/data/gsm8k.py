@@ -31,7 +31,7 @@ def normalise(row: dict, row_id: str, where: str) -> dict:
 
     Returns:
       `solution` is the published text before `####`, with its annotations; `answer` is a plain number as text
-      (`1000`, not `1,000`).
+      (`1000`, not `1,000`). Where the row writes the number in another way, `answer_as_published` has it (`1,000`).
 
     Raises:
       PipelineError: a value that is not text, no `####`, or no number after it.
@@ -51,7 +51,8 @@ def normalise(row: dict, row_id: str, where: str) -> dict:
         raise PipelineError(
             f"{where}: {final.strip()[:40]!r} after '####' is not one number; correct or remove the row"
         )
-    return {"id": row_id, "question": row["question"], "solution": solution.rstrip(), "answer": answers.plain(value)}
+    normal = {"id": row_id, "question": row["question"], "solution": solution.rstrip(), "answer": answers.plain(value)}
+    return normal if final.strip() == normal["answer"] else normal | {"answer_as_published": final.strip()}
 
 
 def normalise_rows(rows: list[dict], split: str, where: str) -> list[dict]:

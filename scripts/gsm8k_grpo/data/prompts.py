@@ -40,8 +40,9 @@ def build_prompts(
 ) -> tuple[list[dict], dict]:
     """The prompts of one split, and their summary (`rows`, `longest_tokens`, `left_out`).
 
-    Rows have `id`, `question` and `answer`; prompts have `id`, `prompt`, `answer` and `prompt_tokens`. A prompt longer
-    than `max_tokens` is left out, never cut. `count_tokens` gives the tokens of a prompt, with its <bos>.
+    Rows have `id`, `question` and `answer`; prompts have `id`, `prompt`, `answer` and `prompt_tokens`, and
+    `answer_as_published` where their row has it. A prompt longer than `max_tokens` is left out, never cut.
+    `count_tokens` gives the tokens of a prompt, with its <bos>.
     """
     limit_tokens = prompt_settings["max_tokens"]
     kept, too_long = [], []
@@ -51,7 +52,8 @@ def build_prompts(
         if tokens > limit_tokens:
             too_long.append({"id": row["id"], "prompt_tokens": tokens})
         else:
-            kept.append({"id": row["id"], "prompt": prompt, "answer": row["answer"], "prompt_tokens": tokens})
+            gold = {key: row[key] for key in ("answer", "answer_as_published") if key in row}
+            kept.append({"id": row["id"], "prompt": prompt, **gold, "prompt_tokens": tokens})
     if not kept:
         raise PipelineError(
             f"prompt.max_tokens: none of the {len(rows)} {split} prompts fits into {limit_tokens} tokens; the shortest "

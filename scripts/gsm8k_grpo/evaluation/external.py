@@ -8,7 +8,6 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.evaluation.grading import grade_completion
-from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
 SHOWN_IDS = 5  # that an error lists; it counts the others
@@ -31,7 +30,7 @@ def read_completions(path: str | Path) -> dict[str, dict]:
 
 
 def read_golds(path: str | Path) -> dict[str, str]:
-    """Gold answers as plain numbers, by the text of their ids.
+    """Gold answers as they are written (`1,000`), by the text of their ids.
 
     Args:
       path: rows with `id` and `answer`: a number, or a published solution of GSM8K that ends in `#### NUMBER`.
@@ -44,14 +43,13 @@ def read_golds(path: str | Path) -> dict[str, str]:
         # `type` because true is an int to Python. The text of a float is the decimal in the file.
         answer = str(row["answer"]) if type(row["answer"]) in (str, int, float) else ""
         final = answer.rpartition("####")[2].strip()
-        value = gsm8k.parse_gold(final)
-        if value is None:
+        if gsm8k.parse_gold(final) is None:
             shown = final[:40] if final else row["answer"]
             raise PipelineError(
                 f"{path}, row {number} (id {identity!r}): 'answer' is {shown!r}, expected one number such as 18, or "
                 "a solution of GSM8K that ends in '#### 18'"
             )
-        golds[identity] = answers.plain(value)
+        golds[identity] = final
     return golds
 
 

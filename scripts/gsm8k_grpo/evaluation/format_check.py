@@ -18,7 +18,8 @@ def summarise_format(completions: list[str], tags: Tags) -> dict:
     never = [tag for tag, rate in found.items() if not rate["value"]]
     warning = None
     if exact["value"] == 0:
-        seen = f"never wrote {', '.join(never)}" if never else "wrote each tag, but never all four in order"
+        whole = "wrote each tag, but never all four in order around reasoning and a number"
+        seen = f"never wrote {', '.join(never)}" if never else whole
         warning = (
             f"format check: in {n} completions the base model {seen}. GRPO only makes sampled completions more likely: "
             "a format that never occurs earns no reward and is not learned, unless a reward for single tags leads to "

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from operator import itemgetter
 
 from gsm8k_grpo.evaluation import stats
-from gsm8k_grpo.rewards import answers
 
 # Verdicts of `grading.grade_completion` that have a rate of their own, `NAME_accuracy`. Their labels are in
 # report/metric_catalogue.py, so that a new label evaluates nothing again.
-COUNTED_VERDICTS = ("strict", "flexible", "cascade", "partial", "format")
+COUNTED_VERDICTS = ("strict", "flexible", "cascade", "published_cascade", "partial", "format")
 
 
 def accuracy_rates(rows: list[dict]) -> dict:
@@ -28,7 +27,7 @@ def summarise_metrics(rows: list[dict], extraction: str) -> dict:
 
     Args:
       rows: of completions.jsonl; the rows of a prompt stand beside each other.
-      extraction: `strict`, `flexible` or `cascade`: the reading that `answer_accuracy` counts.
+      extraction: the reading that `answer_accuracy` counts, such as `strict`.
     """
     prompts = [list(of_prompt) for _, of_prompt in itertools.groupby(rows, key=lambda row: row["id"])]
     samples = len(prompts[0])
@@ -46,10 +45,10 @@ def summarise_metrics(rows: list[dict], extraction: str) -> dict:
     }
     if samples > 1:
         votes = [stats.majority([row[extraction] for row in of_prompt]) for of_prompt in prompts]
-        # Readings are texts of one form (`answers.plain`), so equal numbers are equal texts.
+        # Of one prompt, equal readings have equal verdicts.
         right = sum(
-            vote == answers.plain(answers.gold_number(row[0]["answer"]))
-            for vote, row in zip(votes, prompts, strict=True)
+            any(answered(row) for row in of_prompt if row[extraction] == vote)
+            for vote, of_prompt in zip(votes, prompts, strict=True)
         )
         found |= {"pass_at_k": rate(answered, samples), "maj_at_k": stats.wilson_rate(right, len(prompts))}
     return found

@@ -13,7 +13,7 @@ from gsm8k_grpo.generation.batches import Completion, Decoding, complete_batch, 
 from gsm8k_grpo.generation.cache_length import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.models.base_model import BaseModel
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.answers import Tags, gold_of
 
 
 class BatchSampler:
@@ -96,7 +96,7 @@ def evaluate_rows(
                 "sample": sample,
                 "completion": completion.text,
                 "answer": rows[index]["answer"],
-                **grade_completion(completion.text, rows[index]["answer"], tags, settings["extraction"]),
+                **grade_completion(completion.text, gold_of(rows[index]).text, tags, settings["extraction"]),
                 "tokens": completion.tokens,
                 "stop_reason": "limit" if completion.truncated else "end_of_turn",
             }

@@ -56,4 +56,4 @@ def make_learner(model_folder: Path, settings: Mapping, rows: list[dict], run: R
         run,
         settings["mesh"]["decode_weights"] == "gathered",
     )
-    return Learner(rl_cluster, training_settings, Tags(**prompt_settings["tags"]), rows, seed, base.stop_ids)
+    return Learner(rl_cluster, training_settings, Tags.of(prompt_settings), rows, seed, base.stop_ids)

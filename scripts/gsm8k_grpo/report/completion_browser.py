@@ -9,7 +9,7 @@ from gsm8k_grpo.evaluation.comparison import OUTCOMES
 from gsm8k_grpo.report import numbers
 
 OUTCOME_NAMES = tuple(OUTCOMES.values())
-READINGS = ("strict", "flexible", "cascade")
+READINGS = ("strict", "flexible", "cascade", "published_cascade")
 # The keys that the page needs in a row of completions.jsonl.
 KEYS = ("completion", "answer", "tokens", "stop_reason", "partial_correct", "format_correct")
 KEYS += (*READINGS, *(f"{name}_correct" for name in READINGS))

@@ -46,8 +46,9 @@ _RATES = (
     Rate("strict_accuracy", "strict", "answer tags or ####", True),
     Rate("flexible_accuracy", "flexible", "last number, format ignored", True, "format ignored", "#b3541e"),
     Rate("cascade_accuracy", "cascade", "\\boxed{}, else answer tags, else last number"),
+    Rate("published_cascade_accuracy", "published cascade", "as in gemma3-1b-working-out's own evaluation"),
     Rate("partial_accuracy", "within ±10 %", headline=True),
-    Rate("format_accuracy", "format", "", True, "format", "#6b7f3a"),
+    Rate("format_accuracy", "format", "reasoning, then one number, in their tags", True, "format", "#6b7f3a"),
     Rate("truncated_rate", "cut", "at the token limit"),
     # With several samples a prompt.
     Rate("pass_at_k", "pass@k", "one of the samples is right"),

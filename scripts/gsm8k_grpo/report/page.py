@@ -137,8 +137,17 @@ def _origin(origin: Mapping) -> str:
 
 
 def headline_rates(extraction: str) -> list[str]:
-    """The keys of the rates in the tables of the result; `answer_accuracy` already is the recipe's own reading."""
-    return [key for key, rate in RATES.items() if rate.headline and rate.comparison != extraction]
+    """The keys of the rates in the tables of the result; `answer_accuracy` already is the recipe's own reading.
+
+    A recipe that reads by one of the two cascades has the other one beside it.
+    """
+    cascades = {"cascade", "published_cascade"}
+    shown = (cascades if extraction in cascades else set()) - {extraction}
+    return [
+        key
+        for key, rate in RATES.items()
+        if rate.comparison in shown or (rate.headline and rate.comparison != extraction)
+    ]
 
 
 def phase_shares(training: Mapping) -> list[tuple[str, float, float]]:

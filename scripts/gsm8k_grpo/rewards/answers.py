@@ -2,8 +2,9 @@ r"""The one answer parser: rewards and evaluation read completions through these
 
 Numbers are exact decimals or fractions, never floats. A completion has three readings, under the field's names:
 *strict* is the number in the recipe's answer tags, or after `####`; *flexible* is the last number anywhere (both as in
-lm-evaluation-harness, `gsm8k.yaml`); *cascade* is the last `\boxed{}`, else the answer tags, else the last number (as
-published with Gemma 3 1B, see recipe gemma3-1b-working-out). tests/rewards/test_answers.py has a table of the readings.
+lm-evaluation-harness, `gsm8k.yaml`); *cascade* is the last `\boxed{}`, else the answer tags, else the last number.
+tests/rewards/test_answers.py has a table of the readings. The fourth, published_cascade.py, is a published one with its
+faults.
 
 Every pattern takes time linear in the input: its parts are bounded or possessive (`++`, `(?>…)`), so that the regular
 expression engine never goes back.
@@ -12,9 +13,11 @@ expression engine never goes back.
 import functools
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
+from typing import Self
 
 MAX_DIGITS = 400  # a longer number is noise, not an answer
 
@@ -38,16 +41,72 @@ _LATEX = re.compile(
 )
 # Braces may be nested three deep, as in `\boxed{\text{about }\frac{3}{4}}`.
 _BOXED = re.compile(r"\\boxed ?\{((?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+)\}")
+# Two numbers joined by an operator or a bracket, an equals sign, a number: `48/2=24`, `80(.30) = $24`,
+# `5 snakes/jaguar * 6 jaguars = 30`. A number may have a unit of two words.
+_UNIT = r"(?:[ /-]?[^\W\d_]++){0,2}"
+_SIGNS = r" ?[-−(\\$€£.]*+"
+CALCULATION = re.compile(
+    rf"\d[%)]*+{_UNIT} ?(?:[-+−–*×·xX÷/]|\\(?:times|div|cdot)|(?=\()){_SIGNS}\d[\d.,]*+[%)]*+"
+    rf"{_UNIT} ?={_SIGNS}\d"
+)
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    r"""What counts as reasoning: enough calculations, or enough different words for a sentence. None does not count.
+
+    With these defaults all 7,473 train and all 1,319 test solutions of GSM8K count, without their annotations; 6 is the
+    largest number of words for which that is so. 7,334 of the train solutions have a calculation.
+
+    | text                             | counts |
+    | 48/2=24                          | yes    |
+    | 5 dollars/hour * 3 hours = $15   | yes    |
+    | 80(.30) = 24                     | yes    |
+    | $5 \times 3 = 15$                | yes    |
+    | Half of the eggs are left over.  | yes    |
+    | Half of them.                    | no     |
+    | so so so so so so so so          | no     |
+    | 48/2, on 12/31/2024              | no     |
+    | x = 24                           | no     |
+    | 24                               | no     |
+    """
+
+    calculations: int | None = 1
+    words: int | None = 6
+
+    def can_be_met(self) -> bool:
+        """Whether anything counts at all."""
+        return bool(self.calculations or self.words)
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text counts as reasoning."""
+        wanted = self.calculations
+        if wanted and sum(1 for _ in islice(CALCULATION.finditer(text), wanted)) == wanted:
+            return True
+        different = set()
+        for word in _WORD.finditer(text) if self.words else ():
+            different.add(word[0].casefold())
+            if len(different) == self.words:
+                return True
+        return False
 
 
 @dataclass(frozen=True)
 class Tags:
-    """The four tags of a recipe's output format, such as `<reasoning>`, `</reasoning>`, `<answer>`, `</answer>`."""
+    """A recipe's output format: four tags, such as `<reasoning>`, `</reasoning>`, `<answer>`, `</answer>`, and what
+    counts as reasoning between the first two."""
 
     reasoning_start: str
     reasoning_end: str
     answer_start: str
     answer_end: str
+    reasoning: Reasoning = Reasoning()
+
+    @classmethod
+    def of(cls, prompt_settings: Mapping) -> Self:
+        """The output format of a block `prompt` of settings."""
+        return cls(**prompt_settings["tags"], reasoning=Reasoning(**prompt_settings["reasoning"]))
 
     def all(self) -> tuple[str, str, str, str]:
         """The four tags in the order of a completion."""
@@ -161,29 +220,81 @@ def readings(completion: str, tags: Tags) -> tuple[Fraction | None, Fraction | N
     return _after_hashes(completion) if block is None else in_tags, last, by_cascade
 
 
+def first_block(completion: str, start: str, end: str) -> str | None:
+    """What stands between the first `start` and the first `end` after it, or None."""
+    _, opened, rest = completion.partition(start)
+    content, closed, _ = rest.partition(end)
+    return content if opened and closed else None
+
+
 def has_format(completion: str, tags: Tags) -> bool:
-    """Whether the completion is one reasoning block and then one answer block, with only white space around them."""
+    r"""Whether the completion is one block with reasoning and then one block with a number, with only white space
+    around them.
+
+    | completion                              | has it |
+    | <r>48/2=24</r><a>24</a>                 | yes    |
+    | \n<r>48/2=24</r>\n<a>about $24.00</a>\n | yes    |
+    | <r></r><a>24</a>                        | no     |
+    | <r>24</r><a>24</a>                      | no     |
+    | <r>48/2=24</r><a></a>                   | no     |
+    | <r>48/2=24</r><a>24 or 25</a>           | no     |
+    | <r>48/2=24</r> so <a>24</a>             | no     |
+    | <r>48/2=24</r><a>24</a> Done.           | no     |
+    | <r>48/2=24<a>24</a></r>                 | no     |
+    | <a>24</a><r>48/2=24</r>                 | no     |
+    | <r>48/2=24</r><r>48/2=24</r><a>24</a>   | no     |
+    """
     text = completion.strip()
     if not (text.startswith(tags.reasoning_start) and text.endswith(tags.answer_end)):
         return False
     if any(text.count(tag) != 1 for tag in tags.all()):
         return False
-    reasoning_end = text.find(tags.reasoning_end)
-    answer_start = text.find(tags.answer_start)
-    return (
-        len(tags.reasoning_start) <= reasoning_end < answer_start
-        and not text[reasoning_end + len(tags.reasoning_end) : answer_start].strip()
-    )
+    reasoning_end, answer_start = text.find(tags.reasoning_end), text.find(tags.answer_start)
+    if not len(tags.reasoning_start) <= reasoning_end < answer_start:
+        return False
+    if text[reasoning_end + len(tags.reasoning_end) : answer_start].strip():
+        return False
+    answer = text[answer_start + len(tags.answer_start) : -len(tags.answer_end)]
+    return parse_number(answer) is not None and tags.reasoning.is_in(text[len(tags.reasoning_start) : reasoning_end])
+
+
+class Gold(Fraction):
+    """A gold answer: a number, and its `text` as the data set writes it (`1,000`), which published rules compare."""
+
+    text: str
+
+    def __new__(cls, text: str):
+        """
+        Raises:
+          ValueError: the text is not one number; `gsm8k.normalise` makes sure that it is.
+        """
+        try:
+            value = Fraction(text)
+        except ValueError:
+            value = parse_number(text)
+            if value is None:
+                raise
+        gold = super().__new__(cls, value)
+        gold.text = text
+        return gold
 
 
 @functools.lru_cache(maxsize=2**14)  # a group's completions share their gold answer
-def gold_number(answer: str) -> Fraction:
-    """The gold answer of a normalised row as a number.
+def gold_number(answer: str) -> Gold:
+    """The gold answer of a text."""
+    return Gold(answer)
 
-    Raises:
-      ValueError: the text is not a plain number; `gsm8k.normalise` makes sure that it is.
-    """
-    return Fraction(answer)
+
+def gold_of(row: Mapping) -> Gold:
+    """The gold answer of a row: its `answer`, in the writing of `answer_as_published` where the row has one."""
+    answer = gold_number(row["answer"])
+    written = gold_number(row.get("answer_as_published", row["answer"]))
+    return written if written == answer else answer  # `answer` may have been exchanged
+
+
+def gold_text(gold: Fraction) -> str:
+    """A gold answer as the data set writes it; without that, as a plain number."""
+    return gold.text if isinstance(gold, Gold) else plain(gold)
 
 
 def plain(value: Fraction | None) -> str | None:

@@ -4,9 +4,26 @@ from collections.abc import Sequence
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.rewards import answers, custom
+from gsm8k_grpo.rewards import (
+    answers,
+    custom,
+    minigrpo,
+    published,
+    published_weighted,
+    registry,
+    tags_and_answer,
+    weighted,
+)
 from gsm8k_grpo.rewards.answers import Tags
-from gsm8k_grpo.rewards.published import REWARDS
+
+# The modules that register rewards, in the order of the documentation.
+MODULES = (tags_and_answer, weighted, minigrpo, published, published_weighted)
+REWARDS = {
+    name: reward
+    for module in MODULES
+    for name, reward in registry.REWARDS.items()
+    if reward.__module__ == module.__name__
+}
 
 
 def score(names: Sequence[str], rows: list[dict], completions: list[str], tags: Tags) -> dict[str, list[float]]:
@@ -16,7 +33,7 @@ def score(names: Sequence[str], rows: list[dict], completions: list[str], tags: 
       names: keys of `REWARDS`, or names of the user's own functions (see `custom`).
       rows: the row of each of the B completions, with `id`, `prompt` and `answer` (the gold answer, a plain number).
       completions: B texts.
-      tags: the recipe's tags.
+      tags: the recipe's output format.
 
     Returns:
       B finite floats by the reward's name; for a user's own function, by the function's name.
@@ -27,7 +44,7 @@ def score(names: Sequence[str], rows: list[dict], completions: list[str], tags: 
     unknown = [name for name in names if name not in REWARDS and not custom.is_custom(name)]
     if unknown:
         raise PipelineError(f"training.rewards: no reward {unknown[0]!r}; there are {', '.join(REWARDS)}")
-    golds = [answers.gold_number(row["answer"]) for row in rows]
+    golds = [answers.gold_of(row) for row in rows]
     scores = {}
     for name in names:
         if custom.is_custom(name):

@@ -436,13 +436,14 @@
     column.append(coloured(found.c, settings.tags));
     const facts = element("ul", "facts");
     page.readings.forEach((name, index) => {
-      if (name === "cascade" && settings.extraction !== "cascade") return;
+      if (name.endsWith("cascade") && !settings.extraction.endsWith("cascade")) return;
       const own = name === settings.extraction ? " (this reading counts)" : "";
       const read = found.r[index] ?? "nothing";
-      facts.append(element("li", found.k[index] ? "right" : "wrong", `${name} read ${read}, ${found.k[index] ? "right" : "wrong"}${own}`));
+      facts.append(element("li", found.k[index] ? "right" : "wrong", `${name.replaceAll("_", " ")} read ${read}, ${found.k[index] ? "right" : "wrong"}${own}`));
     });
-    facts.append(element("li", found.k[3] ? "right" : "wrong", found.k[3] ? "within ±10 %" : "not within ±10 %"));
-    facts.append(element("li", found.k[4] ? "right" : "wrong", found.k[4] ? "format kept" : "format not kept"));
+    const [partial, format] = found.k.slice(page.readings.length);
+    facts.append(element("li", partial ? "right" : "wrong", partial ? "within ±10 %" : "not within ±10 %"));
+    facts.append(element("li", format ? "right" : "wrong", format ? "format kept" : "format not kept"));
     facts.append(element("li", found.l ? "wrong" : "", `${found.t} tokens${found.l ? ", cut at the limit" : ""}`));
     column.append(facts);
     return column;
