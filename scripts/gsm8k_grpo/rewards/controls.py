@@ -48,7 +48,8 @@ def format_only_fault(rewards: Sequence[str]) -> str | None:
 def shuffled_answers(rows: Sequence[dict], seed: int) -> dict[str, str]:
     """The gold answer of another row for each row's `id`: one cycle through all rows, drawn from the run's seed.
 
-    No row keeps its own answer, and each answer is given once. By chance, the other row may have an equal number.
+    No row keeps its own answer, and each answer is given once. By chance, the other row may have an equal number. We
+    keep these: without them, every answer but the right one could earn the reward, which tells what is right.
 
     Args:
       rows: all rows to train on, with `id` and `answer`.
