@@ -44,7 +44,7 @@ if Path("results").exists() and not os.access("results", os.W_OK | os.X_OK):
 DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
 # The runs of each recipe that has several seeds.
-SEEDED = runs_by_recipe(config["recipes"], SETTINGS)
+SEEDED = runs_by_recipe(SETTINGS)
 # The marks of failed jobs, as this run found them (`last_failure`).
 MARKS = {}
 ENVIRONMENT = f"../envs/{config['platform']}.yaml"

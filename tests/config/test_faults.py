@@ -77,6 +77,24 @@ FAULTS = {
         "'published_weighted_accuracy', 'published_self_correction' or 'published_length' "
         "or path/to/file.py:function, found 'speed'",
     ),
+    "unknown control": (
+        {"controls": ["format_only", "none"]},
+        "controls.1: expected 'format_only', 'shuffled_gold' or 'random', found 'none'",
+    ),
+    "a control twice": ({"controls": ["random", "random"]}, "controls: expected no item twice, found "),
+    "controls of a control": (
+        {"controls": ["random"], "training": {"control": "format_only"}},
+        "controls: training.control is format_only, so this run is a control itself; set only one",
+    ),
+    "no reward for format_only": (
+        {"controls": ["random", "format_only"], "training": {"rewards": ["minigrpo"]}},
+        "controls: format_only keeps the rewards that do not look at the gold answer, and there is none among "
+        "minigrpo; leave format_only out",
+    ),
+    "no reward for a run that is a control": (
+        {"training": {"control": "format_only", "rewards": ["answer"]}},
+        "training.control: format_only keeps the rewards that do not look at the gold answer, and there is none among ",
+    ),
     "a reward that is no text": ({"training": {"rewards": [3]}}, "training.rewards.0: expected 'format_exact', "),
     "a reward without a function": (
         {"training": {"rewards": ["mine.py:"]}},

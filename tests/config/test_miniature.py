@@ -89,7 +89,7 @@ def test_miniatures_have_results_of_their_own_and_one_report():
     assert len({settings["model"]["name"] for settings in runs.values()}) == len(PUBLISHED)
     seeded = load_selected("minigrpo-fast", {"miniature": True, "seeds": [0, 2]})
     assert list(seeded) == ["minigrpo-fast-miniature-seed-0", "minigrpo-fast-miniature-seed-2"]
-    assert runs_by_recipe("minigrpo-fast", seeded) == {"minigrpo-fast-miniature": list(seeded)}
+    assert runs_by_recipe(seeded) == {"minigrpo-fast-miniature": list(seeded)}
 
 
 def test_the_command_line_goes_over_a_miniature_too():

@@ -14,6 +14,7 @@ from gsm8k_grpo.config.merging import merge, read_only, read_yaml, to_plain
 from gsm8k_grpo.config.recipes import effective_settings, load_selected, recipe_names, runs_by_recipe
 from gsm8k_grpo.config.schema import Settings
 from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.grpo.run_identity import identity_settings
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
@@ -61,17 +62,43 @@ def test_several_seeds_make_a_run_of_each_and_share_the_rest(project):
         "c-seed-0": 0,
         "c-seed-7": 7,
     }
-    assert runs_by_recipe("a,b,c", loaded) == {"b": ["b-seed-3"], "c": ["c-seed-0", "c-seed-7"]}
+    assert runs_by_recipe(loaded) == {"b": ["b-seed-3"], "c": ["c-seed-0", "c-seed-7"]}
     assert {name: loaded["c-seed-0"][name] for name in loaded["a"] if name not in ("seed", "seeds", "training")} == {
         name: loaded["a"][name] for name in loaded["a"] if name not in ("seed", "seeds", "training")
     }
+
+
+def test_controls_make_a_run_of_each_for_each_seed_which_differs_in_the_control_alone(project):
+    root = project(a={"controls": ["format_only", "random"]}, b={"seeds": [0, 7], "controls": ["shuffled_gold"]})
+    loaded = load_selected("a,b", {}, root)
+    assert {name: (settings["training"]["control"], settings["seed"]) for name, settings in loaded.items()} == {
+        "a": (None, 0),
+        "a-control-format_only": ("format_only", 0),
+        "a-control-random": ("random", 0),
+        "b-seed-0": (None, 0),
+        "b-seed-7": (None, 7),
+        "b-control-shuffled_gold-seed-0": ("shuffled_gold", 0),
+        "b-control-shuffled_gold-seed-7": ("shuffled_gold", 7),
+    }
+    assert runs_by_recipe(loaded) == {
+        "b": ["b-seed-0", "b-seed-7"],
+        "b-control-shuffled_gold": ["b-control-shuffled_gold-seed-0", "b-control-shuffled_gold-seed-7"],
+    }
+    alone = load_selected("a", {"controls": []}, root)
+    assert loaded["a"] == alone["a"]
+    control = loaded["a-control-random"]
+    assert control | {"training": control["training"] | {"control": None}} == alone["a"]
+    assert identity_settings(control) != identity_settings(alone["a"])  # two fingerprints
+    # The settings of a control's run make that run again.
+    again = load_selected("a", {"controls": control["controls"], "training": control["training"]}, root)
+    assert again == {"a-control-random": control}
 
 
 def test_a_recipe_may_not_have_the_name_of_another_recipes_run(project):
     root = project(**{"a": {"seeds": [1]}, "a-seed-1": {}})
     with pytest.raises(PipelineError) as refused:
         load_selected("a,a-seed-1", {}, root)
-    assert sentence(refused).startswith("recipes: 'a-seed-1' is a recipe and a seed of another")
+    assert sentence(refused).startswith("recipes: 'a-seed-1' is a recipe and a run of another")
 
 
 def test_the_command_line_goes_over_the_recipe_and_the_recipe_over_config_yaml(project):

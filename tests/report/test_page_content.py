@@ -187,10 +187,11 @@ def test_the_libraries_are_the_published_ones():
 
 
 def test_the_command_names_recipe_and_seed():
-    chosen = {"recipes": "tiny,other", "seeds": [1, 2], "seed": 2, "miniature": False}
+    chosen = {"recipes": "tiny,other", "seeds": [1, 2], "seed": 2, "miniature": False, "training": {"control": None}}
     run = {"name": "tiny-seed-2", "settings": chosen, "base": None}
     small = {"name": "tiny-miniature-seed-2", "settings": chosen | {"miniature": True}}
-    assert page.recipe_of(run) == page.recipe_of(small) == "tiny"
+    control = {"name": "tiny-control-random-seed-2", "settings": chosen | {"training": {"control": "random"}}}
+    assert page.recipe_of(run) == page.recipe_of(small) == page.recipe_of(control) == "tiny"
     made = {"provenance": {"commit": "abc", "dirty": False}}
     assert page.command(run | {"training": made}).splitlines() == [
         "git checkout abc",
@@ -201,3 +202,44 @@ def test_the_command_names_recipe_and_seed():
     dirty = {"provenance": {"commit": None, "dirty": True}}
     assert page.command(alone | {"training": dirty}).splitlines()[0] == "# (tracked files differed from that commit)"
     assert page.command(alone | {"training": None}).endswith("--config recipes=other")
+
+
+def test_controls_stand_beside_their_run_with_rates_tests_and_a_sentence(tmp_path):
+    names = ["one", "one-control-format_only", "one-control-random"]
+    synthetic.make(tmp_path, "one", 60, 10, skill=0.9)
+    for name, control, skill in ((names[1], "format_only", 0.6), (names[2], "random", 0.4)):
+        synthetic.make(tmp_path, name, 60, 10, skill=skill, recipes=["one"], training={"control": control})
+    apart = render_page(tmp_path, names, [])
+    assert 'id="one-controls"' in apart and "the control format_only" not in apart  # no test against the run yet
+    synthetic.compare_recipes(tmp_path, names)
+    html = render_page(tmp_path, names, [])
+    table = html[html.index('id="one-controls"') :].split("</table>")[0]
+    assert "% of 60 test rows" in table and re.findall(r'href="#([\w-]+)"', table) == names[1:]
+    rows = [re.findall(r'<td data-sort="([^"]+)"', row) for row in table.split("<tr>")[2:]]
+    assert [len(row) for row in rows] == [3, 4, 5, 5]
+    for row, name, checkpoint in zip(rows, ["one", *names], ["base", "final", "final", "final"], strict=True):
+        metrics = files.read_json(tmp_path / name / "evaluations" / checkpoint / "metrics.json")
+        keys = ("answer_accuracy", "flexible_accuracy", "format_accuracy")
+        assert row[:3] == [str(metrics[key]["value"]) for key in keys]
+    pairs = files.read_json(tmp_path / "comparison-of-recipes.json")["pairs"]
+    assert [row[4] for row in rows[2:]] == [str(pair["answer"]["difference"]["value"]) for pair in pairs[:2]]
+    summaries = [summarise_run(tmp_path, name, read_yaml(ROOT / "config.yaml")) for name in names]
+    gains = [numbers.points(each["compared"]["answer"]["difference"]["value"]) for each in summaries]
+    assert f"gain of {gains[0]} points" in html or f"Of the {gains[0]} points" in html
+    # The cards of the controls stand in their own sections, and say what they are.
+    result = html[html.index('id="result"') : html.index('id="comparison"')]
+    assert result.count("<article") == 1 and "This run is a control: it was trained by the toss of a coin" in html
+    assert 'id="one-control-random-controls"' not in html
+
+
+def test_controls_belong_to_the_run_of_their_seed(tmp_path):
+    names = []
+    for control in (None, "random"):
+        for seed in (0, 1):
+            chosen = {"recipes": ["one"], "seeds": [0, 1], "seed": seed, "training": {"control": control}}
+            names.append(f"one{'-control-random' if control else ''}-seed-{seed}")
+            synthetic.make(tmp_path, names[-1], 12, 10, **chosen)
+    html = render_page(tmp_path, names, [])
+    for seed in (0, 1):
+        table = html[html.index(f'id="one-seed-{seed}-controls"') :].split("</table>")[0]
+        assert re.findall(r'href="#([\w-]+)"', table) == [f"one-control-random-seed-{seed}"]

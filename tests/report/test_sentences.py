@@ -140,3 +140,50 @@ def test_the_headline_over_seeds_says_why_there_is_no_interval():
     assert sentence(alone, alone).startswith(
         "Answer accuracy changed by +50.0 points in the one run, which gives no interval"
     )
+
+
+def paired(value, p=1e-9):
+    """A paired test of answers."""
+    ends = {"value": value, "low": value - 0.05, "high": value + 0.05}
+    return {"answer": {"difference": ends, "mcnemar_p": p, "holm_p": min(1.0, 2 * p)}}
+
+
+@pytest.mark.parametrize(
+    ("own", "controls", "expected"),
+    [
+        (
+            paired(0.66),
+            {"random": (paired(0.006, 0.8), paired(-0.654)), "format_only": (paired(0.266), paired(-0.394))},
+            "Of the +66.0 points that answer accuracy gains, the control format_only (about it) gains +26.6 too; the "
+            "other +39.4 (+34.4 to +44.4; McNemar p < 0.0001, Holm) need the recipe's own rewards.",
+        ),
+        (
+            paired(0.66),
+            {"random": (paired(0.006, 0.8), paired(-0.654))},
+            "No part of the gain of +66.0 points in answers is explained by the control, random (about it): it changes "
+            "them by +0.6 points (p = 0.80).",
+        ),
+        (
+            paired(0.3),
+            {"shuffled_gold": (paired(0.29), paired(-0.01, 0.3))},
+            "The control shuffled_gold (about it) changes answer accuracy by +29.0 points and the recipe's own rewards "
+            "by +30.0, which is no significant advantage (McNemar p = 0.60, Holm): this gain does not show that right "
+            "answers taught anything.",
+        ),
+        (
+            paired(0.01, 0.4),
+            {"random": (paired(0.006, 0.8), paired(-0.004, 0.9))},
+            "Answer accuracy did not rise significantly (+1.0 points), so a control has no gain to explain.",
+        ),
+        (paired(0.66), {"random": (paired(0.006, 0.8), None)}, ""),
+        (paired(0.66), {"random": (None, paired(-0.654))}, ""),
+        (None, {"random": (paired(0.006, 0.8), paired(-0.654))}, ""),
+    ],
+    ids=["a part", "no part", "all of it", "no gain", "no test", "an unfinished control", "an unfinished run"],
+)
+def test_the_sentence_on_controls_says_which_part_of_the_gain_they_explain(own, controls, expected):
+    listed = [
+        {"name": name, "about": "about it", "run": {"compared": compared}, "against": against}
+        for name, (compared, against) in controls.items()
+    ]
+    assert sentences.controls_sentence({"compared": own, "controls": listed}) == expected

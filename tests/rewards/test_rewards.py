@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.rewards import answers, published, scoring, tags_and_answer
+from gsm8k_grpo.rewards import answers, controls, published, scoring, tags_and_answer
 from gsm8k_grpo.rewards.answers import Tags, gold_number
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
@@ -53,6 +53,17 @@ def test_each_reward_does_what_its_table_of_cases_says(name, completion, gold, r
 def test_each_table_reaches_both_ends_of_the_stated_range(name):
     values = [case.values[3] for case in cases() if case.values[0] == name]
     assert len(values) >= 4 and (min(values), max(values)) == stated_range(name)
+
+
+@pytest.mark.parametrize("name", scoring.REWARDS)
+def test_a_reward_is_listed_as_gold_blind_exactly_if_no_case_of_its_table_changes_with_the_gold_answer(name):
+    changes = False
+    for case in cases():
+        of, completion, gold, _ = case.values
+        if of == name:
+            numbers = {Fraction(gold_number(gold)), *map(Fraction, re.findall(r"\d+", completion)), Fraction(10**9)}
+            changes |= len({scoring.REWARDS[name](completion, number, SHORT) for number in numbers}) > 1
+    assert changes == (name not in controls.GOLD_BLIND)
 
 
 @pytest.mark.parametrize(

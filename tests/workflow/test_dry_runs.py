@@ -44,6 +44,17 @@ def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, 
     assert jobs == runs | {"settings tiny-seed-0", "settings tiny-seed-1", "over_seeds tiny", "compare_recipes"}
 
 
+def test_controls_are_runs_of_one_dag_that_share_data_model_and_base_evaluation(snakemake, finished):
+    jobs = snakemake.plan(finished, "--config", "controls=[format_only,random]")
+    controls = [f"tiny-control-{name}" for name in ("format_only", "random")]
+    runs = {name.replace("tiny", control) for name in AFTER_PROMPTS for control in controls}
+    # The recipe's own run stays as it is.
+    assert set(jobs) == runs | {f"settings {control}" for control in controls} | {"compare_recipes"}
+    for control in controls:
+        shared = "results/tiny/evaluations/base/metrics.json"
+        assert shared in jobs[f"evaluate {control} evaluations base"].input
+
+
 def test_a_sweep_is_one_dag_with_one_download_one_base_evaluation_and_one_report(snakemake, sources):
     settings = yaml.safe_load((sources / "recipes" / "tiny.yaml").read_text())
     settings["training"]["beta"] = 0.0

@@ -20,10 +20,11 @@ from gsm8k_grpo.config.fields import (
     Text,
 )
 from gsm8k_grpo.models import families
-from gsm8k_grpo.rewards import scoring
+from gsm8k_grpo.rewards import controls, scoring
 
 LORA_MODULES = tuple(dict.fromkeys(module for family in families.FAMILIES.values() for module in family.lora_modules))
 REWARDS = tuple(scoring.REWARDS)
+Control = Literal[tuple(controls.CONTROLS)]
 Reward = Literal[REWARDS] | Annotated[str, Field(pattern=CUSTOM_REWARD)]
 
 
@@ -110,6 +111,9 @@ class Training(Block):
     - minigrpo: 1, 0.5 or 0.
     - published_…: each of them as its origin has it, faults and all, for reproductions.
     - path/to/file.py:function: a reward of your own (docs/rewards.md)."""
+    control: Control | None = None
+    """The control that takes the place of the rewards. The setting `controls` makes a run of each beside the recipe's
+    own. null is none."""
     learning_rate: Positive = 3.0e-6
     """Peak of AdamW's learning rate. It rises linearly, then falls to 0 along a cosine."""
     schedule_steps: Count | None = None

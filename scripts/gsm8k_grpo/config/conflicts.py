@@ -9,7 +9,7 @@ from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.blocks_training import REWARDS
 from gsm8k_grpo.config.schema import validated
 from gsm8k_grpo.models import families
-from gsm8k_grpo.rewards import custom
+from gsm8k_grpo.rewards import controls, custom
 from gsm8k_grpo.rewards.answers import Tags
 
 LARGEST_MESH_AXIS = 1024  # of those that a message suggests
@@ -58,6 +58,7 @@ def _all_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
             f"{samples} greedy completions of a prompt are all the same; set evaluation.temperature above 0",
         )
     yield from _training_conflicts(training)
+    yield from _control_conflicts(settings["controls"], training)
     tags = Tags.of(settings["prompt"])
     if (tag := tags.find_overlap()) is not None:
         yield "prompt.tags", f"the tag {tag!r} is a part of another tag; choose four that do not contain each other"
@@ -162,6 +163,14 @@ def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
     buffer, limit = training["overlong_buffer_tokens"], training["max_completion_tokens"]
     if training["truncated_completions"] == "penalise" and buffer > limit:
         yield "training.overlong_buffer_tokens", f"{buffer} is more than max_completion_tokens {limit}"
+
+
+def _control_conflicts(wanted: list[str], training: Mapping) -> Iterator[tuple[str, str]]:
+    if wanted and training["control"]:
+        yield "controls", f"training.control is {training['control']}, so this run is a control itself; set only one"
+    for key, names in (("controls", wanted), ("training.control", [training["control"]])):
+        if "format_only" in names and (fault := controls.format_only_fault(training["rewards"])):
+            yield key, fault
 
 
 def mesh_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:

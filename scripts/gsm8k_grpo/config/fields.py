@@ -34,6 +34,7 @@ def _without_repetition(items: list) -> list:
 
 
 AS_WRITTEN = WrapValidator(_as_written)
+DISTINCT_OR_NONE = (AfterValidator(_without_repetition), Field(json_schema_extra={"uniqueItems": True}))
 DISTINCT = (AfterValidator(_without_repetition), Field(min_length=1, json_schema_extra={"uniqueItems": True}))
 
 # Upper limits stand far above every use. They stop typing errors before a loop or a compiler meets them.

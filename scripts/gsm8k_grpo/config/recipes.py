@@ -72,29 +72,36 @@ def _without_partial_pretraining(settings: Mapping) -> Mapping:
     return settings
 
 
-def run_names(recipe: str, settings: Mapping) -> list[str]:
-    """The folders below results/ of a recipe's runs: RECIPE or RECIPE-miniature, and one for each of several seeds.
+def run_name(recipe: str, settings: Mapping) -> str:
+    """The folder below results/ of one run: RECIPE or RECIPE-miniature, then -control-NAME, then -seed-N.
 
     Args:
       recipe: its name.
-      settings: its effective settings.
+      settings: the run's, of `load_selected`.
     """
-    name = f"{recipe}-miniature" if settings["miniature"] else recipe
-    return [f"{name}-seed-{seed}" for seed in settings["seeds"]] if settings["seeds"] else [name]
+    name, control = f"{recipe}-miniature" if settings["miniature"] else recipe, settings["training"]["control"]
+    name = f"{name}-control-{control}" if control else name
+    return f"{name}-seed-{settings['seed']}" if settings["seeds"] else name
 
 
-def runs_by_recipe(selected: str | list[str], loaded: Mapping[str, Mapping]) -> dict[str, list[str]]:
-    """The recipes (or their miniatures) with several seeds, and their runs among those that `load_selected` found."""
+def _runs(settings: Mapping) -> Iterator[dict]:
+    """The settings of each run of a recipe: its own and its controls', each with all seeds."""
+    for control in (settings["training"]["control"], *settings["controls"]):
+        for seed in settings["seeds"] or [settings["seed"]]:
+            yield {**settings, "seed": seed, "controls": [], "training": settings["training"] | {"control": control}}
+
+
+def runs_by_recipe(loaded: Mapping[str, Mapping]) -> dict[str, list[str]]:
+    """The runs of what has several seeds (a recipe, its miniature, a control), by its name without the seed."""
     found: dict[str, list[str]] = {}
-    for recipe in recipe_names(selected):
-        for name, settings in loaded.items():
-            if settings["seeds"] and run_names(recipe, settings | {"seeds": [settings["seed"]]}) == [name]:
-                found.setdefault(name.removesuffix(f"-seed-{settings['seed']}"), []).append(name)
+    for name, settings in loaded.items():
+        if settings["seeds"]:
+            found.setdefault(name.removesuffix(f"-seed-{settings['seed']}"), []).append(name)
     return found
 
 
 def load_selected(selected: str | list[str], overrides: Mapping, root: Path = ROOT) -> dict[str, dict]:
-    """The effective settings of all runs of the selected recipes, by name (`run_names`).
+    """The effective settings of all runs of the selected recipes, by name (`run_name`).
 
     Raises:
       PipelineError: as `effective_settings` and `recipe_names`; for two runs of one name; or for a folder of data or a
@@ -102,11 +109,11 @@ def load_selected(selected: str | list[str], overrides: Mapping, root: Path = RO
     """
     loaded: dict[str, dict] = {}
     for recipe in recipe_names(selected):
-        settings = effective_settings(recipe, overrides, root)
-        for name, seed in zip(run_names(recipe, settings), settings["seeds"] or [settings["seed"]], strict=True):
+        for settings in _runs(effective_settings(recipe, overrides, root)):
+            name = run_name(recipe, settings)
             if name in loaded:
-                raise PipelineError(f"recipes: {name!r} is a recipe and a seed of another; rename the recipe")
-            loaded[name] = settings | {"seed": seed}
+                raise PipelineError(f"recipes: {name!r} is a recipe and a run of another; rename the recipe")
+            loaded[name] = settings
     owners: dict[str, tuple[str, list]] = {}
     for name, settings in loaded.items():
         for key, folder, contents in _shared_folders(settings):

@@ -12,8 +12,8 @@ import pydantic
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.blocks_inputs import Dataset, Mesh, Model, Prompt
 from gsm8k_grpo.config.blocks_results import Evaluation, Preflight, Published, Report
-from gsm8k_grpo.config.blocks_training import Training
-from gsm8k_grpo.config.fields import DISTINCT, PATTERNS, Block, Seed, nested_block
+from gsm8k_grpo.config.blocks_training import Control, Training
+from gsm8k_grpo.config.fields import DISTINCT, DISTINCT_OR_NONE, PATTERNS, Block, Seed, nested_block
 
 
 class Settings(Block):
@@ -32,6 +32,12 @@ class Settings(Block):
     seeds: Annotated[list[Seed], *DISTINCT] | None = None
     """Several seeds, [0, 1, 2], run each recipe once a seed, as RECIPE-seed-0 and so on, and report mean and interval
     over them (results/RECIPE/seeds.json). null runs it once, with `seed`."""
+    controls: Annotated[list[Control], *DISTINCT_OR_NONE] = []
+    """Controls of the result: the same run once more with each of these in place of its rewards, for each seed, as
+    RECIPE-control-NAME. The page shows them beside the result and says which part of the gain they explain too.
+    - format_only: those of the recipe's rewards that do not look at the gold answer.
+    - shuffled_gold: the recipe's rewards, with the gold answer of another row.
+    - random: 1 or 0 by the toss of a coin."""
     platform: Literal["cpu", "tpu", "cuda"] = "cpu"
     """Which environment of envs/ the rules get with `--sdm conda`."""
     mesh: Mesh = Mesh()

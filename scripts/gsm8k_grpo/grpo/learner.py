@@ -30,6 +30,7 @@ from gsm8k_grpo.internals import tunix_internals
 from gsm8k_grpo.models import building, log_probs, matmul_order
 from gsm8k_grpo.rewards import scoring
 from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.training_rewards import TrainingRewards
 
 DROPOUT_DRAW = 2**31 - 1  # the draw whose random numbers dropout uses; the draws of rollouts count from 0
 
@@ -66,8 +67,8 @@ class Learner(grpo_learner.GRPOLearner):
           rows: all prompts to train on.
           seed: the run's seed.
         """
-        self._settings, self._tags, self._rows = training_settings, tags, rows
-        self._seed, self._stop_ids = seed, stop_ids
+        self._settings, self._rows, self._seed, self._stop_ids = training_settings, rows, seed, stop_ids
+        self._rewards = TrainingRewards(training_settings, tags, rows, seed)
         self._mesh = rl_cluster.r2m[Role.ACTOR]
         super().__init__(
             rl_cluster=rl_cluster,
@@ -187,9 +188,10 @@ class Learner(grpo_learner.GRPOLearner):
         )
         rewards = {
             name: np.asarray(values, np.float64)
-            for name, values in scoring.score(settings["rewards"], repeated, output.text, self._tags).items()
+            for name, values in self._rewards.score(repeated, output.text, step, draw).items()
         }
-        if settings["truncated_completions"] == "penalise":
+        # The control `random` looks at nothing, so not at lengths either.
+        if settings["truncated_completions"] == "penalise" and settings["control"] != "random":
             rewards["overlong"] = estimators.overlong_penalties(
                 np.array([len(tokens) for tokens in output.tokens]),
                 settings["max_completion_tokens"],

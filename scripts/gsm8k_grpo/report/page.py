@@ -13,13 +13,14 @@ from gsm8k_grpo.common import layout
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.config.merging import read_yaml
-from gsm8k_grpo.config.recipes import recipe_names, run_names
+from gsm8k_grpo.config.recipes import recipe_names, run_name
 from gsm8k_grpo.report import artifact_schema, completion_browser, numbers, sentences, training_figures
 from gsm8k_grpo.report.caveats import across_machines, list_caveats, machine
 from gsm8k_grpo.report.charts import accuracy_curve, cost_points
 from gsm8k_grpo.report.metric_catalogue import RATES
 from gsm8k_grpo.report.run_summary import paired_completions, summarise_run
 from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.controls import CONTROLS
 
 TEMPLATES = Path(__file__).parent / "templates"
 LARGEST_PAGE_BYTES = 5_000_000
@@ -47,8 +48,11 @@ def render_page(results: Path, names: list[str], seeded: list[str], defaults: Ma
     defaults = read_yaml(layout.ROOT / "config.yaml") if defaults is None else defaults
     runs = [summarise_run(results, name, defaults) for name in names]
     blobs = _pack_data(results, runs)
+    across = _read_optional(results / "comparison-of-recipes.json", "across") if len(runs) > 1 else None
     for run in runs:
         _add_derived(run, runs)
+    for run in runs:
+        run["controls"] = controls_of(run, runs, across)
     seeds = {name: _read_optional(layout.run_folder(results, name) / "seeds.json", "seeds") for name in seeded}
     licence = f"/*\n{_template('vendor/uPlot.LICENSE.txt')}*/\n"  # every copy of uPlot must carry it
     script = licence + "\n".join(map(_template, SCRIPTS))
@@ -61,10 +65,15 @@ def render_page(results: Path, names: list[str], seeded: list[str], defaults: Ma
             title=next(titles, "Showing its work"),
             runs=runs,
             seeded=seeds,
-            runs_of_seeds=[run for each in seeds.values() if each for run in each["runs"]],
-            across=_read_optional(results / "comparison-of-recipes.json", "across") if len(runs) > 1 else None,
+            # Their cards stand in the runs' own sections: the result has one of all seeds, and a table of controls.
+            cards_below={
+                *(run for each in seeds.values() if each for run in each["runs"]),
+                *(each["run"]["name"] for run in runs for each in run["controls"]),
+            },
+            across=across,
             has_published=any(run["settings"] and run["settings"].get("published") for run in runs),
             rates=RATES,
+            controls_about=CONTROLS,
             outcomes=completion_browser.OUTCOME_NAMES,
             page_data={
                 "curves": {run["name"]: run["curve"] for run in runs},
@@ -113,6 +122,7 @@ def _environment() -> jinja2.Environment:
         headline=sentences.headline,
         seeds_headline=sentences.seeds_headline,
         across_machines=across_machines,
+        controls_sentence=sentences.controls_sentence,
         headline_rates=headline_rates,
         phase_shares=phase_shares,
         command=command,
@@ -160,9 +170,40 @@ def recipe_of(run: Mapping) -> str:
     """The recipe that a run belongs to."""
     settings = run["settings"]
     for recipe in recipe_names(settings["recipes"]):
-        if run["name"] in run_names(recipe, settings | {"seeds": settings["seeds"] and [settings["seed"]]}):
+        if run["name"] == run_name(recipe, settings):
             return recipe
     return run["name"]
+
+
+def controls_of(run: Mapping, runs: list[dict], across: Mapping | None) -> list[dict]:
+    """The controls of a run among all runs: those of the same recipe and seed.
+
+    Args:
+      run: one of `runs`.
+      runs: summaries.
+      across: comparison-of-recipes.json, or None.
+
+    Returns:
+      for each control `name`, `about` (what it rewards by), `run` (its summary) and `against`: the paired test of the
+      control against the run, or None without one. A control has none itself.
+    """
+
+    def control(each: Mapping) -> str | None:
+        return each["settings"] and each["settings"]["training"]["control"]
+
+    if not run["settings"] or control(run):
+        return []
+    tests = {tuple(pair["recipes"]): pair for pair in across["pairs"]} if across else {}
+    return [
+        {
+            "name": control(each),
+            "about": CONTROLS[control(each)],
+            "run": each,
+            "against": tests.get((run["name"], each["name"])),
+        }
+        for each in runs
+        if control(each) and (each["recipe"], each["settings"]["seed"]) == (run["recipe"], run["settings"]["seed"])
+    ]
 
 
 def command(run: Mapping) -> str:

@@ -78,6 +78,43 @@ def headline(run: Mapping) -> str:
     return " ".join(filter(None, sentences))
 
 
+def controls_sentence(run: Mapping) -> str:
+    """Which part of a run's gain in answers its controls explain too; empty while a part of the tests is missing.
+
+    Args:
+      run: with its comparison and its `controls` (`page.controls_of`).
+    """
+    tested = [each for each in run["controls"] if each["run"]["compared"] and each["against"]]
+    if not run["compared"] or len(tested) < len(run["controls"]):
+        return ""
+    own = run["compared"]["answer"]
+    gain = numbers.points(own["difference"]["value"])
+    if verdict(own) != "better":
+        return f"Answer accuracy did not rise significantly ({gain} points), so a control has no gain to explain."
+    # The control that explains the most decides: what it leaves, no other control explains.
+    strongest = max(tested, key=lambda each: each["run"]["compared"]["answer"]["difference"]["value"])
+    name, change, against = strongest["name"], strongest["run"]["compared"]["answer"], strongest["against"]["answer"]
+    changed, about = numbers.points(change["difference"]["value"]), f"{name} ({strongest['about']})"
+    p = f"McNemar {numbers.p_value(against['holm_p'])}, Holm"
+    if verdict(against | {"mcnemar_p": against["holm_p"]}) != "worse":
+        return (
+            f"The control {about} changes answer accuracy by {changed} points and the recipe's own rewards by {gain}, "
+            f"which is no significant advantage ({p}): this gain does not show that right answers taught anything."
+        )
+    if verdict(change) != "better":
+        which = "the strongest control" if len(tested) > 1 else "the control"
+        return (
+            f"No part of the gain of {gain} points in answers is explained by {which}, {about}: it changes them by "
+            f"{changed} points ({numbers.p_value(change['mcnemar_p'])})."
+        )
+    rest = {"low": -against["difference"]["high"], "high": -against["difference"]["low"]}
+    return (
+        f"Of the {gain} points that answer accuracy gains, the control {about} gains {changed} too; the other "
+        f"{numbers.points(-against['difference']['value'])} ({numbers.interval_ends(rest)}; {p}) need the recipe's own "
+        "rewards."
+    )
+
+
 def _rate(rate: Mapping) -> str:
     ends = "no interval" if rate["low"] is None else f"{numbers.tenth(rate['low'])} to {numbers.tenth(rate['high'])}"
     return f"{numbers.percent(rate['value'])} ({ends})"
