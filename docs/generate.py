@@ -18,6 +18,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import numpy as np  # noqa: E402
 
 from gsm8k_grpo.common import estimators  # noqa: E402
+from gsm8k_grpo.evaluation.reward_edits import EDITS  # noqa: E402
 from gsm8k_grpo.rewards import scoring  # noqa: E402
 from gsm8k_grpo.rewards.answers import Tags  # noqa: E402
 
@@ -96,9 +97,15 @@ def published_rewards() -> str:
     return "\n".join(parts)
 
 
+def edits() -> str:
+    """The edits of the reward audit."""
+    rows = [[f"`{name}`", edit.about, "yes" if edit.reasoning else "no"] for name, edit in EDITS.items()]
+    return table(["edit", "what it is", "any reasoning left"], rows)
+
+
 PARTS = {
     "docs/grpo.md": {"group": group, "update": update},
-    "docs/rewards.md": {"rewards": published_rewards},
+    "docs/rewards.md": {"edits": edits, "rewards": published_rewards},
 }
 
 
