@@ -11,7 +11,7 @@ from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.evaluation.reward_audit import audit_rewards, base_completions, gold_completions
 from gsm8k_grpo.evaluation.reward_edits import EDITS
-from gsm8k_grpo.rewards import answers, published
+from gsm8k_grpo.rewards import answers, scoring
 from gsm8k_grpo.rewards.answers import Tags
 
 TAGS = Tags("<r>", "</r>", "<a>", "</a>")
@@ -49,7 +49,7 @@ def reward(monkeypatch):
     """Registers a reward for one test."""
 
     def register(function):
-        monkeypatch.setitem(published.REWARDS, function.__name__, function)
+        monkeypatch.setitem(scoring.REWARDS, function.__name__, function)
         return [function.__name__]
 
     return register
@@ -93,8 +93,7 @@ def test_the_default_rewards_are_warned_of_only_if_the_exact_format_may_be_empty
     ("rewards", "expected"),
     [
         (WEIGHTED, set()),
-        (["minigrpo"], WITHOUT),  # as published: it reads the answer alone
-        (["weighted_logic"], set()),
+        (["weighted_accuracy"], WITHOUT),  # it reads the answer alone
         (["number", "weighted_logic"], set()),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
@@ -200,7 +199,7 @@ def stage(run_script, tmp_path, monkeypatch):
         settings["training"] |= {"rewards": ["weighted_accuracy", "mine.py:own"], "max_completion_tokens": LIMIT}
         chosen = {name: settings[name] for name in ("seed", "prompt", "training")}
         tags = Tags(**settings["prompt"]["tags"])
-        base = [f"{tags.reasoning_start}Two.{tags.reasoning_end}{tags.answer_start}60{tags.answer_end}"]
+        base = [f"{tags.reasoning_start}10 + 20 = 30.{tags.reasoning_end}{tags.answer_start}60{tags.answer_end}"]
         graded = [
             {"id": "train-0", "sample": 0, "completion": base[0], **grade_completion(base[0], "60", tags, "strict")}
         ]
@@ -225,7 +224,7 @@ def test_the_stage_scores_a_reward_of_ones_own_and_warns(stage, capsys):
     assert gold["honest"]["rewards"] == {"weighted_accuracy": pytest.approx(0.45), "own": 1.0}
     assert gold["edits"]["reasoning_emptied"]["rewards"]["own"] == 0.0
     assert paying(found) == {"filler"}  # 40 words
-    assert base["n"] == 1 and base["honest"]["rewards"]["own"] == 0.0
+    assert base["n"] == 1 and base["honest"]["rewards"]["own"] == 1.0
     printed = capsys.readouterr().out
     assert "gold, 30 completions: " in printed and f"WARNING: {found['warning']}" in printed
     assert "filler 1.45" in found["warning"]

@@ -167,11 +167,11 @@ def _warning(audited: Mapping[str, dict]) -> str | None:
         named = [name for name, each in found["edits"].items() if each["pays_as_honest"] and not EDITS[name].reasoning]
         if named:
             listed = ", ".join(f"{name} {found['edits'][name]['total']:.2f}" for name in named)
-            paying.append(f"{found['n']} {source} completions earn {found['honest']['total']:.2f}, and {listed}")
+            paying.append(f"{source}: {found['n']} honest completions {found['honest']['total']:.2f}, {listed}")
     if not paying:
         return None
     return (
-        f"reward audit: the rewards pay as much without any reasoning as for honest work ({'; '.join(paying)}). GRPO "
-        "makes likelier what pays, so the model may stop reasoning. Change training.rewards, so that an answer without "
-        "reasoning earns less"
+        f"reward audit: the rewards pay as much without any reasoning as for honest work (mean totals: "
+        f"{'; '.join(paying)}). GRPO makes likelier what pays, so the model may stop reasoning. Change "
+        "training.rewards, so that an answer without reasoning earns less"
     )
