@@ -23,6 +23,7 @@ localrules:
     all,
     download,
     prompts,
+    reward_audit,
     settings,
     best,
     score,
@@ -35,6 +36,7 @@ localrules:
 
 onsuccess:
     forget_retried_failures()
+    repeat_audit_warnings()
 
 
 rule all:

@@ -20,6 +20,7 @@ import numpy as np  # noqa: E402
 import yaml  # noqa: E402
 
 from gsm8k_grpo.common import estimators  # noqa: E402
+from gsm8k_grpo.evaluation.reward_edits import EDITS  # noqa: E402
 from gsm8k_grpo.rewards import answers, published_cascade, scoring  # noqa: E402
 from gsm8k_grpo.rewards.answers import Tags  # noqa: E402
 
@@ -151,12 +152,19 @@ def published_and_mended() -> str:
     return f"Of {all_cases} cases, {differing} differ (in bold).\n\n" + "\n".join(parts)
 
 
+def edits() -> str:
+    """The edits of the reward audit."""
+    rows = [[f"`{name}`", edit.about, "yes" if edit.reasoning else "no"] for name, edit in EDITS.items()]
+    return table(["edit", "what it is", "any reasoning left"], rows)
+
+
 PARTS = {
     "docs/grpo.md": {"group": group, "update": update},
     "docs/rewards.md": {
         "format": exact_format,
         "cascades": cascades,
         "differences": published_and_mended,
+        "edits": edits,
         "rewards": described_rewards,
     },
 }

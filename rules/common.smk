@@ -144,6 +144,17 @@ def forget_retried_failures():
             path.write_text(found.removeprefix("failed at "))
 
 
+def repeat_audit_warnings():
+    """Says at the end of a run, too, what the reward audits warn of: by then the stage's own line is far up."""
+    for recipe in SETTINGS:
+        try:
+            audit = files.read_json_object(f"results/{recipe}/reward_audit.json")
+        except PipelineError:  # this run did not ask for it
+            continue
+        if audit.get("warning"):
+            print(f"WARNING: {recipe}: {audit['warning']}", file=sys.stderr)
+
+
 def data_file(name):
     """A file of the data set of a rule's recipe."""
     return lambda wildcards: (
@@ -169,12 +180,15 @@ def split_of(wildcards):
     return named if wildcards.evaluations == "evaluations" else "dev"
 
 
-def selection(recipe):
-    """The metrics of all checkpoints of a recipe on dev, base first: what the best one is chosen on."""
+def selection(recipe, name="metrics.json"):
+    """The metrics of all checkpoints of a recipe on dev, base first: what the best one is chosen on.
+
+    Or another file of these evaluations.
+    """
     chosen = SETTINGS[recipe]
     folder = "evaluations" if chosen["evaluation"]["split"] == "dev" else "evaluations-dev"
     names = checkpoint_names(chosen["training"])
-    return [f"results/{recipe}/{folder}/{name}/metrics.json" for name in names]
+    return [f"results/{recipe}/{folder}/{checkpoint}/{name}" for checkpoint in names]
 
 
 def same_evaluations(wildcards):

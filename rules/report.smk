@@ -53,6 +53,7 @@ rule report:
         models=expand("results/models/{model}/model.json", model=MODELS),
         prompts=expand("results/{recipe}/prompts/summary.json", recipe=SETTINGS),
         format_checks=expand("results/{recipe}/format_check.json", recipe=SETTINGS),
+        reward_audits=expand("results/{recipe}/reward_audit.json", recipe=SETTINGS),
         training=expand("results/{recipe}/training/summary.json", recipe=SETTINGS),
         metrics=expand("results/{recipe}/training/metrics.csv", recipe=SETTINGS),
         evaluations=[path for recipe in SETTINGS for path in selection(recipe)],

@@ -1,5 +1,5 @@
-# Does the base model write the format at all? Then GRPO with LoRA. The checkpoints themselves are undeclared: Snakemake
-# would delete them when a job fails. They lie under
+# Does the base model write the format at all, and what do the rewards pay for? Then GRPO with LoRA. The checkpoints
+# themselves are undeclared: Snakemake would delete them when a job fails. They lie under
 # results/RECIPE/training/runs/FINGERPRINT, where a killed run finds them again; the declared files are written last.
 
 
@@ -31,8 +31,35 @@ rule format_check:
         )
 
 
+rule reward_audit:
+    input:
+        rewards=reward_files,
+        rows="results/{recipe}/prompts/dev.jsonl",
+        solutions=data_file("train.jsonl"),
+        base=lambda wildcards: selection(wildcards.recipe, "completions.jsonl")[0],
+    output:
+        update("results/{recipe}/reward_audit.json"),
+    log:
+        "results/logs/{recipe}/reward_audit.log",
+    conda:
+        ENVIRONMENT
+    params:
+        **rerun_on("reward_audit"),
+        settings=recipe_blocks("seed", "prompt", "training"),
+    message:
+        "Audit what the rewards of {wildcards.recipe} pay for"
+    shell:
+        stage(
+            "reward_audit",
+            "--settings {params.settings:q} --rows {input.rows:q} --solutions {input.solutions:q} "
+            "--base {input.base:q} --output {output:q}",
+        )
+
+
 rule train:
     input:
+        # Its warning comes before the first step. Ancient: another audit does not train again.
+        audit=ancient("results/{recipe}/reward_audit.json"),
         rewards=reward_files,
         rows="results/{recipe}/prompts/train.jsonl",
         model=model_file("model.json"),

@@ -18,6 +18,7 @@ from gsm8k_grpo.data.prompts import build_prompt, format_completion
 from gsm8k_grpo.evaluation import comparison, stats
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, summarise_metrics
+from gsm8k_grpo.evaluation.reward_audit import audit_rewards, gold_completions
 from gsm8k_grpo.evaluation.reward_scores import score_evaluations
 from gsm8k_grpo.evaluation.selection import choose_best
 from gsm8k_grpo.grpo.checkpoint_names import checkpoint_name, checkpoint_steps
@@ -149,6 +150,11 @@ def make(
     files.write_jsonl(
         folder / "rewards.jsonl", score_evaluations(completions, prompts, settings["training"]["rewards"], tags)
     )
+    solutions = {row["id"]: text(rng, words, 150) for row in prompts[:10]}
+    honest = {"gold": gold_completions(prompts[:10], solutions, tags), "base": []}
+    training = settings["training"]
+    audit = audit_rewards(honest, solutions, training["rewards"], tags, training["max_completion_tokens"], 0)
+    files.write_json(folder / "reward_audit.json", audit)
     _write_training(results, recipe, settings, steps, rng)
     _write_inputs(results, recipe, settings, rows)
 

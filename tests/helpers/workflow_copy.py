@@ -31,13 +31,14 @@ def refuse(*arguments, **options):
 socket.socket.connect = socket.getaddrinfo = refuse
 """
 # What reruns after which change, by the names of `Job`.
-BASE = {"evaluate tiny evaluations base", "evaluate tiny evaluations-dev base"}
+AUDIT = {"reward_audit tiny"}
+BASE = {"evaluate tiny evaluations base", "evaluate tiny evaluations-dev base"} | AUDIT
 STEPS = {f"evaluate tiny evaluations-dev {checkpoint}" for checkpoint in ("step-2", "step-4", "final")}
 STEPS |= {"evaluate tiny evaluations final"}
 CHOICE = {"best tiny", "evaluate tiny evaluations best"}
 LATE = CHOICE | {"compare tiny", "score tiny", "plots tiny", "report"}
 AFTER_TRAIN = {"train tiny"} | STEPS | LATE
-CHECK_AND_TRAIN = {"format_check tiny"} | AFTER_TRAIN
+CHECK_AND_TRAIN = {"format_check tiny"} | AUDIT | AFTER_TRAIN
 AFTER_PROMPTS = {"prompts tiny"} | BASE | CHECK_AND_TRAIN
 AFTER_MODEL = {"base_model tiny"} | AFTER_PROMPTS
 AFTER_DATA = {"download word-problems"} | AFTER_MODEL

@@ -72,6 +72,9 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
         assert metrics["answer_accuracy"]["value"] == sum(row["strict_correct"] for row in completions) / 20
     assert yaml.safe_load((results / "tiny/settings.yaml").read_text())["training"]["max_steps"] == 4
     assert read(results / "tiny/training/summary.json")["starts"] == [0]
+    audit = read(results / "tiny/reward_audit.json")
+    assert audit["sources"]["gold"]["n"] == 20 and audit["sources"]["gold"]["honest"]["total"] == 9.5
+    assert audit["sources"]["gold"]["edits"].keys() == audit["edits"].keys()
     rewarded = rows(results / "tiny/rewards.jsonl")
     assert [row["id"] for row in rewarded] == [f"test-{index:05d}" for index in range(20)]
     for side in ("base", "final", "best"):

@@ -41,8 +41,9 @@ TRAINING = (
     f"training={{max_steps: {STEPS}, checkpoint_interval_steps: {STEPS}, prompts_per_step: 2, micro_batch_prompts: 2, "
     "num_generations: 4, max_completion_tokens: 12, rewards: [number, paused.py:pause]}"
 )
-# A reward that stops in its third call until the first training is killed.
+# A reward that stops in the third call of a training until the first training is killed.
 PAUSED = """
+import sys
 import time
 from pathlib import Path
 
@@ -50,7 +51,7 @@ calls = 0
 
 def pause(prompts, completions, answers):
     global calls
-    calls += 1
+    calls += sys.argv[0].endswith("train.py")
     if calls == 3 and not Path("paused").exists():
         Path("paused").touch()
         time.sleep(600)

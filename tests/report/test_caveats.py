@@ -35,6 +35,7 @@ def run(tmp_path_factory):
         "best": found["final"] | never,
         "last_steps": {"groups_without_signal": 0.2, "truncated_rate": 0.0},
         "training": found["training"] | {"starts": [0]},
+        "reward_audit": found["reward_audit"] | {"warning": None},
         "model": found["model"] | {"origin": origin},
         "stages": [{"name": "train", "starts": 1, "provenance": synthetic.PROVENANCE}],
     }
@@ -49,6 +50,7 @@ def test_a_sound_run_has_no_caveats(run):
     [
         ({"missing": ["one/x does not exist yet"]}, "not finished", "one/x does not exist yet."),
         ({"format_check": {"warning": "format check: never"}}, "format check", "format check: never."),
+        ({"reward_audit": {"warning": "reward audit: a hole"}}, "reward audit", "reward audit: a hole."),
         ({"dataset": {"origin": {"warning": "it can move"}}}, "moving revision", "it can move."),
         ({"preflight": {"warnings": ["4 of 8 chips"], "reasons": []}}, "preflight", "4 of 8 chips."),
         ({"last_steps": {"groups_without_signal": 0.9}}, "groups without signal", "90.0 % of the groups"),

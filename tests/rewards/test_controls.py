@@ -22,7 +22,7 @@ def rewards(control, seed=0, names=DEMO, rows=ROWS):
 
 def completed(answer):
     """A completion in the exact format."""
-    return f"<reasoning>because</reasoning>\n<answer>{answer}</answer>"
+    return f"<reasoning>20 - 2 = 18</reasoning>\n<answer>{answer}</answer>"
 
 
 def right(rows):

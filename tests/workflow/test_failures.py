@@ -70,6 +70,17 @@ def test_a_job_that_failed_and_was_sent_again_with_success_is_done(snakemake, so
     assert not snakemake.plan(folder, target)
 
 
+def test_what_the_reward_audit_warns_of_is_said_again_at_the_end(snakemake, sources, tmp_path):
+    folder = shutil.copytree(sources, tmp_path / "project")
+    audit = folder / "results" / "tiny" / "reward_audit.json"
+    audit.parent.mkdir(parents=True)
+    for warning, last in (('"a hole"', "WARNING: tiny: a hole"), ("null", None)):
+        audit.write_text(f'{{"warning": {warning}}}\n')
+        status, text = snakemake(folder, "--cores", "1", "--forceall", "results/tiny/settings.yaml")
+        assert status == 0, text
+        assert [line for line in text.splitlines() if line.startswith("WARNING: tiny")] == ([last] if last else [])
+
+
 def test_the_workflow_is_in_good_style(snakemake, sources):
     status, text = snakemake(sources, "--lint")
     assert status == 0 and "Congratulations" in text, text

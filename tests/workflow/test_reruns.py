@@ -15,6 +15,7 @@ from workflow_copy import (
     AFTER_MODEL,
     AFTER_PROMPTS,
     AFTER_TRAIN,
+    AUDIT,
     BASE,
     CHECK_AND_TRAIN,
     EVERYTHING,
@@ -63,6 +64,7 @@ def test_changed_settings_rerun_their_stages_and_what_follows(snakemake, finishe
         (["gsm8k_grpo/evaluation/stats.py"], {"format_check tiny"} | BASE | STEPS | LATE),
         (["compare.py"], {"compare tiny", "report"}),
         (["score.py"], {"score tiny", "report"}),
+        (["reward_audit.py"], AUDIT | {"report"}),  # and no training
         (["gsm8k_grpo/report/plots.py"], {"plots tiny", "report"}),
         (["gsm8k_grpo/report/page.py"], {"report"}),
         (["gsm8k_grpo/report/templates/report.js"], {"report"}),
@@ -94,7 +96,7 @@ def test_an_edited_reward_of_ones_own_reruns_training_and_what_follows_and_no_ot
     assert not snakemake.plan(project, *both)
     append(mine, "# another\n")
     jobs = snakemake.plan(project, *both)
-    assert set(jobs) == {name.replace("tiny", "own") for name in AFTER_TRAIN} | {"compare_recipes"}
+    assert set(jobs) == {name.replace("tiny", "own") for name in AFTER_TRAIN | AUDIT} | {"compare_recipes"}
     assert jobs["train own"].reason == "Updated input files: more/mine.py"
 
 

@@ -26,9 +26,10 @@ def list_caveats(run: Mapping) -> list[tuple[str, str]]:
 def _from_stages(run: Mapping) -> Iterator[tuple[str, str]]:
     for sentence in run["missing"]:
         yield "not finished", f"{sentence}."
-    check, training, preflight = run["format_check"], run["training"], run["preflight"]
-    if check and check["warning"]:
-        yield "format check", f"{check['warning']}."
+    training, preflight = run["training"], run["preflight"]
+    for name in ("format_check", "reward_audit"):
+        if run[name] and run[name]["warning"]:
+            yield name.replace("_", " "), f"{run[name]['warning']}."
     for sentence in _deduplicated(training["warnings"] if training else []):
         yield "training", f"{sentence}."
     for name in ("dataset", "model"):

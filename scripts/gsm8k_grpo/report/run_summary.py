@@ -95,6 +95,7 @@ def summarise_run(results: Path, name: str, defaults: Mapping) -> dict:
         "choice": read(folder / "best.json", "best"),
         "compared": read(folder / "comparison.json", "comparison"),
         "format_check": read(folder / "format_check.json", "format_check"),
+        "reward_audit": read(folder / "reward_audit.json", "reward_audit"),
         "training": read(training / "summary.json", "training"),
         "last_steps": None if metrics is None else last_steps(metrics),
         "first_reward": None if metrics is None or "reward" not in metrics else float(_tenth(metrics.reward).mean()),
