@@ -101,5 +101,5 @@ def test_sampling_that_leaves_out_more_than_one_per_cent_is_warned_about():
     warned = warned_steps(watched(unsampled=lambda step: 0.0234 if step in (7, 8, 30) else 0.005))
     assert list(warned) == [7]  # step 30 is less than 50 steps later
     (message,) = warned[7]
-    assert message.startswith("step 7: sampling leaves out much: training.top_k and training.top_p leave out 2.3% of")
+    assert message.startswith("step 7: sampling leaves out much: training.top_k and training.top_p leave out 2.34% of")
     assert list(warned_steps(watched(unsampled=0.02, steps=110))) == [1, 50, 100]

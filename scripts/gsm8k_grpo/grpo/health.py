@@ -81,7 +81,7 @@ def warnings(history: list[dict]) -> list[str]:
     if _newly(history, lambda rows: rows[-1]["unsampled_mass"] > UNSAMPLED_MASS):
         messages.append(
             f"step {row['step']}: sampling leaves out much: training.top_k and training.top_p leave out "
-            f"{row['unsampled_mass']:.1%} of the probability, while ratio and KL count all of it; raise them, or lower "
+            f"{row['unsampled_mass']:.2%} of the probability, while ratio and KL count all of it; raise them, or lower "
             "training.temperature"
         )
     return messages

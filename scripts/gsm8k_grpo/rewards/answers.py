@@ -216,8 +216,8 @@ _PLAIN_OPERATORS = dict.fromkeys("-−–", "-") | dict.fromkeys("*×·x", "*") 
 _PLAIN_OPERATORS |= {r"\times": "*", r"\cdot": "*", r"\div": "/"}
 # What stands between two numbers of a calculation: up to four words of a unit (`eggs a day`, `/hour`), then an operator
 # or `=`, all on one line.
-_UNIT = r"(?:[ /]?(?!x\b)[^\W\d_]++){0,4}"
-_LINK = re.compile(rf"{_UNIT}[ \t$]*+(?:({_OPERATOR})[ \t$]*+|=[ \t$*]*+)")
+_UNIT_WORDS = r"(?:[ /]?(?!x\b)[^\W\d_]++){0,4}"
+_LINK = re.compile(rf"{_UNIT_WORDS}[ \t$]*+(?:({_OPERATOR})[ \t$]*+|=[ \t$*]*+)")
 # An operator after something unread on its line, as in `x + 3`. At the beginning of a line it is a list's mark. The
 # search takes more than linear time, so it gets few characters.
 _UNREAD_OPERAND = re.compile(rf"\S[ \t$]*(?:{_OPERATOR})[ \t$(]*\Z")
