@@ -1,4 +1,7 @@
-"""Drawing without sorting a vocabulary gives the tokens that Tunix draws with a sort, for the same keys."""
+"""Drawing without sorting a vocabulary gives the tokens that Tunix draws with a sort, for the same keys.
+
+What top_k and top_p leave out is compared with a sort in float64.
+"""
 
 import re
 
@@ -24,19 +27,44 @@ def sorted_draw(logits, keys, temperature, top_k, top_p):
     return jax.vmap(draw)(logits, keys)
 
 
+def left_out(logits, temperature, top_k, top_p):
+    """The probability of the tokens that are never drawn, of [B, V] logits."""
+    scaled = np.sort(np.asarray(logits, np.float64), axis=-1)[:, ::-1] / temperature
+    weights = np.exp(scaled - scaled[:, :1])
+    kept = weights[:, : top_k or VOCABULARY]
+    shares = kept / kept.sum(axis=-1, keepdims=True)
+    return 1 - np.where(np.cumsum(shares, axis=-1) - shares > top_p, 0, kept).sum(axis=-1) / weights.sum(axis=-1)
+
+
 # Peaked: few tokens have the mass. Flat: more tokens than the candidates have it, so that all are sorted.
 @pytest.mark.parametrize(("name", "scale"), [("peaked", 4.0), ("flat", 0.1)])
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"),
-    [(1.0, None, 1.0), (0.7, None, 0.9), (1.3, None, 0.5), (0.9, 50, 1.0), (1.0, 64, 0.95), (1.0, 5000, 0.9)],
+    [
+        (1.0, None, 1.0),
+        (0.7, None, 0.9),
+        (1.3, None, 0.5),
+        (0.9, 50, 1.0),
+        (1.0, 64, 0.95),
+        (1.0, 5000, 0.9),
+        (1.0, 5000, 1.0),
+    ],
 )
 def test_draws_are_tunixs(keys, name, scale, temperature, top_k, top_p):
     logits = scale * jax.random.normal(jax.random.key(7), (ROWS, VOCABULARY))
     logits = logits.at[:, 5].set(-np.inf)  # as the sampler rules out padding
-    found = jax.jit(next_token.sample_token, static_argnums=(2, 3, 4))(logits, keys, temperature, top_k, top_p)
+    found, unsampled = jax.jit(next_token.sample_token, static_argnums=(2, 3, 4))(
+        logits, keys, temperature, top_k, top_p
+    )
     expected = sorted_draw(logits, keys, temperature, None if top_k is None else min(top_k, VOCABULARY), top_p)
     np.testing.assert_array_equal(found, expected)
     assert len(set(np.asarray(found).tolist())) > 10
+    if top_k is None and top_p == 1.0:
+        assert unsampled is None
+    else:
+        # A token whose predecessors have top_p almost exactly can go either way; it has little probability itself.
+        np.testing.assert_allclose(unsampled, left_out(logits, temperature, top_k, top_p), atol=2e-4)
+        assert (np.asarray(unsampled) >= 0).all() and (np.mean(unsampled) > 0.01) == (top_k != 5000 or top_p < 1)
     likeliest = np.sort(np.exp(np.asarray(logits) / temperature), axis=-1)[:, -next_token.CANDIDATES :].sum(axis=-1)
     mass = likeliest / np.exp(np.asarray(logits) / temperature).sum(axis=-1)
     if top_k is None and top_p == 0.9:
@@ -54,6 +82,6 @@ def test_a_program_sorts_no_whole_vocabulary_unless_it_must(keys):
         assert "stablehlo.sort" not in text
         return [int(count) for count in re.findall(r"chlo.top_k\(.*k = (\d+)\)", text)]
 
-    assert sorts(None, 1.0) == []
+    assert sorts(None, 1.0) == []  # where nothing is left out, nothing is measured either
     assert set(sorts(50, 0.9)) == {50}
     assert set(sorts(None, 0.9)) == {next_token.CANDIDATES, VOCABULARY}

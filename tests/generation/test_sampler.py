@@ -227,6 +227,39 @@ def test_completions_are_those_of_the_plain_path(family, monkeypatch):
             assert len(set(map(len, expected))) > 3 and shapes[-1][0] in (6, 3)
 
 
+@pytest.mark.parametrize(
+    ("top_k", "top_p"),
+    [(20, 0.7), pytest.param(5, 1.0, marks=pytest.mark.slow), pytest.param(None, 0.7, marks=pytest.mark.slow)],
+)
+def test_what_sampling_leaves_out_is_summed_over_a_rows_own_tokens(monkeypatch, top_k, top_p):
+    """Also where rows end, batches become smaller and caches grow. Nothing is counted after a row's stop token."""
+    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 2)
+    model = building.initialise(building.tunix_config(FAMILIES["gemma2"]), seed=3)
+    keys = jax.random.split(jax.random.key(5), 12)
+    asked = [prompt for prompt in NUMBER_PROMPTS for _ in range(4)]
+    sampler, shapes = Sampler(model, Numbers(), 80, MESH), []
+    monkeypatch.setattr(sampler, "decode", with_noted_shapes(sampler.decode, shapes))
+    arguments = {"eos_tokens": NUMBER_STOPS, "seed": keys, "temperature": 1.3, "repeats": 4}
+    with MESH:
+        found = sampler(asked, 14, 40, top_k=top_k, top_p=top_p, **arguments)
+        whole = sampler(asked, 14, 40, top_p=1.0, **arguments)
+    assert len({rows for rows, _ in shapes}) > 1 and len(set(map(len, found.tokens))) > 2
+    forward = nnx.jit(lambda model, ids, places, mask: model(ids, places, None, mask)[0])
+    for prompt, tokens, unsampled in zip(asked, found.tokens, found.unsampled, strict=True):
+        given = [2, *map(int, prompt.split())]
+        ids = np.zeros((1, 32), np.int32)
+        ids[0, : len(given) + len(tokens)] = [*given, *tokens]
+        logits = np.asarray(forward(model, ids, np.arange(32)[None], np.tri(32, dtype=bool)[None]))[0]
+        expected = 0.0
+        for place in range(len(given) - 1, len(given) + len(tokens) - 1):
+            weights = np.sort(np.exp(logits[place, 1:].astype(np.float64) / 1.3))[::-1]  # without padding, token 0
+            kept = weights[:top_k]
+            shares = kept / kept.sum()
+            expected += 1 - kept[np.cumsum(shares) - shares <= top_p].sum() / weights.sum()
+        assert expected > 0.1 and unsampled == pytest.approx(expected, abs=2e-3)
+    assert whole.unsampled.tolist() == [0] * 12
+
+
 def with_noted_shapes(program, shapes):
     """Makes a program note the prompts' shape, or the numbers of rows and of places in the cache."""
 

@@ -10,7 +10,8 @@ from gsm8k_grpo.grpo import health
 
 def rows(norms, without_signal=None, replaced=0.0):
     without_signal = without_signal or [0.0] * len(norms)
-    others = {"groups_replaced": replaced, "reward": -0.5, "truncated_rate": 1.0}
+    others = {"groups_replaced": replaced, "reward": -0.5, "truncated_rate": 1.0, "unsampled_mass": 0.0}
+    others |= {"reasoning_words": 0.0, "calculations": 0.0}
     return [
         {"step": step, "gradient_norm": norm, "groups_without_signal": share, **others}
         for step, (norm, share) in enumerate(zip(norms, without_signal, strict=True), start=1)
@@ -53,3 +54,52 @@ def test_a_gradient_that_stays_0_is_warned_about():
     (message,) = health.warnings(rows([0.0] * 5))
     assert message.startswith("step 5: nothing is learned: for 5 steps the gradient was exactly 0, and 100% of")
     assert "training.max_completion_tokens" in message
+
+
+def watched(words=1.0, calculations=1.0, reward=0.0, unsampled=0.0, steps=60):
+    """Rows of a run; each figure is a number, or a function of the step."""
+    figures = {"reasoning_words": words, "calculations": calculations, "reward": reward, "unsampled_mass": unsampled}
+    return [
+        row | {name: value(row["step"]) if callable(value) else value for name, value in figures.items()}
+        for row in rows([1.0] * steps)
+    ]
+
+
+def warned_steps(history):
+    """The steps with a warning, each with its warnings."""
+    found = {end: health.warnings(history[:end]) for end in range(1, len(history) + 1)}
+    return {step: messages for step, messages in found.items() if messages}
+
+
+def falls(before, after, step):
+    return lambda now: before if now < step else after
+
+
+@pytest.mark.parametrize("name", ["words", "calculations"])
+def test_reasoning_that_collapses_is_warned_about_with_the_step(name):
+    figures = {"words": 40.0, "calculations": 3.0}
+    history = watched(**figures | {name: falls(figures[name], 0.0, 21)}, reward=lambda step: step / 10, steps=120)
+    warned = warned_steps(history)
+    # The mean of five steps is below a third when four of them are at 0; then every 50 steps.
+    assert list(warned) == [24, 50, 100]
+    (message,) = warned[24]
+    assert message.startswith("step 24: the reasoning collapses: a completion of the last 5 steps has ")
+    assert {"words": "has 8.0 words", "calculations": "and 0.6 calculations"}[name] in message
+    assert "one of the first 5 had 40.0 and 3.0, and the mean reward is no lower (0.3, now 2.2)" in message
+    assert "training.rewards" in message and "samples.jsonl" in message
+
+
+def test_reasoning_that_only_becomes_briefer_or_falls_with_the_reward_is_no_collapse():
+    assert not warned_steps(watched(words=falls(40.0, 16.0, 21), calculations=falls(3.0, 1.2, 21)))
+    assert not warned_steps(watched(words=falls(40.0, 0.0, 21), reward=falls(2.0, 1.0, 21)))
+    assert not warned_steps(watched(words=falls(0.4, 0.0, 21), calculations=falls(0.4, 0.0, 21)))  # hardly any before
+    assert not warned_steps(watched(words=falls(40.0, 0.0, 21), steps=23))
+
+
+def test_sampling_that_leaves_out_more_than_one_per_cent_is_warned_about():
+    assert not warned_steps(watched(unsampled=0.01))
+    warned = warned_steps(watched(unsampled=lambda step: 0.0234 if step in (7, 8, 30) else 0.005))
+    assert list(warned) == [7]  # step 30 is less than 50 steps later
+    (message,) = warned[7]
+    assert message.startswith("step 7: sampling leaves out much: training.top_k and training.top_p leave out 2.34% of")
+    assert list(warned_steps(watched(unsampled=0.02, steps=110))) == [1, 50, 100]

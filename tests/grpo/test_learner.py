@@ -169,7 +169,7 @@ def test_no_gradient_of_a_frozen_weight_is_computed(make_learner, mesh, lora):
     architecture = {**effective_settings("tiny", {})["model"]["architecture"], **sizes}
     learner = make_learner(architecture=architecture, beta=0, **({} if lora else {"lora": None}))
     completions = [np.arange(4, 10)] * 4
-    groups = [Group({}, np.arange(4, 12), [], completions, np.zeros(4, bool), {})] * 2
+    groups = [Group({}, np.arange(4, 12), [], completions, np.zeros(4, bool), {}, np.zeros(4))] * 2
     example, _ = make_micro_batches(groups, np.ones(8, np.float32), learner._settings, 0, mesh, False, None)
     train_step = learner.rl_cluster.actor_trainer.jit_train_and_eval_step()[0].func
     shapes = product_shapes(train_step.jitted_fn.trace(*train_step._arguments, example).jaxpr.jaxpr)

@@ -222,7 +222,7 @@ def micro_batches_of(case, micro_batch_prompts, aggregation, truncated_completio
     for start in range(0, len(case.completions), GENERATIONS):
         rows, prompt = slice(start, start + GENERATIONS), case.prompts[start]
         padded = np.array([PAD] * (MAX_PROMPT - len(prompt)) + prompt)
-        groups.append(Group({}, padded, [], case.completions[rows], case.truncated[rows], {}))
+        groups.append(Group({}, padded, [], case.completions[rows], case.truncated[rows], {}, np.zeros(GENERATIONS)))
     return make_micro_batches(groups, case.advantages, training_settings, PAD, MESH, packs=True, dropout_key=None)
 
 

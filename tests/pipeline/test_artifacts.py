@@ -99,7 +99,10 @@ def test_metrics_have_one_finite_row_a_step(finished):
     ]
     assert (metrics[["rollout_seconds", "reference_seconds", "update_seconds"]] > 0).all(axis=None)
     assert (metrics["checkpoint_seconds"] > 0).tolist() == [False, True, False, True]
-    assert all(math.isfinite(value) for value in metrics.to_numpy().ravel())
+    assert all(math.isfinite(value) for value in metrics.drop(columns="calculations_true").to_numpy().ravel())
+    # A share of the calculations, where there are some.
+    assert (metrics["calculations_true"].notna() == (metrics["calculations"] > 0)).all()
+    assert (metrics["unsampled_mass"] == 0).all()  # top_k is null, and top_p is 1
     named = [f"reward_{name}" for name in ("format_exact", "format_approximate", "answer", "number")]
     assert metrics[named].sum(axis=1).to_numpy() == pytest.approx(metrics["reward"].to_numpy())
 

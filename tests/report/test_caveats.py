@@ -2,13 +2,15 @@
 
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import synthetic
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.evaluation import stats
-from gsm8k_grpo.report.caveats import across_machines, list_caveats
+from gsm8k_grpo.report.caveats import across_machines, list_caveats, reward_without_accuracy
 from gsm8k_grpo.report.run_summary import summarise_run
 
 ON_CPU = {"device": "1 × cpu", "processor": "2 × EPYC"}
@@ -156,3 +158,47 @@ def test_warnings_seeds_rows_and_evaluations_give_caveats(run):
     assert [about for about, _ in list_caveats(run | {"final": several})] == ["several samples"]
     earlier = run["final"] | {"checkpoint": "step-5"}
     assert [about for about, _ in list_caveats(run | {"best": earlier})] == ["chosen on dev"]
+
+
+def stretch(rewards, right, interval=30, rows=300):
+    """What the report says of a run with these rewards by step and right answers at the base and each checkpoint."""
+    metrics = pd.DataFrame({"step": range(1, len(rewards) + 1), "reward": rewards})
+    dev = [
+        {"step": interval * index, "split": "dev", "answer_accuracy": stats.wilson_rate(count, rows)}
+        for index, count in enumerate(right)
+    ]
+    return reward_without_accuracy(metrics, dev)
+
+
+NOISE = np.random.default_rng(0).normal(0, 0.3, 90)
+
+
+def test_a_reward_that_rises_without_dev_accuracy_names_the_steps():
+    rewards = np.linspace(1, 8, 90) + NOISE
+    assert stretch(rewards, [90, 150, 210, 270]) == ""
+    sentence = stretch(rewards, [90, 210, 150, 120])  # rises to step 30, then falls to the end
+    assert sentence.startswith("From step 30 to step 90 the reward rises (4")
+    assert "70.0 % (64.6 to 74.9), then 40.0 % (34.6 to 45.6), of 300 dev rows" in sentence
+    assert "From step 0 to step 90" in stretch(rewards, [90, 210, 150, 90])  # in the end, not above the base
+
+
+def test_a_reward_that_hardly_rises_or_falls_is_no_caveat():
+    level = [90, 90, 90, 90]
+    assert stretch(NOISE, level) == "" and stretch(np.full(90, 2.0), level) == ""
+    assert stretch(np.linspace(8, 1, 90) + NOISE, level) == ""
+    # Most of the range is noise between steps, or the rise of steps in which accuracy rises too.
+    assert stretch(np.linspace(1, 1.5, 90) + 10 * NOISE, level) == ""
+    saturated = np.concatenate([np.linspace(1, 9, 30), np.linspace(9, 9.3, 60)]) + NOISE / 10
+    assert stretch(saturated, [90, 290, 290, 288]) == ""
+    assert stretch(np.linspace(1, 8, 9), level, interval=3) == ""  # too few steps between checkpoints
+
+
+def test_a_reward_without_accuracy_and_a_collapse_are_on_the_page(run):
+    metrics = pd.DataFrame({"step": range(1, 61), "reward": np.linspace(1, 8, 60)})
+    selection = [
+        run["selection"][0] | {"step": step, "answer_accuracy": stats.wilson_rate(100, 300)} for step in (0, 60)
+    ]
+    training = run["training"] | {"warnings": ["step 24: the reasoning collapses: a completion has 0 words"]}
+    found = list_caveats(run | {"metrics": metrics, "selection": selection, "training": training})
+    assert [heading for heading, _ in found] == ["training", "reward without accuracy"]
+    assert "step 24: the reasoning collapses" in found[0][1] and "From step 0 to step 60" in found[1][1]

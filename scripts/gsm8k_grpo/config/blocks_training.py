@@ -99,9 +99,11 @@ class Training(Block):
     temperature: Positive = 0.9
     """Sampling temperature of the rollouts."""
     top_k: Count | None = 50
-    """Rollouts sample among the k likeliest tokens; null is all."""
+    """Rollouts sample among the k likeliest tokens; null is all. Probability ratio and KL still count all tokens:
+    metrics.csv has the probability left out (unsampled_mass), and training warns above 1 %."""
     top_p: ShareAboveZero = 1.0
-    """Rollouts sample among the likeliest tokens that together have this probability."""
+    """Rollouts sample among the likeliest tokens that together have this probability. Ratio and KL count all tokens, as
+    with top_k."""
     rewards: Annotated[list[Reward], *DISTINCT] = ["format_exact", "format_approximate", "answer", "number"]
     """The rewards that are summed. docs/rewards.md has their ranges, sources and tables of cases.
     - format_exact, format_approximate, answer, number: those of Tunix and Unsloth.

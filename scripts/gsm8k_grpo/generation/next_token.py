@@ -6,7 +6,14 @@ import jax.numpy as jnp
 CANDIDATES = 256  # top-p sampling without top-k first looks at so many likeliest tokens, which nearly always suffice
 
 
-def sample_token(logits: jax.Array, keys: jax.Array, temperature: float, top_k: int | None, top_p: float) -> jax.Array:
+def limits_tokens(top_k: int | None, top_p: float) -> bool:
+    """Whether sampling leaves tokens out."""
+    return bool(top_k) or top_p < 1.0
+
+
+def sample_token(
+    logits: jax.Array, keys: jax.Array, temperature: float, top_k: int | None, top_p: float
+) -> tuple[jax.Array, jax.Array | None]:
     """Draws a token for each row with the row's own key; Tunix's `sample_top_p` draws the same for the same key.
 
     Args:
@@ -17,17 +24,20 @@ def sample_token(logits: jax.Array, keys: jax.Array, temperature: float, top_k: 
       top_p: the probability that the likeliest of them to draw from have together.
 
     Returns:
-      [B] int32.
+      ([B] int32 tokens, [B] float32 probability of the tokens that top_k and top_p leave out). The probability is of
+      the softmax over all logits at this temperature; None where nothing is left out.
     """
     logits = logits.astype(jnp.float32) / temperature
-    if top_k:
-        return _sample_among(keys, *jax.lax.top_k(logits, min(top_k, logits.shape[-1])), top_p)
-    if top_p >= 1.0:
-        return _categorical(keys, logits)
+    if not limits_tokens(top_k, top_p):
+        return _categorical(keys, logits), None
     normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    if top_k:
+        likeliest, tokens = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))
+        among_them = jax.nn.logsumexp(likeliest, axis=-1, keepdims=True)
+        return _sample_among(keys, likeliest, tokens, top_p, among_them, normaliser)
 
-    def among(count: int) -> jax.Array:
-        return _sample_among(keys, *jax.lax.top_k(logits, count), top_p, normaliser)
+    def among(count: int) -> tuple[jax.Array, jax.Array]:
+        return _sample_among(keys, *jax.lax.top_k(logits, count), top_p, normaliser, normaliser)
 
     size = logits.shape[-1]
     if size <= CANDIDATES:
@@ -58,16 +68,28 @@ def _categorical(keys: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def _sample_among(
-    keys: jax.Array, logits: jax.Array, tokens: jax.Array, top_p: float, normaliser: jax.Array | None = None
-) -> jax.Array:
+    keys: jax.Array,
+    logits: jax.Array,
+    tokens: jax.Array,
+    top_p: float,
+    normaliser: jax.Array,
+    normaliser_of_all: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     """Draws one of each row's `tokens`, [B, C], likeliest first, whose predecessors have at most `top_p` together.
 
     The noise at a place does not depend on the number of places, because JAX's generator is counter-based.
+
+    Args:
+      normaliser: [B, 1] logsumexp that makes the probabilities for `top_p`.
+      normaliser_of_all: [B, 1] logsumexp over the vocabulary.
+
+    Returns:
+      as `sample_token`.
     """
     if top_p < 1.0:
-        if normaliser is None:
-            normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         probabilities = jnp.exp(logits - normaliser)
         logits = jnp.where(jnp.cumsum(probabilities, axis=-1) - probabilities > top_p, -jnp.inf, logits)
     place = _categorical(keys, logits)
-    return jnp.take_along_axis(tokens, place[:, None], axis=-1)[:, 0]
+    kept = jnp.sum(jnp.exp(logits - normaliser_of_all), axis=-1)
+    # Rounding can bring the sum above 1.
+    return jnp.take_along_axis(tokens, place[:, None], axis=-1)[:, 0], jnp.maximum(1.0 - kept, 0.0)

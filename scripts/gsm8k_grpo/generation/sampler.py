@@ -33,6 +33,22 @@ class DrawingOptions:
     top_k: int | None
     top_p: float
 
+    @property
+    def limits_tokens(self) -> bool:
+        """Whether sampling leaves tokens out."""
+        return self.temperature > 0 and next_token.limits_tokens(self.top_k, self.top_p)
+
+
+@dataclasses.dataclass
+class SamplerOutput(base_sampler.SamplerOutput):
+    """Tunix's output, and what sampling left out.
+
+    Attributes:
+      unsampled: [B] float64 sums over each row's tokens of the probability that top_k and top_p left out.
+    """
+
+    unsampled: np.ndarray
+
 
 @flax.struct.dataclass
 class DecodingState:
@@ -44,6 +60,7 @@ class DecodingState:
       done: [B] which rows have drawn a stop token.
       keys: [B] of the rows' noise.
       padding: [B] the number of padding places before the prompts.
+      unsampled: [B] sums over the rows' tokens of the probability that top_k and top_p left out; None without them.
       cache: of `attention.empty_cache`, with all tokens but the newest; `cache_capacities` says how long it is.
     """
 
@@ -52,6 +69,7 @@ class DecodingState:
     done: jax.Array
     keys: jax.Array
     padding: jax.Array
+    unsampled: jax.Array | None
     cache: dict
 
 
@@ -116,7 +134,7 @@ class Sampler(tunix_sampler.Sampler):
         top_k: int | None = None,
         seed: jax.Array | None = None,
         repeats: int = 1,
-    ) -> base_sampler.SamplerOutput:
+    ) -> SamplerOutput:
         """Completes prompts. Arguments and output are Tunix's, with these differences.
 
         Args:
@@ -152,10 +170,10 @@ class Sampler(tunix_sampler.Sampler):
         )
         keys = jax.random.split(jax.random.key(0), len(input_strings)) if seed is None else seed
         length = padding.padded_length(longest, max_prompt_length, padding.PROMPT_LENGTHS)
-        drawn = self._complete(ids[:, max_prompt_length - length :], keys, options)
+        drawn, unsampled = self._complete(ids[:, max_prompt_length - length :], keys, options)
         ends = [np.flatnonzero(np.isin(row, stop_ids))[:1] for row in drawn]
         tokens = [row[: end[0] + 1] if len(end) else row for row, end in zip(drawn, ends, strict=True)]
-        return base_sampler.SamplerOutput(
+        return SamplerOutput(
             text=[
                 self.tokenizer.decode(row[: len(row) - len(end)].tolist())
                 for row, end in zip(tokens, ends, strict=True)
@@ -164,10 +182,17 @@ class Sampler(tunix_sampler.Sampler):
             tokens=tokens,
             padded_prompt_tokens=np.repeat(ids, repeats, axis=0),
             logprobs=None,
+            unsampled=unsampled,
         )
 
-    def _complete(self, prompt_ids: np.ndarray, keys: jax.Array, options: DrawingOptions) -> np.ndarray:
-        """Draws [B, max_completion_tokens] tokens for [B / repeats, P] prompts and [B] keys."""
+    def _complete(
+        self, prompt_ids: np.ndarray, keys: jax.Array, options: DrawingOptions
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws [B, max_completion_tokens] tokens for [B / repeats, P] prompts and [B] keys.
+
+        Returns:
+          (the tokens, `SamplerOutput.unsampled`).
+        """
         weights, limit = self._weights(), options.max_completion_tokens
         *larger_capacities, capacity = reversed(cache_capacities(limit))
         copies = padding.prompt_copies(len(prompt_ids), len(keys) // len(prompt_ids), self._mesh.shape["fsdp"])
@@ -180,6 +205,7 @@ class Sampler(tunix_sampler.Sampler):
             options=options,
         )
         tokens, rows, drawn = np.zeros((len(keys), limit), np.int32), np.arange(len(keys)), 1
+        unsampled = np.zeros(len(keys))
         sizes = self._batch_sizes(len(keys))
         while True:
             smaller = max((size for size in sizes if size < len(rows)), default=0)
@@ -187,8 +213,10 @@ class Sampler(tunix_sampler.Sampler):
             state = self.decode(weights, state, np.int32(left), np.int32(capacity), options=options)
             drawn, done = int(state.drawn), np.asarray(state.done)
             tokens[rows] = np.asarray(state.tokens)
+            if state.unsampled is not None:
+                unsampled[rows] = np.asarray(state.unsampled)
             if drawn == limit or done.all():
-                return tokens
+                return tokens, unsampled
             size = min(size for size in sizes if size >= np.count_nonzero(~done))
             if size < len(rows):
                 kept = np.argsort(done, kind="stable")[:size]  # all rows that go on, filled up with rows that are done
@@ -233,6 +261,7 @@ class Sampler(tunix_sampler.Sampler):
             done=jnp.zeros(len(keys), bool),
             keys=keys,
             padding=jnp.repeat(jnp.sum(~real, axis=1), copies),
+            unsampled=jnp.zeros(len(keys), jnp.float32) if options.limits_tokens else None,
             cache=attention.repeat_and_extend(cache, copies, tokens),
         )
         logits = jnp.repeat(output_logits(model, hidden)[:, 0], copies, axis=0)
@@ -287,16 +316,17 @@ class Sampler(tunix_sampler.Sampler):
         self, state: DecodingState, logits: jax.Array, cache: dict, options: DrawingOptions
     ) -> DecodingState:
         """Draws the next token of each row from logits [B, V]."""
-        logits = self.next_token_logits(logits, state.keys, state.drawn)
+        logits, left_out = self.next_token_logits(logits, state.keys, state.drawn), None
         if options.temperature:
             keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.drawn)
-            newest = next_token.sample_token(logits, keys, options.temperature, options.top_k, options.top_p)
+            newest, left_out = next_token.sample_token(logits, keys, options.temperature, options.top_k, options.top_p)
         else:
             newest = next_token.most_likely(logits)
         return state.replace(
             tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, newest[:, None], state.drawn, axis=1),
             drawn=state.drawn + 1,
             done=state.done | jnp.isin(newest, jnp.array(options.stop_ids)),
+            unsampled=None if left_out is None else state.unsampled + jnp.where(state.done, 0.0, left_out),
             cache=cache,
         )
 
@@ -319,16 +349,17 @@ class Sampler(tunix_sampler.Sampler):
         return self._constrain_shardings(state.replace(cache=attention.repeat_and_extend(state.cache, 1, tokens)))
 
     def _constrain_shardings(self, state: DecodingState) -> DecodingState:
-        """Shards caches and keeps tokens whole, so that every process of a multi-host run can read them."""
+        """Shards caches, and keeps whole what the host reads, so that every process of a multi-host run can read it."""
         rows = len(state.done)
         cache = jax.tree.map(
             lambda leaf: jax.lax.with_sharding_constraint(leaf, self._cache_sharding(leaf, rows)), state.cache
         )
         whole = NamedSharding(self._mesh, PartitionSpec())
-        tokens, drawn, done = (
-            jax.lax.with_sharding_constraint(each, whole) for each in (state.tokens, state.drawn, state.done)
+        tokens, drawn, done, unsampled = jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, whole),
+            (state.tokens, state.drawn, state.done, state.unsampled),
         )
-        return state.replace(tokens=tokens, drawn=drawn, done=done, cache=cache)
+        return state.replace(tokens=tokens, drawn=drawn, done=done, unsampled=unsampled, cache=cache)
 
     def _cache_sharding(self, leaf: jax.ShapeDtypeStruct, batch_size: int) -> NamedSharding:
         """Shards a cache's array by rows (fsdp) and KV heads (tp)."""

@@ -5,6 +5,9 @@ import functools
 
 import numpy as np
 
+from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.reasoning import reasoning_metrics
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -17,6 +20,7 @@ class Group:
       completion_ids: G arrays of tokens; the last one is the stop token, unless the limit cut the completion.
       truncated: [G] whether the limit cut the completion.
       rewards: [G] values by the reward's name.
+      unsampled: [G] sums over the tokens of the probability that top_k and top_p left out.
     """
 
     row: dict
@@ -25,6 +29,7 @@ class Group:
     completion_ids: list[np.ndarray]
     truncated: np.ndarray
     rewards: dict[str, np.ndarray]
+    unsampled: np.ndarray
 
     @functools.cached_property
     def total_rewards(self) -> np.ndarray:
@@ -45,7 +50,7 @@ def count_tokens(groups: list[Group]) -> int:
     )
 
 
-def sampling_metrics(groups: list[Group]) -> dict[str, float]:
+def sampling_metrics(groups: list[Group], tags: Tags) -> dict[str, float | None]:
     """Metrics of the completions for a step's own prompts. Replacements for groups without signal do not count."""
     lengths = [len(ids) for group in groups for ids in group.completion_ids]
     totals = np.concatenate([group.total_rewards for group in groups])
@@ -58,6 +63,8 @@ def sampling_metrics(groups: list[Group]) -> dict[str, float]:
         "completion_tokens_mean": float(np.mean(lengths)),
         "completion_tokens_max": float(np.max(lengths)),
         "truncated_rate": float(np.mean([group.truncated for group in groups])),
+        **reasoning_metrics([text for group in groups for text in group.completions], tags),
+        "unsampled_mass": float(np.sum([group.unsampled for group in groups]) / np.sum(lengths)),
     }
 
 

@@ -10,6 +10,14 @@ WINDOW_STEPS = 20  # a gradient norm is compared with the median of this many st
 EXPLOSION_FACTOR = 10  # times that median
 FIRST_WARNING_STEPS = 5  # a run without signal is warned about after this many steps,
 WARNING_INTERVAL_STEPS = 50  # and again after each further interval
+# The reasoning of so many steps is compared with that of the run's first ones: enough completions that a mean is no
+# accident, and few enough that the first ones are still the base model's.
+REASONING_STEPS = 5
+# The share of the first level below which reasoning has collapsed. Healthy runs become briefer too, and some halve it.
+COLLAPSED_SHARE = 1 / 3
+LEAST_REASONING = 0.5  # words or calculations a completion; a run that starts with less has nothing to lose
+# Ratio and KL take the softmax over all tokens. Up to here it is hardly another distribution than the one sampled from.
+UNSAMPLED_MASS = 0.01
 
 
 def require_finite(row: dict) -> None:
@@ -60,7 +68,47 @@ def warnings(history: list[dict]) -> list[str]:
             f"{row['truncated_rate']:.0%} of the completions were cut at the limit; raise "
             "training.max_completion_tokens, or set training.truncated_completions to keep"
         )
+    if _newly(history, _reasoning_collapsed):
+        first, newest = (_means(rows) for rows in (history[:REASONING_STEPS], history[-REASONING_STEPS:]))
+        messages.append(
+            f"step {row['step']}: the reasoning collapses: a completion of the last {REASONING_STEPS} steps has "
+            f"{newest['reasoning_words']:.1f} words between the reasoning tags and {newest['calculations']:.1f} "
+            f"calculations, one of the first {REASONING_STEPS} had {first['reasoning_words']:.1f} and "
+            f"{first['calculations']:.1f}, and the mean reward is no lower ({first['reward']:.3g}, now "
+            f"{newest['reward']:.3g}); training.rewards may pay for answers without reasoning: read "
+            "training/samples.jsonl"
+        )
+    if _newly(history, lambda rows: rows[-1]["unsampled_mass"] > UNSAMPLED_MASS):
+        messages.append(
+            f"step {row['step']}: sampling leaves out much: training.top_k and training.top_p leave out "
+            f"{row['unsampled_mass']:.2%} of the probability, while ratio and KL count all of it; raise them, or lower "
+            "training.temperature"
+        )
     return messages
+
+
+def _reasoning_collapsed(history: list[dict]) -> bool:
+    """Whether words or calculations are far below the first steps' level, while the reward is not below its own."""
+    if len(history) < 2 * REASONING_STEPS:
+        return False
+    first, newest = _means(history[:REASONING_STEPS]), _means(history[-REASONING_STEPS:])
+    collapsed = any(
+        first[name] >= LEAST_REASONING and newest[name] < COLLAPSED_SHARE * first[name]
+        for name in ("reasoning_words", "calculations")
+    )
+    return collapsed and newest["reward"] >= first["reward"]
+
+
+def _means(rows: list[dict]) -> dict[str, float]:
+    """Means over some steps, of what tells a collapse."""
+    return {name: statistics.fmean(row[name] for row in rows) for name in ("reasoning_words", "calculations", "reward")}
+
+
+def _newly(history: list[dict], holds: Callable[[list[dict]], bool]) -> bool:
+    """Whether a condition of the history holds, and did at none of the steps before (or an interval has passed)."""
+    steps = len(history)
+    earlier = range(max(1, steps - WARNING_INTERVAL_STEPS + 1), steps)
+    return holds(history) and (steps % WARNING_INTERVAL_STEPS == 0 or not any(holds(history[:end]) for end in earlier))
 
 
 def _newest_steps(history: list[dict], holds: Callable[[dict], bool]) -> int:

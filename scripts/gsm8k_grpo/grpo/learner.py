@@ -126,7 +126,7 @@ class Learner(grpo_learner.GRPOLearner):
             jax.block_until_ready([example.ref_per_token_logps for example in micro_batches])
         metrics = {
             "epoch": (step + 1) / (len(self._rows) // settings["prompts_per_step"]),
-            **sampling_metrics(first_groups),
+            **sampling_metrics(first_groups, self._tags),
             "groups_replaced": replaced / len(groups),
             "tokens": tokens,  # of this step alone; `Recorder` adds them up
             "rollout_seconds": sampled - started,
@@ -209,6 +209,7 @@ class Learner(grpo_learner.GRPOLearner):
                     output.tokens[completions],
                     truncated[completions],
                     {name: values[completions] for name, values in rewards.items()},
+                    self.rl_cluster.rollout.unsampled[completions],
                 )
             )
         return groups

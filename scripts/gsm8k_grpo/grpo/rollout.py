@@ -20,6 +20,9 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
       micro-batch changes nothing.
     - Temperature: Tunix computes old log-probs at temperature 1, while its loss divides by the rollout's temperature.
     - Prompts that are too long: Tunix pads them to another length and compiles anew, or overruns the cache.
+
+    Attributes:
+      unsampled: `SamplerOutput.unsampled` of the rows since `start_draw`; Tunix's output has no place for it.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         """Sets the step (0-based) and the draw within it (0, then replacements) that the next rows belong to."""
         self._key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), draw)
         self._rows = 0
+        self.unsampled = np.zeros(0)
 
     def generate(
         self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **kwargs
@@ -74,6 +78,7 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
             seed=keys,
             repeats=self._generations if grouped else 1,
         )
+        self.unsampled = np.concatenate([self.unsampled, output.unsampled])
         return base_rollout.RolloutOutput(
             text=output.text,
             logits=None,

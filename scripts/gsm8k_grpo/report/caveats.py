@@ -1,6 +1,10 @@
 """Caveats of a result: the warnings of all stages, and what the numbers and the provenance show."""
 
+import itertools
 from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
 
 from gsm8k_grpo.common.provenance import WITHOUT_JAX
 from gsm8k_grpo.report import numbers, sentences
@@ -10,6 +14,10 @@ NEAR_ZERO_SHARE = 0.05  # answer accuracy below which the problems count as unso
 TRUNCATED_SHARE = 0.05  # of completions cut at the limit
 NO_SIGNAL_SHARE = 0.5  # of groups without signal
 ANOTHER_MACHINE = "a machine that adds in another order gives other rates, even with the same seed and commit"
+# A reward rises between two checkpoints if the last third of the steps between them earns more than the first third:
+RISE_ERRORS = 3  # by more standard errors than this, which chance alone does once in 700 times,
+RISE_SHARE = 0.1  # and by this share of the run's range of rewards, since a run that is nearly done still creeps up.
+FEWEST_STEPS = 4  # fewer in a third give no standard error to rely on
 
 
 def list_caveats(run: Mapping) -> list[tuple[str, str]]:
@@ -87,6 +95,40 @@ def _from_training(run: Mapping) -> Iterator[tuple[str, str]]:
     if last.get("truncated_rate", 0.0) >= TRUNCATED_SHARE:
         cut = f"{numbers.percent(last['truncated_rate'])} of the completions"
         yield "cut completions", f"In the last tenth of training, the token limit cut {cut}."
+    if sentence := reward_without_accuracy(run["metrics"], run["selection"]):
+        yield "reward without accuracy", sentence
+
+
+def reward_without_accuracy(metrics: pd.DataFrame | None, selection: list[Mapping]) -> str:
+    """The longest stretch between two checkpoints in which the reward rises and dev accuracy does not; empty if none.
+
+    Args:
+      metrics: training/metrics.csv.
+      selection: metrics.json of base and checkpoints on dev, in the order of their steps.
+    """
+    if metrics is None or "reward" not in metrics:
+        return ""
+    logged = metrics[metrics["reward"].notna()]
+    found = []
+    for start, end in itertools.combinations(selection, 2):
+        rewards = logged["reward"][(logged["step"] > start["step"]) & (logged["step"] <= end["step"])].to_numpy()
+        third = len(rewards) // 3
+        if third < FEWEST_STEPS or end["answer_accuracy"]["value"] > start["answer_accuracy"]["value"]:
+            continue
+        first, last = rewards[:third], rewards[-third:]
+        rise, error = last.mean() - first.mean(), np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / third)
+        if rise > RISE_ERRORS * error and rise >= RISE_SHARE * np.ptp(logged["reward"]):
+            found.append((end["step"] - start["step"], rise, first.mean(), last.mean(), start, end))
+    if not found:
+        return ""
+    *_, first, last, start, end = max(found, key=lambda stretch: stretch[:2])
+    rates = [sentences.rate(each["answer_accuracy"]) for each in (start, end)]
+    rows = f"{numbers.count(start['answer_accuracy']['n'])} {start['split']} rows"
+    return (
+        f"From step {start['step']} to step {end['step']} the reward rises ({first:.3g} in the first third of these "
+        f"steps, {last:.3g} in the last), but answer accuracy does not: {rates[0]}, then {rates[1]}, of {rows}. The "
+        "rewards may pay for something else than right answers; read the completions."
+    )
 
 
 def _from_provenance(run: Mapping) -> Iterator[tuple[str, str]]:

@@ -74,6 +74,13 @@ _SECONDS = (
 _DEVIATION = Column("reward_std", "standard deviation", "reward, standard deviation")
 _CLIPPED = Column("clip_fraction", "clipped", "clipped ratios, share")
 _CUT = Column("truncated_rate", "cut", "cut at the limit, share")
+_WORDS = Column("reasoning_words", "words", "words of reasoning")
+_CALCULATIONS = Column("calculations", "calculations", "calculations a completion")
+_TRUE = (
+    Column("calculations_true", "true, of calculations", "true calculations, share"),
+    Column("calculated_answers", "last one is the answer, of completions", "answer = last calculation, share"),
+)
+_UNSAMPLED = Column("unsampled_mass", "left out", "probability left out")
 PANELS = (
     Panel("reward", "Total reward", "mean of the completions", (Column("reward", "total reward", "total reward"),)),
     Panel("rewards", "Each reward", "means; their sum is the total"),  # `panels_of` fills it
@@ -87,6 +94,10 @@ PANELS = (
     Panel("clip_fraction", "Clipped ratios", "share of tokens", (_CLIPPED,)),
     Panel("length", "Completion length", "tokens", _LENGTH),
     Panel("truncated", "Cut at the limit", "share of completions", (_CUT,)),
+    Panel("reasoning", "Words of reasoning", "a completion, between the tags", (_WORDS,)),
+    Panel("calculations", "Calculations", "a completion", (_CALCULATIONS,)),
+    Panel("true", "Calculations and answer", "shares", _TRUE),
+    Panel("unsampled", "Left out by top_k and top_p", "share of probability", (_UNSAMPLED,)),
     Panel("tokens", "Tokens so far", "prompts and completions", (Column("tokens", "tokens", "tokens so far"),)),
     Panel("epoch", "Epoch", "", (Column("epoch", "epoch", "epoch"),)),
     Panel("seconds", "Seconds of a step", "by phase", _SECONDS),

@@ -69,7 +69,7 @@ def headline(run: Mapping) -> str:
     first = f"by the first of {samples} samples of each, " if samples > 1 else ""
     interval, p = numbers.interval_ends(answer["difference"]), numbers.p_value(answer["mcnemar_p"])
     sentences = (
-        f"Answer accuracy {moved} from {_rate(base)} to {_rate(final)} of {numbers.count(answer['n'])} "
+        f"Answer accuracy {moved} from {rate(base)} to {rate(final)} of {numbers.count(answer['n'])} "
         f"{run['base']['split']} rows: {first}{numbers.points(answer['difference']['value'])} points ({interval}; "
         f"McNemar {p}), {numbers.plural(answer['fixed'], 'row')} won, {answer['broken']} lost.",
         resolution(answer),
@@ -115,9 +115,11 @@ def controls_sentence(run: Mapping) -> str:
     )
 
 
-def _rate(rate: Mapping) -> str:
-    ends = "no interval" if rate["low"] is None else f"{numbers.tenth(rate['low'])} to {numbers.tenth(rate['high'])}"
-    return f"{numbers.percent(rate['value'])} ({ends})"
+def rate(counted: Mapping) -> str:
+    """A rate with its interval, in per cent."""
+    low, high = counted["low"], counted["high"]
+    ends = "no interval" if low is None else f"{numbers.tenth(low)} to {numbers.tenth(high)}"
+    return f"{numbers.percent(counted['value'])} ({ends})"
 
 
 def seeds_headline(over_seeds: Mapping) -> str:

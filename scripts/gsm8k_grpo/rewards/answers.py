@@ -11,6 +11,7 @@ expression engine never goes back.
 """
 
 import functools
+import itertools
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from itertools import islice
 from typing import Self
 
 MAX_DIGITS = 400  # a longer number is noise, not an answer
+MAX_OPERANDS = 32  # a longer calculation is noise too, and exact fractions would make it slow
 
 # Commas separate thousands only if all groups of a run have three digits, so that "1,2" is two numbers. The look-behind
 # tries a run only at its beginning, which keeps a long run with a bad end linear.
@@ -318,3 +320,94 @@ def within(guess: Fraction | None, gold: Fraction, tolerance: Fraction) -> bool:
     # |guess − gold| ≤ tolerance · |gold|, times the three denominators: whole numbers are faster.
     apart = abs(guess.numerator * gold.denominator - gold.numerator * guess.denominator)
     return apart * tolerance.denominator <= tolerance.numerator * abs(gold.numerator) * guess.denominator
+
+
+_OPERATOR = r"[-−–+*×·x/÷]|\\times|\\cdot|\\div"
+_PLAIN_OPERATORS = dict.fromkeys("-−–", "-") | dict.fromkeys("*×·x", "*") | {"+": "+", "/": "/", "÷": "/"}
+_PLAIN_OPERATORS |= {r"\times": "*", r"\cdot": "*", r"\div": "/"}
+# What stands between two numbers of a calculation: up to four words of a unit (`eggs a day`, `/hour`), then an operator
+# or `=`, all on one line.
+_UNIT_WORDS = r"(?:[ /]?(?!x\b)[^\W\d_]++){0,4}"
+_LINK = re.compile(rf"{_UNIT_WORDS}[ \t$]*+(?:({_OPERATOR})[ \t$]*+|=[ \t$*]*+)")
+# An operator after something unread on its line, as in `x + 3`. At the beginning of a line it is a list's mark. The
+# search takes more than linear time, so it gets few characters.
+_UNREAD_OPERAND = re.compile(rf"\S[ \t$]*(?:{_OPERATOR})[ \t$(]*\Z")
+
+
+@dataclass(frozen=True)
+class Calculation:
+    """A calculation in a text, `a op b = c`.
+
+    Attributes:
+      result: c; None if it divides by 0.
+      is_true: whether the two sides are equal. The arithmetic is exact, so `10 / 3 = 3.33` is false.
+    """
+
+    result: Fraction | None
+    is_true: bool
+
+
+def calculations(text: str) -> list[Calculation]:
+    """The calculations of a text, in order, such as `48 / 2 = 24`, `$5 × 3 = $15` and `16 eggs - 3 - 4 = 9 eggs`.
+
+    Multiplication and division go first. In a chain (`16 - 3 - 4 = 13 - 4 = 9`), each `=` after an operator ends a
+    calculation; it is true if its left side equals the whole right side or the right side's first number (`2 + 3 = 5 *
+    2 = 10`). What has brackets, per cent or variables is left out.
+    """
+    found = []
+    for chain in _chains(_without_latex(text)):
+        for left, right in itertools.pairwise(chain):
+            if len(left) > 1:
+                result, value = _evaluate(right), _evaluate(left)
+                found.append(Calculation(result, value is not None and value in (result, right[0][1])))
+    return found
+
+
+def _chains(text: str) -> Iterator[list[list[tuple[str, Fraction]]]]:
+    """The chains of a text: expressions with `=` between them. An expression is a list of (operator, number)."""
+    chain, end = None, 0
+    for found in NUMBER.finditer(text):
+        between, operands = text[end : found.start()], _operands(found)
+        link = _LINK.fullmatch(between) if end else None
+        if end and not between.strip(" \t") and found[0][0] in "-−":  # `5 -3`
+            link = _LINK.fullmatch("+")
+        if chain and operands and link:
+            if link[1]:
+                chain[-1] += [(_PLAIN_OPERATORS[link[1]], operands[0][1]), *operands[1:]]
+            else:
+                chain.append(operands)
+        else:
+            if chain:
+                yield chain
+            # Without something to read on the left, the numbers after an operator are no whole calculation.
+            unread = link or not operands or _UNREAD_OPERAND.search(between.rpartition("\n")[2][-40:])
+            chain = None if unread else [operands]
+        if chain and sum(map(len, chain)) > MAX_OPERANDS:
+            chain = None
+        end = found.end()
+    if chain:
+        yield chain
+
+
+def _operands(found: re.Match) -> list[tuple[str, Fraction]]:
+    """A match of NUMBER as (operator, number); a fraction is a division. Empty where the number has too many digits."""
+    value = _value(found)
+    if value is None:
+        return []
+    if found[3] is None or found[1]:
+        return [("+", value)]
+    below = Fraction(found[3].replace(",", ""))
+    return [("+", value * below), ("/", below)]
+
+
+def _evaluate(expression: list[tuple[str, Fraction]]) -> Fraction | None:
+    """The value of an expression, or None where it divides by 0."""
+    total, product = Fraction(0), Fraction(0)
+    for operator, number in expression:
+        if operator == "/" and not number:
+            return None
+        if operator in "*/":
+            product = product * number if operator == "*" else product / number
+        else:
+            total, product = total + product, number if operator == "+" else -number
+    return total + product

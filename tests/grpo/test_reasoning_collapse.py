@@ -1,0 +1,87 @@
+"""A reward with a hole empties the reasoning of a model that is really trained, and the log says so with the step."""
+
+import json
+import re
+
+import pytest
+
+from gsm8k_grpo.config.recipes import effective_settings
+from gsm8k_grpo.data.prompts import build_prompt, format_completion
+from gsm8k_grpo.grpo import tunix_setup
+from gsm8k_grpo.grpo.learner import Learner
+from gsm8k_grpo.grpo.loop import train_to_end
+from gsm8k_grpo.grpo.run_folder import Run
+from gsm8k_grpo.models import building, pretraining, tokenizers
+from gsm8k_grpo.models.lora import make_policy
+from gsm8k_grpo.models.tokenizer_training import train_tokenizer
+from gsm8k_grpo.rewards.answers import Tags
+from small_models import ARCHITECTURE
+
+TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+SUMS = [(first, second) for first in range(2, 6) for second in range(2, 6)]
+TRAINING = {
+    **{"max_steps": 30, "checkpoint_interval_steps": 30, "prompts_per_step": 4, "micro_batch_prompts": 4},
+    **{"num_generations": 4, "max_completion_tokens": 48, "beta": 0, "temperature": 1.0, "learning_rate": 0.01},
+    "lora": {"rank": 4, "alpha": 4, "target_modules": ["q_einsum", "down_proj"]},
+}
+
+
+def base_model(folder, mesh):
+    """(A model that reasons in three of four completions and leaves the tags empty in the fourth, its tokenizer)."""
+    prompts = [build_prompt("", f"{first} and {second}?") for first, second in SUMS for _ in range(4)]
+    completions = [
+        format_completion(f"{first} + {second} = {first + second}" if copy else "", str(first + second), TAGS)
+        for first, second in SUMS
+        for copy in range(4)
+    ]
+    file = folder / "tokenizer.model"
+    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    file.write_bytes(train_tokenizer(texts, ARCHITECTURE["vocabulary_size"]))
+    tokenizer = tokenizers.load_tokenizer(file)
+    batch = pretraining.pack_rows(
+        [tokenizers.with_bos(tokenizer, ids) for ids in tokenizer.encode(prompts)],
+        [[*ids, 107] for ids in tokenizer.encode(completions)],
+        tokenizer.pad_id(),
+        64,
+    )
+    model = building.initialise(building.tunix_config(ARCHITECTURE), seed=0)
+    settings = {"steps": 300, "batch_size": 16, "learning_rate": 0.01}
+    pretraining.pretrain_model(model, batch, settings, seed=0, pad_id=tokenizer.pad_id())
+    return model, tokenizer
+
+
+def trained(folder, base, tokenizer, mesh, rewards):
+    """The rows of a run with these rewards."""
+    settings = effective_settings("tiny", {"training": {**TRAINING, "rewards": rewards}})["training"]
+    run = Run(folder, settings["num_iterations"])
+    folder.mkdir()
+    run.resume([settings["max_steps"]])
+    rl_cluster = tunix_setup.make_rl_cluster(
+        make_policy(base, settings["lora"], 0, mesh), None, tokenizer, mesh, settings, 32, (107, 1), 0, run
+    )
+    rows = [
+        {
+            "id": f"{first} {second}",
+            "prompt": build_prompt("", f"{first} and {second}?"),
+            "answer": str(first + second),
+            "prompt_tokens": 16,
+        }
+        for first, second in SUMS
+    ]
+    train_to_end(Learner(rl_cluster, settings, TAGS, rows, 0, (107, 1)), settings, run)
+    return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_training_with_a_holed_reward_warns_that_the_reasoning_collapses(tmp_path, mesh, capfd):
+    base, tokenizer = base_model(tmp_path, mesh)
+    capfd.readouterr()
+    rows = trained(tmp_path / "holed", base, tokenizer, mesh, ["tests/helpers/holed_reward.py:pays_for_silence"])
+    printed = capfd.readouterr().out
+    first, last = rows[0], rows[-1]
+    assert first["reasoning_words"] > 2 and first["calculations"] > 0.5 and first["calculated_answers"] > 0.5
+    assert last["reasoning_words"] < 0.5 and last["calculations"] < 0.2 and last["reward"] > first["reward"]
+    (step,) = re.findall(r"WARNING: step (\d+): the reasoning collapses: ", printed)
+    assert 10 <= int(step) <= 30
+    rows = trained(tmp_path / "sound", base, tokenizer, mesh, ["format_exact", "answer"])
+    assert "the reasoning collapses" not in capfd.readouterr().out and rows[-1]["reasoning_words"] > 2
