@@ -58,6 +58,12 @@ def _all_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
             f"{samples} greedy completions of a prompt are all the same; set evaluation.temperature above 0",
         )
     yield from _training_conflicts(training)
+    for index, value in enumerate(settings["published"]["values"] if settings["published"] else []):
+        for key in ("base", "trained"):
+            counts = value[key]
+            if isinstance(counts, Mapping) and counts["correct"] > counts["n"]:
+                where = f"published.values.{index}.{key}.correct"
+                yield where, f"{counts['correct']} are more than the {counts['n']} rows of n"
     if (tag := Tags(**settings["prompt"]["tags"]).find_overlap()) is not None:
         yield "prompt.tags", f"the tag {tag!r} is a part of another tag; choose four that do not contain each other"
 
@@ -138,12 +144,6 @@ def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
     interval = training["checkpoint_interval_steps"]
     if interval > steps:
         yield "training.checkpoint_interval_steps", f"{interval} lies beyond the last step (max_steps {steps})"
-    if training["num_generations"] == 2 and training["advantage_estimator"] == "grpo":
-        yield (
-            "training.advantage_estimator",
-            "with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into ± 0.707; use rloo or drgrpo, or "
-            "more generations",
-        )
     if training["lora"] and training["lora"]["dropout"] and training["num_iterations"] > 1:
         yield (
             "training.lora.dropout",
@@ -151,7 +151,7 @@ def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
             "num_iterations to 1",
         )
     schedule = training["schedule_steps"]
-    if schedule and schedule < steps:
+    if schedule and schedule < steps and not training["final_learning_rate_fraction"]:
         yield (
             "training.schedule_steps",
             f"{schedule} is less than max_steps {steps}: the steps after it would have a learning rate of 0",

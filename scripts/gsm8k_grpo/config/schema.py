@@ -13,7 +13,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.blocks_inputs import Dataset, Mesh, Model, Prompt
 from gsm8k_grpo.config.blocks_results import Evaluation, Preflight, Published, Report
 from gsm8k_grpo.config.blocks_training import Training
-from gsm8k_grpo.config.fields import DISTINCT, PATTERNS, Block, Seed, nested_block
+from gsm8k_grpo.config.fields import DISTINCT, PATTERNS, Block, Name, Seed, nested_block
 
 
 class Settings(Block):
@@ -32,6 +32,8 @@ class Settings(Block):
     seeds: Annotated[list[Seed], *DISTINCT] | None = None
     """Several seeds, [0, 1, 2], run each recipe once a seed, as RECIPE-seed-0 and so on, and report mean and interval
     over them (results/RECIPE/seeds.json). null runs it once, with `seed`."""
+    extends: Name | None = None
+    """In a recipe's file: the name of another recipe, over which this one goes. null is config.yaml alone."""
     platform: Literal["cpu", "tpu", "cuda"] = "cpu"
     """Which environment of envs/ the rules get with `--sdm conda`."""
     mesh: Mesh = Mesh()
@@ -44,7 +46,8 @@ class Settings(Block):
     report: Report = Report()
     published: Published | None = None
     """What the recipe's origin published, shown beside what came out here: `text`, `source`, `conditions` (how they
-    differ from this run's) and `values`, a list of {metric, base, trained, difference}. null is nothing."""
+    differ from this run's) and `values`, a list of {metric, base, trained, difference}. A rate with counts,
+    {correct: 58, n: 400}, gets an interval. null is nothing."""
 
 
 POWER_OF_TEN = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+")
