@@ -12,7 +12,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.config.recipes import effective_settings
-from gsm8k_grpo.report import numbers, page
+from gsm8k_grpo.report import numbers, page, run_summary, sentences
 from gsm8k_grpo.report.page import render_page
 from gsm8k_grpo.report.run_summary import summarise_run
 from report_page import packed
@@ -140,3 +140,25 @@ def test_the_command_names_recipe_and_seed():
     dirty = {"provenance": {"commit": None, "dirty": True}}
     assert page.command(alone | {"training": dirty}).splitlines()[0] == "# (tracked files differed from that commit)"
     assert page.command(alone | {"training": None}).endswith("--config recipes=other")
+
+
+def test_published_counts_are_shown_with_their_intervals(tmp_path):
+    """Of gemma3-1b-working-out: a gain of 33 of 1,319 rows, which may be none."""
+    recipe = effective_settings("gemma3-1b-working-out", {})
+    (row,) = run_summary.published_rows(recipe["published"])
+    change = row["difference"]
+    assert change["value"] == pytest.approx(33 / 1319) and change["low"] < 0 < change["high"]
+    synthetic.make(tmp_path, "one", 12, 10, published=recipe["published"])
+    html = render_page(tmp_path, ["one"], [])
+    (shown,) = re.findall(r'<div class="published">.*?</div>\s*(<p>.*?</p>)', html, re.DOTALL)
+    assert shown == (
+        f"<p>The published change of {numbers.points(change['value'])} points ({numbers.interval_ends(change)}) has an "
+        "interval that contains 0: it may be no change.</p>"
+    )
+    for rate in (row["base"], row["trained"]):
+        assert f'{numbers.percent(rate["value"])}<br><span class="soft">{numbers.tenth(rate["low"])}–' in html
+    clear = {"correct": 900, "n": 1319}
+    (row,) = run_summary.published_rows({"values": [recipe["published"]["values"][0] | {"trained": clear}]})
+    assert sentences.published_change(row).endswith("has an interval that leaves out 0.")
+    (row,) = run_summary.published_rows({"values": [recipe["published"]["values"][0] | {"base": None}]})
+    assert row["difference"] is None and sentences.published_change(row) == ""

@@ -31,7 +31,7 @@ STYLES = ("vendor/uPlot.min.css", "report.css")
 FILTERS = (
     *(numbers.percent, numbers.tenth, numbers.points, numbers.interval_ends, numbers.p_value, numbers.decimals),
     *(numbers.count, numbers.duration, size_text, numbers.plural, numbers.published_rate),
-    *(numbers.shorten_visible, sentences.verdict, sentences.seeds_verdict),
+    *(numbers.shorten_visible, sentences.verdict, sentences.seeds_verdict, sentences.published_change),
 )
 
 
