@@ -37,7 +37,7 @@ def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, s
         f"base_model {name}"
         for name in (
             "gemma2-2b-reasoning-miniature",
-            "minigrpo-fast-miniature",
+            "minigrpo-fast-as-published-miniature",
             "minigrpo-slow-miniature",
             "tiny",
         )
