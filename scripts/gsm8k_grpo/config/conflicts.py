@@ -47,6 +47,7 @@ def _all_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
     yield from _architecture_conflicts(shape, training["lora"]["target_modules"] if training["lora"] else [])
     yield from mesh_conflicts(settings)
     yield from _row_conflicts(settings)
+    yield from _published_conflicts(settings["published"])
     for block in ("training", "evaluation"):
         top_k = settings[block]["top_k"]
         if top_k and top_k > shape["vocabulary_size"]:
@@ -58,12 +59,6 @@ def _all_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
             f"{samples} greedy completions of a prompt are all the same; set evaluation.temperature above 0",
         )
     yield from _training_conflicts(training)
-    for index, value in enumerate(settings["published"]["values"] if settings["published"] else []):
-        for key in ("base", "trained"):
-            counts = value[key]
-            if isinstance(counts, Mapping) and counts["correct"] > counts["n"]:
-                where = f"published.values.{index}.{key}.correct"
-                yield where, f"{counts['correct']} are more than the {counts['n']} rows of n"
     if (tag := Tags(**settings["prompt"]["tags"]).find_overlap()) is not None:
         yield "prompt.tags", f"the tag {tag!r} is a part of another tag; choose four that do not contain each other"
 
@@ -135,6 +130,15 @@ def _row_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
     if dataset["train_rows"] and prompts > dataset["train_rows"] - dev_rows:
         train_rows = dataset["train_rows"] - dev_rows
         yield "training.prompts_per_step", f"{prompts} prompts are more than the {train_rows} rows to train on"
+
+
+def _published_conflicts(published: Mapping | None) -> Iterator[tuple[str, str]]:
+    for index, value in enumerate(published["values"] if published else []):
+        for key in ("base", "trained"):
+            counts = value[key]
+            if isinstance(counts, Mapping) and counts["correct"] > counts["n"]:
+                where = f"published.values.{index}.{key}.correct"
+                yield where, f"{counts['correct']} are more than the {counts['n']} rows of n"
 
 
 def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
