@@ -36,7 +36,9 @@ def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, s
     assert takes_over == {
         f"base_model {name}"
         for name in (
+            "gemma2-2b-reasoning-as-published-miniature",
             "gemma2-2b-reasoning-miniature",
+            "gemma3-1b-working-out-as-published-miniature",
             "minigrpo-fast-as-published-miniature",
             "minigrpo-slow-miniature",
             "tiny",
