@@ -14,6 +14,7 @@ from pathlib import Path
 from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
 from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.grpo import health
 from gsm8k_grpo.grpo.artifacts import write_artifacts
 from gsm8k_grpo.grpo.checkpoint_names import checkpoint_steps
 from gsm8k_grpo.grpo.run_folder import Run
@@ -65,6 +66,8 @@ def _train(model_folder: Path, architecture: Mapping | str, settings: Mapping, r
     """Trains from the run's newest checkpoint to the end."""
     training_settings = settings["training"]
     print(f"{len(rows)} prompts, {training_settings['max_steps']} steps", flush=True)
+    for warning in health.settings_warnings(training_settings):
+        print(f"WARNING: {warning}", flush=True)
     jax_setup.configure_jax()
     from gsm8k_grpo.common.process_memory import memory_used
     from gsm8k_grpo.grpo.loop import train_to_end

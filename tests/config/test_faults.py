@@ -126,11 +126,20 @@ FAULTS = {
     "a handle with a line's end": ({"dataset": {"handle": "a/b\n"}}, "dataset.handle: expected OWNER/NAME, found"),
     "a published range of three": (
         {"published": {"text": "x", "source": "x", "conditions": "x", "values": [{**RATE, "base": [0.1, 0.2, 0.3]}]}},
-        "published.values.0.base: expected a number or a list of at most 2, found [0.1, 0.2, 0.3]",
+        "published.values.0.base: expected a number or a list of at most 2 or keys and values, found [0.1, 0.2, 0.3]",
     ),
     "a published rate above one": (
         {"published": {"text": "x", "source": "x", "conditions": "x", "values": [{**RATE, "base": [0.1, 2]}]}},
         "published.values.0.base.1: expected at most 1, found 2",
+    ),
+    "more published answers than rows": (
+        {
+            "published": {
+                **dict.fromkeys(("text", "source", "conditions"), "x"),
+                "values": [RATE, {**RATE, "trained": {"correct": 5, "n": 4}}],
+            }
+        },
+        "published.values.1.trained.correct: 5 are more than the 4 rows of n",
     ),
     "a published rate in part": (
         {"published": {"text": "x", "source": "x", "conditions": "x", "values": [{"metric": "answer_accuracy"}]}},
@@ -206,9 +215,14 @@ FAULTS = {
         {"mesh": {"fsdp": 3}, "training": {"num_generations": 3}},
         "mesh.fsdp: 3 does not divide the 128 embed_dim; with these settings it can be 1, 2, 4, 8",
     ),
-    "a group whose gaps are lost": (
-        {"training": {"num_generations": 2}},
-        "training.advantage_estimator: with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into",
+    "another recipe below": ({"extends": "tiny"}, "extends: only the recipe's file can set it, not the command line"),
+    "a layout without the question": (
+        {"prompt": {"layout": "{system}\n\nQuestion:"}},
+        "prompt.layout: expected text with {system} and then {question}, found ",
+    ),
+    "a layout with another field": (
+        {"prompt": {"layout": "{system} {question} {answer}"}},
+        "prompt.layout: expected text with {system} and then {question}, found ",
     ),
     "a ratio of noise": (
         {"training": {"num_iterations": 2, "lora": {"dropout": 0.1}}},

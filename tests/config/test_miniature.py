@@ -7,22 +7,46 @@ from gsm8k_grpo.config.merging import merge
 from gsm8k_grpo.config.recipes import effective_settings, load_selected, runs_by_recipe
 from gsm8k_grpo.models.families import family_of
 
-# family, precision, LoRA's rank, alpha and dropout, (G, μ, β, ε), learning rate, temperature
+# What the five systems' descriptions and code state (docs/published-systems.md), where a recipe's comment says nothing
+# else: family, precision, rank, alpha and dropout of LoRA, (G, μ, β, ε), completions of an update, updates,
+# (temperature, top-k, top-p), (peak and last learning rate, updates of warm-up), (b2, weight decay, clipping).
+DEMO = ((0.9, 50, 1.0), (3.0e-6, 0.0, 374), (0.99, 0.1, 0.1))
+TORCH = ((1.0, 50, 1.0), (1.0e-5, 1.0e-5, 0), (0.999, 0.01, None))
 PUBLISHED = {
-    "gemma2-2b-it": ("gemma2", "float32", (64, 64, 0), (4, 1, 0.08, 0.2), 3.0e-6, 0.9),
-    "gemma2-2b-reasoning": ("gemma2", "bfloat16", (64, 64, 0), (16, 3, 0.04, 0.2), 2.0e-6, 0.9),
-    "gemma3-1b-it": ("gemma3", "float32", (64, 64, 0), (4, 1, 0.08, 0.2), 3.0e-6, 0.9),
-    "gemma3-1b-working-out": ("gemma3", "bfloat16", (8, 8, 0), (8, 1, 0.04, 0.2), 5.0e-6, 1.0),
-    "minigrpo-fast": ("qwen2", "bfloat16", (64, 128, 0.1), (2, 1, 0, 0.28), 1.0e-5, 1.0),
-    "minigrpo-slow": ("qwen2", "float32", None, (4, 1, 0.04, 0.28), 1.0e-5, 1.0),
+    "gemma2-2b-it": ("gemma2", "float32", (64, 64, 0), (4, 1, 0.08, 0.2), 8, 3738, *DEMO),
+    "gemma2-2b-reasoning": (
+        *("gemma2", "bfloat16", (64, 64, 0), (16, 3, 0.04, 0.2), 128, 600),
+        *((0.9, None, 0.95), (2.0e-6, 2.0e-7, 40), (0.999, 0.01, 1.0)),
+    ),
+    "gemma2-2b-reasoning-as-published": (
+        *("gemma2", "bfloat16", (64, 64, 0), (16, 3, 0.04, 0.2), 128, 168),
+        *((0.9, None, 0.95), (2.0e-6, 2.0e-7, 40), (0.999, 0.01, 1.0)),
+    ),
+    "gemma3-1b-it": ("gemma3", "bfloat16", (64, 64, 0), (4, 1, 0.08, 0.2), 16, 1869, *DEMO),
+    "gemma3-1b-working-out": (
+        *("gemma3", "bfloat16", (8, 8, 0), (8, 1, 0.001, 0.2), 48, 1162),
+        *((1.0, None, 0.95), (5.0e-6, 0.0, 116), (0.99, 0.1, 0.1)),
+    ),
+    "minigrpo-fast": ("qwen2", "bfloat16", (64, 128, 0.1), (2, 1, 0, 0.28), 16, 100, *TORCH),
+    "minigrpo-fast-as-published": ("qwen2", "bfloat16", (64, 128, 0.1), (2, 1, 0, 0.28), 8, 125, *TORCH),
+    "minigrpo-slow": (
+        *("qwen2", "float32", None, (4, 1, 0.01, 0.2), 16, 100),
+        *((0.3, 50, 1.0), (1.0e-4, 1.0e-4, 0), (0.999, 0.01, None)),
+    ),
 }
-# What a miniature may change of training and evaluation; all else is the recipe's.
+# What a miniature may change of training and evaluation, beside its recipe's `at_miniature_size`.
 SIZES = {
     "training": {
         "max_steps",
         "max_completion_tokens",
         "remat",
         "learning_rate",
+        "final_learning_rate_fraction",
+        "schedule_steps",
+        "warmup_fraction",
+        "adam_b1",
+        "adam_b2",
+        "weight_decay",
         "max_gradient_norm",
         "lora",
         "checkpoint_interval_steps",
@@ -35,29 +59,38 @@ SIZES = {
 def test_a_published_recipe_has_its_published_settings(recipe):
     settings = effective_settings(recipe, {})
     training, lora = settings["training"], settings["training"]["lora"]
+    updates = training["max_steps"] * training["num_iterations"]
+    scheduled = (training["schedule_steps"] or training["max_steps"]) * training["num_iterations"]
+    last = training["final_learning_rate_fraction"] * training["learning_rate"]
     assert PUBLISHED[recipe] == (
         family_of(settings["model"]["architecture"]).name,
         settings["model"]["dtype"],
         lora and (lora["rank"], lora["alpha"], lora["dropout"]),
         tuple(training[name] for name in ("num_generations", "num_iterations", "beta", "epsilon")),
-        training["learning_rate"],
-        training["temperature"],
+        training["prompts_per_step"] * training["num_generations"],
+        updates,
+        tuple(training[name] for name in ("temperature", "top_k", "top_p")),
+        (training["learning_rate"], pytest.approx(last), round(training["warmup_fraction"] * scheduled)),
+        tuple(training[name] for name in ("adam_b2", "weight_decay", "max_gradient_norm")),
     )
 
 
-def test_what_was_published_is_what_the_publications_say_and_nothing_else():
-    """Base, trained and difference of each rate; the other recipes' origins give none."""
+def test_what_was_published_is_what_the_origins_show_and_nothing_else():
+    """Rows that were right before training and after it, of n; the other recipes' origins measure nothing."""
     found = {
         (recipe, row["metric"]): (row["base"], row["trained"], row["difference"])
         for recipe in PUBLISHED
         for row in (effective_settings(recipe, {})["published"] or {"values": []})["values"]
     }
     assert found == {
-        ("gemma3-1b-it", "answer_accuracy"): (None, 0.145, None),
-        ("gemma3-1b-it", "partial_accuracy"): (None, 0.16, None),
-        ("gemma3-1b-it", "format_accuracy"): (None, 0.46, None),
-        ("gemma3-1b-working-out", "answer_accuracy"): (None, None, 0.025),
-        ("minigrpo-fast", "answer_accuracy"): ([0.10, 0.15], [0.30, 0.35], None),
+        ("gemma3-1b-it", "answer_accuracy"): ({"correct": 58, "n": 400}, None, None),
+        ("gemma3-1b-it", "partial_accuracy"): ({"correct": 64, "n": 400}, None, None),
+        ("gemma3-1b-it", "format_accuracy"): ({"correct": 185, "n": 400}, None, None),
+        ("gemma3-1b-working-out", "answer_accuracy"): (
+            {"correct": 696, "n": 1319},
+            {"correct": 729, "n": 1319},
+            None,
+        ),
     }
 
 
@@ -74,8 +107,9 @@ def test_a_miniature_is_small_and_still_its_recipe(recipe):
     assert small["model"]["dtype"] == large["model"]["dtype"]
     assert small["prompt"]["tags"] == large["prompt"]["tags"] == small["model"]["pretraining"]["tags"]
     for block, sizes in SIZES.items():
-        kept = large[block].keys() - sizes
+        kept = large[block].keys() - sizes - large["at_miniature_size"].get(block, {}).keys()
         assert {key: small[block][key] for key in kept} == {key: large[block][key] for key in kept}
+    assert (small["prompt"]["layout"], small["dataset"]["shuffle_seed"]) == (None, None)
     if large["training"]["lora"]:
         lora, published = small["training"]["lora"], large["training"]["lora"]
         assert lora["alpha"] / lora["rank"] == published["alpha"] / published["rank"]

@@ -10,6 +10,8 @@ from gsm8k_grpo.data import gsm8k, sources
 from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
+SHUFFLED = (3, 0, 7, 2, 4, 6, 1, 5, 8)  # nine rows, `datasets` 5.2.0
+
 
 def test_a_published_row_is_normalised():
     row = {"question": "How many?", "answer": "He sells 2*500=$<<2*500=1000>>1000.\n#### 1,000", "extra": 1}
@@ -125,3 +127,16 @@ def test_local_rows_are_compared_with_gsm8k_and_shared_questions_are_a_warning(t
     files.write_jsonl(tmp_path / "test.jsonl", [{"question": "9?", "answer": "#### 9"}])
     sources.jsonl({"path": tmp_path}, None)
     assert "WARNING" not in capsys.readouterr().out
+
+
+def test_rows_are_shuffled_before_they_are_limited(tmp_path):
+    rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(9)]
+    for split in ("train", "test"):
+        files.write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    chosen = {"source": "jsonl", "path": tmp_path, "train_rows": 6, "test_rows": None, "shuffle_seed": 42}
+    found, _ = sources.load_rows(chosen, None)
+    kept, _ = sources.load_rows(chosen | {"shuffle_seed": None}, None)
+    # The order of `Dataset.from_list(rows).shuffle(seed=42)`.
+    assert [row["id"] for row in found["test"]] == [f"test-{n:05d}" for n in SHUFFLED]
+    assert [row["id"] for row in found["train"]] == [f"train-{n:05d}" for n in SHUFFLED[:6]]
+    assert [row["answer"] for row in kept["train"]] == list("012345")

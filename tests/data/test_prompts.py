@@ -26,6 +26,16 @@ def test_braces_and_dollars_in_a_question_stay_unchanged():
     assert "Use {braces}.\n\n" in build_prompt("Use {braces}.", "q")
 
 
+def test_a_layout_goes_in_place_of_the_chat_template():
+    layout = "{system}\n\nQuestion: {question}\nSolution:"
+    assert (
+        build_prompt(" Use {x}. ", "{y} {system}?", layout=layout) == "Use {x}.\n\nQuestion: {y} {system}?\nSolution:"
+    )
+    settings = {"system": "Reason.", "layout": layout, "max_tokens": 60}
+    kept, _ = build_prompts([{"id": "a", "question": "Why?", "answer": "1"}], "dev", settings, GEMMA, len)
+    assert kept[0]["prompt"] == "Reason.\n\nQuestion: Why?\nSolution:"
+
+
 def test_the_completion_asked_for_has_the_format_and_reads_as_its_answer():
     text = format_completion("16-3=13", "13", TAGS)
     assert text == "<reasoning>16-3=13</reasoning>\n<answer>13</answer>"
@@ -46,7 +56,7 @@ def test_a_prompt_keeps_the_gold_answer_in_the_data_sets_writing():
 
 def test_long_prompts_are_left_out_and_listed():
     rows = [{"id": question, "question": question, "answer": "1"} for question in ("a", "b" * 9)]
-    settings = {"system": "", "max_tokens": 60}
+    settings = {"system": "", "layout": None, "max_tokens": 60}
     kept, summary = build_prompts(rows, "dev", settings, GEMMA, len)
     prompt = build_prompt("", "a")
     assert kept == [{"id": "a", "prompt": prompt, "answer": "1", "prompt_tokens": len(prompt)}]

@@ -25,6 +25,24 @@ def test_wilson_intervals_of_newcombe_1998(successes, n, low, high):
     assert (rate["low"], rate["high"]) == pytest.approx((low, high), abs=5e-5)
 
 
+@pytest.mark.parametrize(
+    ("after", "before", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((6, 7), (2, 7), 0.0582, 0.8062),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((0, 10), (0, 20), -0.1611, 0.2775),
+        ((10, 10), (0, 10), 0.6075, 1.0),
+    ],
+)
+def test_independent_differences_of_newcombe_1998(after, before, low, high):
+    """Newcombe (1998), Statistics in Medicine 17, 873-890, table II, method 10."""
+    found = stats.independent_difference(stats.wilson_rate(*before), stats.wilson_rate(*after))
+    assert found["value"] == pytest.approx(after[0] / after[1] - before[0] / before[1])
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=5e-5)
+
+
 @given(st.integers(0, 2000), st.integers(1, 2000))
 def test_an_interval_contains_its_rate_and_ends_at_0_and_1_exactly(successes, n):
     successes = min(successes, n)

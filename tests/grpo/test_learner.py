@@ -4,6 +4,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from hypothesis import given
@@ -16,7 +17,7 @@ from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.groups import Group
 from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.micro_batches import make_micro_batches
-from gsm8k_grpo.grpo.optimizer import learning_rate_schedule
+from gsm8k_grpo.grpo.optimizer import GRADIENT_NORM, learning_rate_schedule, make_optimizer
 from gsm8k_grpo.grpo.row_order import batch_rows, replacement_rows
 from gsm8k_grpo.grpo.run_folder import Run
 from gsm8k_grpo.models import building, log_probs, storage
@@ -54,6 +55,7 @@ def test_the_rate_rises_over_a_tenth_of_the_updates_and_falls_to_zero(iterations
     schedule = learning_rate_schedule(
         {
             "learning_rate": 2.0,
+            "final_learning_rate_fraction": 0,
             "warmup_fraction": 0.1,
             "max_steps": 100,
             "schedule_steps": None,
@@ -65,11 +67,36 @@ def test_the_rate_rises_over_a_tenth_of_the_updates_and_falls_to_zero(iterations
 
 
 def test_a_longer_run_of_the_same_schedule_has_the_same_first_steps():
-    base = {"learning_rate": 2.0, "warmup_fraction": 0.1, "num_iterations": 1}
+    base = {"learning_rate": 2.0, "final_learning_rate_fraction": 0, "warmup_fraction": 0.1, "num_iterations": 1}
     first, longer = (learning_rate_schedule({**base, "max_steps": steps, "schedule_steps": 100}) for steps in (50, 80))
     assert [float(first(step)) for step in range(50)] == [float(longer(step)) for step in range(50)]
     ends = learning_rate_schedule({**base, "max_steps": 50, "schedule_steps": None})
     assert float(ends(49)) < 0.01 < float(first(49))
+
+
+@pytest.mark.parametrize(
+    ("warmup", "fraction", "expected"),
+    [(0.1, 0.1, [0.0, 2.0, 1.1, 0.2, 0.2]), (0, 1.0, [2.0] * 5)],
+    ids=["to a tenth", "constant"],
+)
+def test_the_rate_can_end_above_zero_or_be_constant(warmup, fraction, expected):
+    training = {"learning_rate": 2.0, "final_learning_rate_fraction": fraction, "warmup_fraction": warmup}
+    schedule = learning_rate_schedule({**training, "max_steps": 200, "schedule_steps": 100, "num_iterations": 1})
+    assert [float(schedule(step)) for step in (0, 10, 55, 100, 150)] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("largest", [0.5, None])
+def test_gradients_are_clipped_to_the_norm_or_not_at_all(largest):
+    """AdamW's first moment shows what it gets; the norm that is recorded is the one before clipping."""
+    training = effective_settings("tiny", {"training": {"max_gradient_norm": largest, "weight_decay": 0}})["training"]
+    optimizer = make_optimizer(training)
+    state, gradients = optimizer.init(np.zeros(1, np.float32)), [np.array([g], np.float32) for g in (4.0, 0.5)]
+    for gradient in gradients:
+        _, state = optimizer.update(gradient, state, np.zeros(1, np.float32))
+    assert float(optax.tree.get(state, GRADIENT_NORM)) == 0.5
+    clipped = [min(float(g[0]), largest or np.inf) for g in gradients]
+    moment = 0.9 * 0.1 * clipped[0] + 0.1 * clipped[1]
+    assert float(optax.tree.get(state, "mu")[0]) == pytest.approx(moment, rel=1e-5)
 
 
 def test_replacements_are_other_rows_and_a_function_of_seed_step_and_draw():

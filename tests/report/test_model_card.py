@@ -1,10 +1,13 @@
 """Licence, data and base of the model card follow from the artifacts."""
 
+import json
+
 import pytest
 import yaml
 
 import synthetic
 from gsm8k_grpo.common import files
+from gsm8k_grpo.config.merging import merge, read_yaml
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.models import families
 from gsm8k_grpo.report import model_card
@@ -132,3 +135,14 @@ def test_the_card_of_a_base_from_anywhere(results, origin, architecture, says, l
     assert f"by rewards that read its text ({', '.join(rewards)});" in text  # whichever they are
     assert "datasets:" not in text  # those rows have no hashes of GSM8K's
     assert ("no published weights" in model_card.notice(facts)) == (origin["source"] == "pretrained")
+
+
+def test_the_card_asks_in_the_recipes_layout(results):
+    (path,) = results.glob("one/settings.yaml")
+    settings = read_yaml(path)
+    layout = "{system}\n\nQuestion: {question}\nSolution:"
+    for written, says in ((layout, True), (None, False)):
+        files.write_text(path, yaml.safe_dump(merge(settings, {"prompt": {"layout": written}})))
+        text = model_card.render(model_card.facts(results, "one"), EXPORT)
+        assert (f"prompt = {json.dumps(layout)}.format(system=system, question=question)" in text) == says
+        assert ("apply_chat_template" in text) != says

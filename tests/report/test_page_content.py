@@ -15,6 +15,7 @@ from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.evaluation.artifacts import read_metrics
 from gsm8k_grpo.evaluation.seeds import summarise_seeds
 from gsm8k_grpo.report import numbers, page
+from gsm8k_grpo.report import numbers, page, run_summary, sentences
 from gsm8k_grpo.report.page import render_page
 from gsm8k_grpo.report.run_summary import summarise_run
 from report_page import packed
@@ -243,3 +244,25 @@ def test_controls_belong_to_the_run_of_their_seed(tmp_path):
     for seed in (0, 1):
         table = html[html.index(f'id="one-seed-{seed}-controls"') :].split("</table>")[0]
         assert re.findall(r'href="#([\w-]+)"', table) == [f"one-control-random-seed-{seed}"]
+
+
+def test_published_counts_are_shown_with_their_intervals(tmp_path):
+    """Of gemma3-1b-working-out: a gain of 33 of 1,319 rows, which may be none."""
+    recipe = effective_settings("gemma3-1b-working-out", {})
+    (row,) = run_summary.published_rows(recipe["published"])
+    change = row["difference"]
+    assert change["value"] == pytest.approx(33 / 1319) and change["low"] < 0 < change["high"]
+    synthetic.make(tmp_path, "one", 12, 10, published=recipe["published"])
+    html = render_page(tmp_path, ["one"], [])
+    (shown,) = re.findall(r'<div class="published">.*?</div>\s*(<p>.*?</p>)', html, re.DOTALL)
+    assert shown == (
+        f"<p>The published change of {numbers.points(change['value'])} points ({numbers.interval_ends(change)}) has an "
+        "interval that contains 0: it may be no change.</p>"
+    )
+    for rate in (row["base"], row["trained"]):
+        assert f'{numbers.percent(rate["value"])}<br><span class="soft">{numbers.tenth(rate["low"])}–' in html
+    clear = {"correct": 900, "n": 1319}
+    (row,) = run_summary.published_rows({"values": [recipe["published"]["values"][0] | {"trained": clear}]})
+    assert sentences.published_change(row).endswith("has an interval that leaves out 0.")
+    (row,) = run_summary.published_rows({"values": [recipe["published"]["values"][0] | {"base": None}]})
+    assert row["difference"] is None and sentences.published_change(row) == ""

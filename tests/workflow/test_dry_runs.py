@@ -34,7 +34,15 @@ def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, s
     takes_over = {job for job, about in jobs.items() if "base_model" in job and "results/models/" in str(about.input)}
     # Of each way to pretrain (three families, and Gemma 3 in two kinds of tags), the first recipe pretrains.
     assert takes_over == {
-        f"base_model {name}" for name in ("gemma2-2b-reasoning-miniature", "minigrpo-slow-miniature", "tiny")
+        f"base_model {name}"
+        for name in (
+            "gemma2-2b-reasoning-as-published-miniature",
+            "gemma2-2b-reasoning-miniature",
+            "gemma3-1b-working-out-as-published-miniature",
+            "minigrpo-fast-as-published-miniature",
+            "minigrpo-slow-miniature",
+            "tiny",
+        )
     }
 
 

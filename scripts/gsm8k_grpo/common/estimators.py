@@ -113,7 +113,7 @@ def k3(log_ratio: Any) -> Any:
 
 
 # log r = log π_ref − log π of sampled tokens, a JAX array → Schulman's estimates of their KL(policy ‖ reference). k1 =
-# −log r, Tunix's default, is not here: as a loss it has no gradient in expectation.
+# −log r, the default of Tunix 0.1.7, is not here: as a loss it has no gradient in expectation.
 KL_ESTIMATORS: dict[str, Callable[[Any], Any]] = {"k2": k2, "k3": k3}
 
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from gsm8k_grpo.config.fields import (
     DATASET_HANDLE,
+    LAYOUT,
     Block,
     Count,
     Devices,
@@ -55,6 +56,9 @@ class Dataset(Block):
     """How many test rows to use, from the beginning; null is all. Source generated needs a number."""
     seed: Seed = 0
     """Seed of generated problems."""
+    shuffle_seed: Seed | None = None
+    """Shuffles the rows of each split before train_rows and test_rows are taken, in the order of Hugging Face's
+    `datasets` with this seed; null keeps their order."""
 
 
 class Tags(Block):
@@ -164,6 +168,9 @@ class Prompt(Block):
     )
     """Goes before the question. Gemma has no system role and gets it in the first user turn; Qwen gets a system
     message."""
+    layout: Annotated[str, Field(pattern=LAYOUT)] | None = None
+    """The whole prompt as text with {system} and {question}, without chat turns. null is the chat template of the
+    model's family."""
     tags: Tags = Tags()
     """The output format. Rewards ask for it, and evaluation reads it."""
     reasoning: Reasoning = Reasoning()

@@ -83,8 +83,18 @@ Rate = Annotated[float, Field(ge=-1, le=1), AS_WRITTEN]
 RateOrRange = Rate | Annotated[list[Rate], Field(min_length=2, max_length=2)] | None
 
 
+class PublishedCount(Block):
+    """A published rate as counts: the report gives it an interval."""
+
+    correct: CountOrZero
+    """Rows that count."""
+    n: Count
+    """All rows."""
+
+
 class PublishedRate(Block):
-    """One published rate: a share from 0 to 1, a range [low, high] of shares, or null where nothing was stated."""
+    """One published rate: a share from 0 to 1, a range [low, high] of shares, counts {correct, n}, or null where
+    nothing was stated."""
 
     metric: Literal[
         "answer_accuracy",
@@ -96,12 +106,12 @@ class PublishedRate(Block):
         "format_accuracy",
     ]
     """The rate of metrics.json that it stands beside."""
-    base: RateOrRange
+    base: RateOrRange | PublishedCount
     """Before training."""
-    trained: RateOrRange
+    trained: RateOrRange | PublishedCount
     """After training."""
     difference: RateOrRange
-    """Between the two."""
+    """Between the two. Where both are counts, the report computes it."""
 
 
 class Published(Block):

@@ -15,6 +15,7 @@ from gsm8k_grpo.config.fields import (
     CountOrZero,
     Positive,
     PositiveOrZero,
+    Share,
     ShareAboveZero,
     ShareBelowOne,
     Text,
@@ -48,8 +49,8 @@ class Training(Block):
     """GRPO with LoRA."""
 
     max_steps: Count = 3738
-    """Steps of the whole run. One epoch of 7,473 - 500 rows is 3,486 steps of 2 prompts; the published run made 3,738
-    over all rows."""
+    """Steps of the whole run. One epoch of 7,473 - 500 rows is 3,486 steps of 2 prompts; the demo that this follows
+    has 3,738, one epoch of all rows."""
     prompts_per_step: Count = 2
     """Prompts of one update."""
     micro_batch_prompts: Count = 2
@@ -61,14 +62,14 @@ class Training(Block):
     """G: completions sampled for each prompt. Advantages are relative to this group, so a group of one has none."""
     advantage_estimator: Literal[tuple(estimators.ADVANTAGE_ESTIMATORS)] = "grpo"
     """How a group's rewards r become advantages.
-    - grpo: (r - mean) / standard deviation, as published (DeepSeekMath). With G = 2 it is refused: it would turn any
-      gap into ± 0.707.
+    - grpo: (r - mean) / standard deviation, as published (DeepSeekMath). With G = 2 it turns any gap into ± 0.707,
+      of which the run and its report warn.
     - rloo: r - mean of the others.
     - drgrpo: r - mean, so that groups that differ little weigh little."""
     loss_aggregation: Literal[tuple(estimators.LOSS_AGGREGATIONS)] = "sequence"
     """What weighs the same in the loss of a mini-batch, however the batch is split.
-    - sequence: each completion (DeepSeekMath, eq. 3).
-    - token: each token (DAPO).
+    - sequence: each completion (DeepSeekMath, eq. 3; Tunix from 0.1.4).
+    - token: each token (DAPO; Tunix up to 0.1.3).
     - constant: each token too, but sums are divided by a constant length, so that long wrong answers gain nothing (Dr.
       GRPO)."""
     dynamic_sampling_draws: CountOrZero = 0
@@ -79,8 +80,9 @@ class Training(Block):
     beta: PositiveOrZero = 0.08
     """β: weight of the KL penalty against the base model. 0 needs no reference model and no reference pass."""
     kl_estimator: Literal[tuple(estimators.KL_ESTIMATORS)] = "k3"
-    """Schulman's estimator of the KL penalty. (Tunix's default, k1 as a loss, has no gradient.)
-    - k3: GRPO was published with it (DeepSeekMath, eq. 4), so published β mean the same here.
+    """Schulman's estimator of the KL penalty. (The default of Tunix 0.1.7, k1 as a loss, has no gradient.)
+    - k3: GRPO was published with it (DeepSeekMath, eq. 4), and TRL and Tunix up to 0.1.6 compute it. So published β
+      mean the same here.
     - k2: its gradient is that of the exact KL."""
     epsilon: Annotated[float, Field(gt=0, lt=1), AS_WRITTEN] = 0.2
     """ε: clipping range of the probability ratio."""
@@ -117,10 +119,12 @@ class Training(Block):
     """The control that takes the place of the rewards. The setting `controls` makes a run of each beside the recipe's
     own. null is none."""
     learning_rate: Positive = 3.0e-6
-    """Peak of AdamW's learning rate. It rises linearly, then falls to 0 along a cosine."""
+    """Peak of AdamW's learning rate. It rises linearly, then falls along a cosine."""
+    final_learning_rate_fraction: Share = 0
+    """Where the learning rate ends, as a share of its peak. With 1, and warmup_fraction 0, it is constant."""
     schedule_steps: Count | None = None
-    """Step at which the learning rate is 0. null is max_steps: then another max_steps is another run. With a number, a
-    larger max_steps continues the same run."""
+    """Step at which the learning rate has fallen. null is max_steps: then another max_steps is another run. With a
+    number, a larger max_steps continues the same run."""
     warmup_fraction: Annotated[float, Field(ge=0, le=0.9), AS_WRITTEN] = 0.1
     """Share of the updates over which the learning rate rises."""
     adam_b1: ShareBelowOne = 0.9
@@ -129,8 +133,8 @@ class Training(Block):
     """AdamW's decay of the second moment."""
     weight_decay: PositiveOrZero = 0.1
     """AdamW's weight decay."""
-    max_gradient_norm: Positive = 0.1
-    """Gradients are clipped to this global norm."""
+    max_gradient_norm: Positive | None = 0.1
+    """Gradients are clipped to this global norm; null clips none."""
     lora: Lora | None = Lora()
     """Low-rank adapters. null trains all weights, and keeps a second model for the KL penalty."""
     checkpoint_interval_steps: Count = 500

@@ -47,6 +47,7 @@ def _all_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
     yield from _architecture_conflicts(shape, training["lora"]["target_modules"] if training["lora"] else [])
     yield from mesh_conflicts(settings)
     yield from _row_conflicts(settings)
+    yield from _published_conflicts(settings["published"])
     for block in ("training", "evaluation"):
         top_k = settings[block]["top_k"]
         if top_k and top_k > shape["vocabulary_size"]:
@@ -135,6 +136,15 @@ def _row_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
         yield "training.prompts_per_step", f"{prompts} prompts are more than the {train_rows} rows to train on"
 
 
+def _published_conflicts(published: Mapping | None) -> Iterator[tuple[str, str]]:
+    for index, value in enumerate(published["values"] if published else []):
+        for key in ("base", "trained"):
+            counts = value[key]
+            if isinstance(counts, Mapping) and counts["correct"] > counts["n"]:
+                where = f"published.values.{index}.{key}.correct"
+                yield where, f"{counts['correct']} are more than the {counts['n']} rows of n"
+
+
 def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
     prompts, micro_batch, steps = training["prompts_per_step"], training["micro_batch_prompts"], training["max_steps"]
     if prompts % micro_batch:
@@ -142,12 +152,6 @@ def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
     interval = training["checkpoint_interval_steps"]
     if interval > steps:
         yield "training.checkpoint_interval_steps", f"{interval} lies beyond the last step (max_steps {steps})"
-    if training["num_generations"] == 2 and training["advantage_estimator"] == "grpo":
-        yield (
-            "training.advantage_estimator",
-            "with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into ± 0.707; use rloo or drgrpo, or "
-            "more generations",
-        )
     if training["lora"] and training["lora"]["dropout"] and training["num_iterations"] > 1:
         yield (
             "training.lora.dropout",
@@ -155,7 +159,7 @@ def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
             "num_iterations to 1",
         )
     schedule = training["schedule_steps"]
-    if schedule and schedule < steps:
+    if schedule and schedule < steps and not training["final_learning_rate_fraction"]:
         yield (
             "training.schedule_steps",
             f"{schedule} is less than max_steps {steps}: the steps after it would have a learning rate of 0",

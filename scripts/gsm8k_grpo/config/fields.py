@@ -55,10 +55,12 @@ ShareAboveZero = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 DATASET_HANDLE = r"^[^/\s]+/[^/\s]+$"
 CUSTOM_REWARD = r"^[^:]+\.py:[^\W\d]\w*$"
+LAYOUT = r"^[^{}]*\{system\}[^{}]*\{question\}[^{}]*$"
 PATTERNS = {
     NAME: "a name of a-z, 0-9, '.', '_' and '-'",
     DATASET_HANDLE: "OWNER/NAME",
     CUSTOM_REWARD: "path/to/file.py:function",
+    LAYOUT: "text with {system} and then {question}",
 }
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=NAME)]

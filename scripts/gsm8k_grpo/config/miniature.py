@@ -5,16 +5,22 @@ from collections.abc import Mapping
 from gsm8k_grpo.models.families import family_of
 
 # What a miniature takes from tiny, a block a line. The rest is the recipe's own: family, tags, rewards, G, μ, β, ε,
-# accumulation, precision, estimators, decoding.
+# accumulation, precision, estimators, decoding. The optimizer is tiny's, as its learning rate was chosen with it.
 KEYS_FROM_TINY = {
     "mesh": ("tp",),
-    "dataset": ("name", "source", "train_rows", "test_rows", "seed"),
+    "dataset": ("name", "source", "train_rows", "test_rows", "seed", "shuffle_seed"),
     "model": ("source", "architecture", "pretraining"),
-    "prompt": ("system", "max_tokens", "dev_rows"),
+    "prompt": ("system", "layout", "max_tokens", "dev_rows"),
     "training": (
         "max_steps",
         "max_completion_tokens",
         "learning_rate",
+        "final_learning_rate_fraction",
+        "schedule_steps",
+        "warmup_fraction",
+        "adam_b1",
+        "adam_b2",
+        "weight_decay",
         "max_gradient_norm",
         "checkpoint_interval_steps",
     ),
@@ -28,7 +34,7 @@ def miniature_overlay(recipe: str, settings: Mapping, tiny: Mapping) -> dict:
     Args:
       recipe: its name; the miniature's base model is called after it.
       settings: the recipe's, over config.yaml.
-      tiny: the contents of recipes/tiny.yaml.
+      tiny: those of the recipe `tiny`, over config.yaml.
 
     Returns:
       nested settings to merge over the recipe's: sizes, lengths and steps of `tiny`; a base model of the recipe's

@@ -39,18 +39,33 @@ def effective_settings(recipe: str, overrides: Mapping, root: Path = ROOT) -> di
     Raises:
       PipelineError: one sentence that names the recipe and the key.
     """
-    below = merge(read_yaml(root / "config.yaml"), read_yaml(_recipe_file(recipe, root)))
-    merged, where = merge(below, overrides), f"recipe {recipe}"
+    config, where = read_yaml(root / "config.yaml"), f"recipe {recipe}"
+    below = merge(config, _recipe_settings(recipe, root))
+    if overrides.get("extends", below.get("extends")) != below.get("extends"):
+        raise PipelineError(f"{where}: extends: only the recipe's file can set it, not the command line")
+    merged = merge(below, overrides)
     settings = validated(_without_partial_pretraining(merged), where)
     if settings["miniature"] and settings["model"]["source"] == "pretrained":
         merged = merged | {"miniature": False}  # it is one already
     elif settings["miniature"]:
-        small = miniature_overlay(recipe, settings, read_yaml(root / "recipes" / "tiny.yaml"))
+        small = miniature_overlay(recipe, settings, merge(config, _recipe_settings("tiny", root)))
         merged, where = (
             merge(merge(merge(below, small), settings["at_miniature_size"]), overrides),
             f"{where} (miniature)",
         )
     return check_settings(merged, where, root)
+
+
+def _recipe_settings(recipe: str, root: Path) -> dict:
+    """What a recipe's file changes, over what the recipe that it extends changes."""
+    own = read_yaml(_recipe_file(recipe, root))
+    name = own.get("extends")
+    if not isinstance(name, str):  # not set, or a fault that validation names
+        return own
+    extended = read_yaml(_recipe_file(name, root))
+    if extended.get("extends") is not None:
+        raise PipelineError(f"recipe {recipe}: extends: {name!r} extends another recipe itself; name that one")
+    return merge(extended, own)
 
 
 def _recipe_file(recipe: str, root: Path) -> Path:

@@ -13,7 +13,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.blocks_inputs import Dataset, Mesh, Model, Prompt
 from gsm8k_grpo.config.blocks_results import Evaluation, Preflight, Published, Report
 from gsm8k_grpo.config.blocks_training import Control, Training
-from gsm8k_grpo.config.fields import DISTINCT, DISTINCT_OR_NONE, PATTERNS, Block, Seed, nested_block
+from gsm8k_grpo.config.fields import DISTINCT, DISTINCT_OR_NONE, PATTERNS, Block, Name, Seed, nested_block
 
 
 class Settings(Block):
@@ -38,6 +38,8 @@ class Settings(Block):
     - format_only: those of the recipe's rewards that do not look at the gold answer.
     - shuffled_gold: the recipe's rewards, with the gold answer of another row.
     - random: 1 or 0 by the toss of a coin."""
+    extends: Name | None = None
+    """In a recipe's file: the name of another recipe, over which this one goes. null is config.yaml alone."""
     platform: Literal["cpu", "tpu", "cuda"] = "cpu"
     """Which environment of envs/ the rules get with `--sdm conda`."""
     mesh: Mesh = Mesh()
@@ -50,7 +52,8 @@ class Settings(Block):
     report: Report = Report()
     published: Published | None = None
     """What the recipe's origin published, shown beside what came out here: `text`, `source`, `conditions` (how they
-    differ from this run's) and `values`, a list of {metric, base, trained, difference}. null is nothing."""
+    differ from this run's) and `values`, a list of {metric, base, trained, difference}. A rate with counts,
+    {correct: 58, n: 400}, gets an interval. null is nothing."""
 
 
 POWER_OF_TEN = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+")

@@ -7,11 +7,15 @@ from gsm8k_grpo.models import families
 from gsm8k_grpo.rewards.answers import Tags
 
 
-def build_prompt(system: str, question: str, template: families.Template = families.GEMMA) -> str:
-    """One question in the family's published chat template, up to where the model speaks.
+def build_prompt(
+    system: str, question: str, template: families.Template = families.GEMMA, layout: str | None = None
+) -> str:
+    """One question in the family's published chat template, or in `layout`, up to where the model speaks.
 
     The prompt has no <bos>: the sampler puts exactly one before each prompt, if the family has one.
     """
+    if layout is not None:
+        return layout.format(system=system.strip(), question=question)
     system = template.system.format(system=system.strip()) if system.strip() else template.no_system
     return template.text.format(system=system, question=question.strip() if template.strips else question)
 
@@ -47,7 +51,7 @@ def build_prompts(
     limit_tokens = prompt_settings["max_tokens"]
     kept, too_long = [], []
     for row in rows:
-        prompt = build_prompt(prompt_settings["system"], row["question"], template)
+        prompt = build_prompt(prompt_settings["system"], row["question"], template, prompt_settings["layout"])
         tokens = count_tokens(prompt)
         if tokens > limit_tokens:
             too_long.append({"id": row["id"], "prompt_tokens": tokens})

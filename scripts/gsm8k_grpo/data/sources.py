@@ -9,6 +9,8 @@ import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import gsm8k, hubs, word_problems
@@ -27,7 +29,7 @@ def source(function: Source) -> Source:
 
 
 def load_rows(dataset_settings: Mapping, tfds_folder: Path | None) -> tuple[Rows, dict]:
-    """The normalised rows by split, as many as the settings ask for, and their origin.
+    """The normalised rows by split, shuffled where the settings say so, as many as they ask for, and their origin.
 
     Args:
       dataset_settings: the block `dataset`.
@@ -41,8 +43,15 @@ def load_rows(dataset_settings: Mapping, tfds_folder: Path | None) -> tuple[Rows
                 f"dataset.{split}_rows: {limit} rows wanted, but the data set has {len(rows[split])}; lower it, or "
                 "write null to use all rows"
             )
-        rows[split] = rows[split][:limit]
+        rows[split] = shuffle_rows(rows[split], dataset_settings["shuffle_seed"])[:limit]
     return rows, {"source": dataset_settings["source"], **origin}
+
+
+def shuffle_rows(rows: list[dict], seed: int | None) -> list[dict]:
+    """The rows in the order of `datasets.Dataset.shuffle(seed=seed)`; in their own with None."""
+    if seed is None:
+        return rows
+    return [rows[index] for index in np.random.default_rng(seed).permutation(len(rows))]
 
 
 @source

@@ -62,7 +62,10 @@ def write_artifacts(training_folder: Path, run: Run, steps: list[int], settings:
             "starts": run.starts(),
             **_durations(history),
             "memory": run.memory(),
-            "warnings": [text for end in range(len(history)) for text in health.warnings(history[: end + 1])],
+            "warnings": [
+                *health.settings_warnings(settings["training"]),
+                *(text for end in range(len(history)) for text in health.warnings(history[: end + 1])),
+            ],
             "provenance": collect_provenance(seed=settings["seed"]),
         },
     )

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gsm8k_grpo.common.errors import PipelineError
 
@@ -33,6 +33,16 @@ def require_finite(row: dict) -> None:
             f"step {row['step']}: {values} is not finite, so training stopped after the last checkpoint; lower "
             "training.learning_rate or training.max_gradient_norm, or train in float32 (model.dtype)"
         )
+
+
+def settings_warnings(training_settings: Mapping) -> list[str]:
+    """The warnings that the block `training` gives rise to before the first step."""
+    if training_settings["num_generations"] == 2 and training_settings["advantage_estimator"] == "grpo":
+        return [
+            "training.advantage_estimator: with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into "
+            "± 0.707; rloo and drgrpo keep the gap"
+        ]
+    return []
 
 
 def warnings(history: list[dict]) -> list[str]:

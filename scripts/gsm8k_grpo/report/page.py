@@ -32,7 +32,7 @@ STYLES = ("vendor/uPlot.min.css", "report.css")
 FILTERS = (
     *(numbers.percent, numbers.tenth, numbers.points, numbers.interval_ends, numbers.p_value, numbers.decimals),
     *(numbers.count, numbers.duration, size_text, numbers.plural, numbers.published_rate),
-    *(numbers.shorten_visible, sentences.verdict, sentences.seeds_verdict, machine),
+    *(numbers.shorten_visible, sentences.verdict, sentences.seeds_verdict, sentences.published_change, machine),
 )
 
 

@@ -12,6 +12,7 @@ import yaml
 from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import merge, read_yaml
+from gsm8k_grpo.evaluation import stats
 from gsm8k_grpo.evaluation.artifacts import REPORTED_CHECKPOINTS, first_completions
 from gsm8k_grpo.evaluation.comparison import pair_rows
 from gsm8k_grpo.grpo.checkpoint_names import checkpoint_names
@@ -87,6 +88,7 @@ def summarise_run(results: Path, name: str, defaults: Mapping) -> dict:
         "settings": settings,
         "settings_text": settings_file.read_text(encoding="utf-8"),
         "changed": differences(defaults, settings),
+        "published": published_rows(settings.get("published")),
         "unknown": missing_keys(defaults, written),
         **{checkpoint: evaluation(checkpoint) for checkpoint in REPORTED_CHECKPOINTS},
         "selection": [
@@ -115,6 +117,24 @@ def summarise_run(results: Path, name: str, defaults: Mapping) -> dict:
     if run["training"]:
         run["training"].setdefault("starts", [])  # older summaries do not count starts
     return run | {"stages": list_stages(run)}
+
+
+def published_rows(published: Mapping | None) -> list[dict]:
+    """The rates that a recipe's origin published: `metric`, `base`, `trained`, `difference`.
+
+    Each is what the recipe writes. Counts become a rate with its interval (`wilson_rate`), and counts before and after
+    also a difference with its interval, as of independent rows: which rows were right is not published.
+    """
+    rows = []
+    for written in published["values"] if published else []:
+        row = dict(written)
+        for key in ("base", "trained"):
+            if isinstance(row[key], Mapping):
+                row[key] = stats.wilson_rate(row[key]["correct"], row[key]["n"])
+        if isinstance(row["base"], Mapping) and isinstance(row["trained"], Mapping):
+            row["difference"] = stats.independent_difference(row["base"], row["trained"])
+        rows.append(row)
+    return rows
 
 
 def paired_completions(results: Path, run: Mapping) -> tuple[list[dict], Callable[[dict], dict]]:

@@ -122,6 +122,21 @@ def rate(counted: Mapping) -> str:
     return f"{numbers.percent(counted['value'])} ({ends})"
 
 
+def published_change(row: Mapping) -> str:
+    """Whether a published change can be told from none; empty where no interval is known.
+
+    Args:
+      row: of `run_summary.published_rows`.
+    """
+    difference = row["difference"]
+    if not isinstance(difference, Mapping):
+        return ""
+    ends = f"{numbers.points(difference['value'])} points ({numbers.interval_ends(difference)})"
+    if difference["low"] <= 0 <= difference["high"]:
+        return f"The published change of {ends} has an interval that contains 0: it may be no change."
+    return f"The published change of {ends} has an interval that leaves out 0."
+
+
 def seeds_headline(over_seeds: Mapping) -> str:
     """The result of a recipe over its seeds (seeds.json). The verdict is on the answer accuracy alone."""
     answer, flexible = (over_seeds["final - base"][f"{name}_accuracy"] for name in ("answer", "flexible"))
