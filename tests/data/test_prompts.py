@@ -38,6 +38,13 @@ def test_the_last_train_rows_become_dev():
         split_rows([1, 2, 3], [4], 3)
 
 
+def test_a_prompt_keeps_the_group_of_its_row():
+    row = {"id": "a", "question": "q", "answer": "1"}
+    rows = [row, {**row, "id": "b", "group": "held_out"}]
+    kept, _ = build_prompts(rows, "test", {"system": "", "max_tokens": 60}, GEMMA, len)
+    assert [prompt.get("group") for prompt in kept] == [None, "held_out"]
+
+
 def test_long_prompts_are_left_out_and_listed():
     rows = [{"id": question, "question": question, "answer": "1"} for question in ("a", "b" * 9)]
     settings = {"system": "", "max_tokens": 60}

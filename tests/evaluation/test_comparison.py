@@ -100,6 +100,27 @@ def test_checkpoints_are_compared_by_the_recipes_reading(run_script, root, tmp_p
         assert (compared["best"][name]["fixed"], compared["best"][name]["broken"]) == (0, 0)
 
 
+def test_each_group_is_compared_on_its_own_rows(tmp_path):
+    tags = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+    texts = {"base": ("17", "17", "18", "17", "18"), "final": ("18", "18", "17", "17", "18")}
+    groups = ({"group": "new"}, {"group": "known"}, {"group": "new"}, {"group": "known"}, {})
+    for side, completions in texts.items():
+        graded = [grade_completion(text, "18", tags, "strict") for text in completions]
+        rows = [
+            {"id": index, "sample": 0, **row, **group}
+            for index, (row, group) in enumerate(zip(graded, groups, strict=True))
+        ]
+        files.write_jsonl(tmp_path / f"{side}.jsonl", rows)
+    compared = comparison.compare_files(tmp_path / "base.jsonl", tmp_path / "final.jsonl", "flexible")
+    assert compared["answer"] == stats.paired_comparison(
+        [False, False, True, False, True], [True, True, False, False, True]
+    )
+    assert list(compared["groups"]) == ["new", "known"]
+    assert compared["groups"]["new"]["answer"] == stats.paired_comparison([False, True], [True, False])
+    assert compared["groups"]["known"]["answer"] == stats.paired_comparison([False, False], [True, False])
+    assert compared["groups"]["new"].keys() == compared.keys() - {"groups"}
+
+
 def paired(before, after):
     """Pairs of rows that were right or wrong."""
     base, final = ([{"id": str(index), "right": right} for index, right in enumerate(side)] for side in (before, after))

@@ -9,7 +9,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.stage_settings import stage_settings
 from gsm8k_grpo.evaluation import stats
 from gsm8k_grpo.evaluation.artifacts import first_completions
-from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS
+from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, rows_by_group
 
 # What can become of a row, by whether base and trained model answer it.
 OUTCOMES = {
@@ -28,13 +28,20 @@ def verdict_keys(extraction: str) -> dict[str, str]:
 def compare_files(base_file: Path, trained_file: Path, extraction: str) -> dict:
     """`stats.paired_comparison` of each verdict, over the rows of two completions.jsonl.
 
+    If rows have a group, `groups` has the same for the rows of each.
+
     Raises:
       PipelineError: the files do not hold the same rows.
     """
     keys = verdict_keys(extraction)
     base, trained = (first_completions(path, *keys.values()) for path in (base_file, trained_file))
     require_same_rows(base_file, [row["id"] for row in base], trained_file, [row["id"] for row in trained])
-    return _compare(base, trained, keys)
+    after = {row["id"]: row for row in trained}
+    groups = {
+        name: _compare(before, [after[row["id"]] for row in before], keys)
+        for name, before in rows_by_group(base).items()
+    }
+    return _compare(base, trained, keys) | ({"groups": groups} if groups else {})
 
 
 def require_same_rows(base_file: Path, base_ids: Collection, trained_file: Path, trained_ids: Collection) -> None:
