@@ -61,13 +61,12 @@ def test_what_is_held_out_never_occurs_in_train(seed):
         seen, new = ({NAME_AND_THING.match(row["question"])[part + 1] for row in rows} for rows in (train, held_out))
         assert not seen & new and len(new) >= 10
         assert {NAME_AND_THING.match(row["question"])[part + 1] for row in others} <= seen
-    # Not even within a longer chain of train.
-    longer = {chain(row) for row in train}
-    assert not [new for new in map(chain, held_out) if any(new in old for old in longer)]
-    assert len(set(map(chain, held_out))) >= 8 and set(map(chain, others)) <= longer
+    seen, new = ({chain(row) for row in rows} for rows in (train, held_out))
+    assert not seen & new and len(new) >= 6 and set("+-*") <= seen
+    assert {chain(row) for row in others} <= seen
     # Up to name and thing, train has most of the others and none of these.
     seen = set(map(without_name_and_thing, train))
-    assert sum(without_name_and_thing(row) in seen for row in others) > 150
+    assert sum(without_name_and_thing(row) in seen for row in others) > 100
     assert sum(without_name_and_thing(row) in seen for row in held_out) == 0
 
 

@@ -4,12 +4,13 @@ A problem tells of a person who has some things, and of one to three steps (buy,
 one equation a line, with GSM8K's `<<…>>` annotations. No two rows of a data set share a question.
 
 Test rows are of two groups, and their key `group` says which. Rows `in_distribution` are drawn as train rows are.
-Because train has most of them up to name and thing, they cannot tell a rule from a memory. Rows `held_out`
+Because train has half of them up to name and thing, they cannot tell a rule from a memory. Rows `held_out`
 have names, things and chains of operations that never occur in train. They share verbs and numbers with train.
 """
 
 import itertools
 import random
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # fmt: off
@@ -40,12 +41,11 @@ STEPS = {
     "-": tuple(f"{verb} {{operand}}" for verb in ("drops", "gives away", "lends", "loses", "sells")),
     "*": tuple(f"{verb} {{operand}} times as many" for verb in ("ends with", "gets", "reaches")),
 }
-STEP_WEIGHTS = {1: 4, 2: 5, 3: 2}  # how often problems of so many steps are tried; not all fit below LARGEST_VALUE
+STEP_WEIGHTS = {1: 3, 2: 5, 3: 4}  # how often problems of so many steps are tried; not all fit below LARGEST_VALUE
 QUESTION = "How many {things} now?"
 # Values stay between 1 and 20 and operands are small, so that less than a million parameters learn them in minutes.
 LARGEST_VALUE = 20
 GROUPS = ("in_distribution", "held_out")
-KEPT_SHARE = 0.75  # of names and things, for train; the others are held out
 
 
 class Part(NamedTuple):
@@ -59,21 +59,24 @@ class Part(NamedTuple):
 def draw_parts(rng: random.Random) -> tuple[Part, Part]:
     """The part of train and the part that is held out: no name, thing or chain of operations is in both.
 
-    Three pairs of operations are held out, each operation once the first and once the second of a pair. A chain is held
-    out if it has such a pair anywhere. So train never has a held-out chain, not even within a longer one.
+    A chain is all operations of a problem in their order. Train has each operation alone, and nearly all pairs of a
+    held-out chain within others.
     """
-    names, things, seconds = (rng.sample(every, len(every)) for every in (NAMES, THINGS, tuple(STEPS)))
-    pairs = [first + second for first, second in zip(STEPS, seconds, strict=True)]
+    names, things = _divide(rng, NAMES), _divide(rng, THINGS)
     chains: tuple[dict, dict] = ({}, {})
     for steps in STEP_WEIGHTS:
-        for chain in map("".join, itertools.product(STEPS, repeat=steps)):
-            held_out = any(pair in chain for pair in pairs)
-            chains[held_out].setdefault(steps, []).append(chain)
-    kept_names, kept_things = (round(KEPT_SHARE * len(every)) for every in (names, things))
-    return (
-        Part(names[:kept_names], things[:kept_things], chains[False]),
-        Part(names[kept_names:], things[kept_things:], chains[True]),
-    )
+        for side, some in zip(chains, _divide(rng, itertools.product(STEPS, repeat=steps)), strict=True):
+            if some:
+                side[steps] = ["".join(chain) for chain in some]
+    return tuple(map(Part, names, things, chains))
+
+
+def _divide(rng: random.Random, every: Iterable) -> tuple[list, list]:
+    """Shuffled: what train has, and the quarter (rounded down) that is held out."""
+    shuffled = list(every)
+    rng.shuffle(shuffled)
+    held_out = len(shuffled) // 4
+    return shuffled[held_out:], shuffled[:held_out]
 
 
 def _operand(rng: random.Random, operation: str, value: int) -> int | None:
