@@ -37,11 +37,11 @@ THINGS = (
 # fmt: on
 START = "{name} has {value} {things}"
 STEPS = {
-    "+": tuple(f"{verb} {{operand}} more" for verb in ("buys", "earns", "finds", "picks", "wins")),
-    "-": tuple(f"{verb} {{operand}}" for verb in ("drops", "gives away", "lends", "loses", "sells")),
-    "*": tuple(f"{verb} {{operand}} times as many" for verb in ("ends with", "gets", "reaches")),
+    "+": tuple(f"{verb} {{operand}} more" for verb in ("buys", "finds", "wins")),
+    "-": tuple(f"{verb} {{operand}}" for verb in ("gives away", "loses", "sells")),
+    "*": tuple(f"{verb} {{operand}} times as many" for verb in ("gets", "reaches")),
 }
-STEP_WEIGHTS = {1: 3, 2: 5, 3: 4}  # how often problems of so many steps are tried; not all fit below LARGEST_VALUE
+STEP_WEIGHTS = {1: 4, 2: 5, 3: 3}  # how often problems of so many steps are tried; not all fit below LARGEST_VALUE
 QUESTION = "How many {things} now?"
 # Values stay between 1 and 20 and operands are small, so that less than a million parameters learn them in minutes.
 LARGEST_VALUE = 20
