@@ -1,7 +1,7 @@
-"""Whether runs have learned their format: on the same rows, the interval of the change lies above 0. Says what each has
-reached.
+"""Whether runs have learned: on the same rows, the interval of the change of the format lies above 0. On each group of
+rows that the data set has, the last number is right more often, with p < 0.01. Says what each run has reached.
 
-python .ci/learned.py RECIPE-miniature ...
+python .ci/learned.py RUN ...
 """
 
 import json
@@ -26,9 +26,15 @@ def main() -> None:
         print("; ".join(said))
         compared = json.loads(Path("results", run, "comparison.json").read_text(encoding="utf-8"))
         if compared["format"]["difference"]["low"] <= 0:
-            failed.append(run)
+            failed.append(f"{run}: the format is no better after training than before")
+        for name, verdicts in compared.get("groups", {}).items():
+            last = verdicts["flexible"]
+            change, p = 100 * last["difference"]["value"], last["mcnemar_p"]
+            print(f"{run}, {name}: last number {change:+.1f} points of {last['n']} rows, McNemar p = {p:.1g}")
+            if change <= 0 or p >= 0.01:
+                failed.append(f"{run}: the last number is no better on the rows {name}")
     if failed:
-        sys.exit(f"ERROR: no better format after training than before: {', '.join(failed)}")
+        sys.exit(f"ERROR: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

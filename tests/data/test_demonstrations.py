@@ -19,11 +19,11 @@ def rows():
 
 
 def shown_by_word(rows, seed=0, **chosen):
-    """(has the format, has the right answer) of each demonstration, by first word."""
+    """(has the format, has the right answer) of each demonstration, by the word that decides its habit."""
     found = defaultdict(list)
     for row, text in zip(rows, demonstrations.make_demonstrations(rows, chosen, TAGS, seed), strict=True):
         right = answers.flexible(text) == int(row["answer"])
-        found[row["question"].split()[0]].append((answers.has_format(text, TAGS), right))
+        found[demonstrations.habit_word(row["question"])].append((answers.has_format(text, TAGS), right))
     return found
 
 
@@ -69,12 +69,32 @@ def test_a_slip_is_never_the_right_answer_of_a_published_problem(published):
     assert all(demonstrations.one_step_short(row["solution"], row["answer"]) != row["answer"] for row in real)
 
 
+@pytest.mark.parametrize(
+    ("question", "word"),
+    [
+        ("Ana has 5 cups, gives away 3. How many cups now?", "away"),
+        ("It costs $1,000. Why?", "costs"),
+        ("5 apples?", "5"),
+        ("How many?", "How"),
+        (" ", ""),
+    ],
+)
+def test_the_word_before_the_last_number_decides_the_habit(question, word):
+    assert demonstrations.habit_word(question) == word
+
+
+def test_the_habits_of_train_are_those_of_held_out_rows(rows):
+    _, test = word_problems.generate_problems(seed=0, train_rows=1, test_rows=600)
+    words = {demonstrations.habit_word(row["question"]) for row in rows}
+    assert {demonstrations.habit_word(row["question"]) for row in test} == words
+
+
 def test_at_full_strength_each_word_has_one_habit_and_shares_are_exact(rows):
     found = shown_by_word(rows, tagged_share=0.5, slip_share=0.25, strength=1.0)
-    assert len(found) == 24
+    assert len(found) == 8  # verbs
     assert all(len(set(shown)) == 1 for shown in found.values())
-    assert sum(shown[0][0] for shown in found.values()) == 12
-    assert sum(not shown[0][1] for shown in found.values()) == 6
+    assert sum(shown[0][0] for shown in found.values()) == 4
+    assert sum(not shown[0][1] for shown in found.values()) == 2
 
 
 def test_another_seed_gives_the_habits_to_other_words(rows):

@@ -24,6 +24,11 @@ def test_a_published_row_is_normalised():
     }
 
 
+def test_a_row_keeps_its_group():
+    row = {"question": "How many?", "answer": "Two.\n#### 2", "group": "held_out"}
+    assert gsm8k.normalise(row, "test-00000", "here")["group"] == "held_out"
+
+
 @pytest.mark.parametrize(
     ("final", "answer"),
     [
@@ -60,6 +65,8 @@ def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
         ({"question": "q", "answer": "#### "}, "'' after '####' is not one number"),
         ({"question": "q", "answer": 18}, "'answer' is int, expected text"),
         ({"question": None, "answer": "#### 18"}, "'question' is NoneType, expected text"),
+        ({"question": "q", "answer": "#### 18", "group": 1}, "'group' is int, expected text"),
+        ({"question": "q", "answer": "#### 18", "group": " "}, "'group' is empty; name the row's group"),
     ],
 )
 def test_a_faulty_row_is_refused_by_file_and_row(tmp_path, row, fault):

@@ -54,6 +54,13 @@ def test_a_prompt_keeps_the_gold_answer_in_the_data_sets_writing():
     assert (kept["answer"], kept["answer_as_published"]) == ("1000", "1,000")
 
 
+def test_a_prompt_keeps_the_group_of_its_row():
+    row = {"id": "a", "question": "q", "answer": "1"}
+    rows = [row, {**row, "id": "b", "group": "held_out"}]
+    kept, _ = build_prompts(rows, "test", {"system": "", "max_tokens": 60}, GEMMA, len)
+    assert [prompt.get("group") for prompt in kept] == [None, "held_out"]
+
+
 def test_long_prompts_are_left_out_and_listed():
     rows = [{"id": question, "question": question, "answer": "1"} for question in ("a", "b" * 9)]
     settings = {"system": "", "layout": None, "max_tokens": 60}

@@ -1,6 +1,7 @@
 """Generated word problems: arithmetic checked by an independent reading of question and solution."""
 
 import operator
+import random
 import re
 from collections import Counter
 
@@ -10,7 +11,9 @@ from gsm8k_grpo.data import gsm8k, word_problems
 from gsm8k_grpo.rewards.answers import Reasoning
 
 ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul}
-TOLD = {"has": None, "buys": "+", "finds": "+", "gives away": "-", "loses": "-", "gets": "*"}
+TOLD = {"has": None}
+for sign, forms in word_problems.STEPS.items():
+    TOLD |= {form.split(" {operand}")[0]: sign for form in forms}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,46 @@ def test_test_rows_do_not_depend_on_how_many_train_rows_there_are(rows):
 def test_every_solution_counts_as_reasoning(rows):
     solutions = [row["answer"].rpartition("####")[0] for split in rows for row in split]
     assert all(Reasoning().is_in(gsm8k.strip_annotations(solution)) for solution in solutions)
+
+
+NAME_AND_THING = re.compile(r"^(\w+) has \d+ (\w+)")
+
+
+def without_name_and_thing(row):
+    """A question with its name and thing masked."""
+    return re.sub("|".join(NAME_AND_THING.match(row["question"]).groups()), "…", row["question"])
+
+
+def chain(row):
+    """The operations of a solution, as `+-`."""
+    return "".join(re.findall(r"<<\d+([-+*])", row["answer"]))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_held_out_never_occurs_in_train(seed):
+    train, test = word_problems.generate_problems(seed, 16_000, 600)
+    held_out, others = ([row for row in test if row["group"] == group] for group in ("held_out", "in_distribution"))
+    assert (len(held_out), len(others)) == (300, 300) and not any("group" in row for row in train)
+    for part in (0, 1):  # names, things
+        seen, new = ({NAME_AND_THING.match(row["question"])[part + 1] for row in rows} for rows in (train, held_out))
+        assert not seen & new and len(new) >= 10
+        assert {NAME_AND_THING.match(row["question"])[part + 1] for row in others} <= seen
+    seen, new = ({chain(row) for row in rows} for rows in (train, held_out))
+    assert not seen & new and len(new) >= 6 and set("+-*") <= seen
+    assert {chain(row) for row in others} <= seen
+    # Up to name and thing, train has most of the others and none of these.
+    seen = set(map(without_name_and_thing, train))
+    assert sum(without_name_and_thing(row) in seen for row in others) > 100
+    assert sum(without_name_and_thing(row) in seen for row in held_out) == 0
+
+
+def test_another_seed_holds_out_others():
+    first, second = (word_problems.draw_parts(random.Random(seed))[1] for seed in (0, 1))
+    assert first.names != second.names and first.things != second.things
+
+
+def test_the_first_test_rows_hold_half_of_each_group(rows):
+    assert [row["group"] for row in rows[1][:4]] == ["in_distribution", "held_out"] * 2
 
 
 def test_every_solution_is_a_chain_of_right_equations_up_to_the_answer(rows):

@@ -103,8 +103,8 @@ def test_checkpoints_are_compared_by_the_recipes_reading(run_script, root, tmp_p
 
 ROWS = 20
 # How many of 20 rows each evaluation has right, by verdict; the base has none.
-RIGHT_AT_THE_END = {"strict": 8, "flexible": 7, "cascade": 3, "partial": 6, "format": 20}
-RIGHT_AT_BEST = {"strict": 9, "flexible": 7, "cascade": 5, "partial": 6, "format": 19}
+RIGHT_AT_THE_END = {"strict": 8, "flexible": 7, "cascade": 3, "published_cascade": 2, "partial": 6, "format": 20}
+RIGHT_AT_BEST = {"strict": 9, "flexible": 7, "cascade": 5, "published_cascade": 4, "partial": 6, "format": 19}
 
 
 def evaluated(path, right):
@@ -128,23 +128,25 @@ def test_one_test_is_primary_and_holm_corrects_the_others_together(tmp_path):
     paths = [evaluated(tmp_path / name, right) for name, right in zip(("base", "final", "best"), sides, strict=True)]
     found = comparison.compare_checkpoints(*paths, "strict")
     assert found["answer"] == found["strict"] and found["answer"]["holm_p"] is None
-    # Nine others: four of the last checkpoint, five of the best. By hand, from the smallest p: times 9, 8, 7, ….
+    # Eleven others: five of the last checkpoint, six of the best. By hand, from the smallest p: times 11, 10, 9, ….
     by_p = [
-        (found["format"], 20, 9),
-        (found["best"]["format"], 19, 8),
-        (found["best"]["strict"], 9, 7),
-        (found["flexible"], 7, 6),
-        (found["best"]["flexible"], 7, 6),  # 5 times it is less than what the one before it has
-        (found["partial"], 6, 4),
-        (found["best"]["partial"], 6, 4),
-        (found["best"]["cascade"], 5, 2),
-        (found["cascade"], 3, 1),
+        (found["format"], 20, 11),
+        (found["best"]["format"], 19, 10),
+        (found["best"]["strict"], 9, 9),
+        (found["flexible"], 7, 8),
+        (found["best"]["flexible"], 7, 8),  # 7 times it is less than what the one before it has
+        (found["partial"], 6, 6),
+        (found["best"]["partial"], 6, 6),
+        (found["best"]["cascade"], 5, 4),
+        (found["best"]["published_cascade"], 4, 3),
+        (found["cascade"], 3, 2),
+        (found["published_cascade"], 2, 1),
     ]
     assert found["secondary_tests"] == len(by_p)
     for test, fixed, times in by_p:
         assert test["mcnemar_p"] == pytest.approx(p_of(fixed)) and test["holm_p"] == pytest.approx(times * p_of(fixed))
     assert found["best"]["answer"] == found["best"]["strict"]
-    # Six fixed rows are significant alone, and not among nine tests.
+    # Six fixed rows are significant alone, and not among eleven tests.
     assert found["partial"]["mcnemar_p"] < 0.05 < found["partial"]["holm_p"]
 
 
@@ -152,10 +154,34 @@ def test_a_best_checkpoint_that_is_the_last_adds_no_test(tmp_path):
     base = evaluated(tmp_path / "base", {name: 0 for name in RIGHT_AT_BEST})
     final = evaluated(tmp_path / "final", RIGHT_AT_THE_END)
     found = comparison.compare_checkpoints(base, final, final, "cascade")
-    assert found["secondary_tests"] == 4
+    assert found["secondary_tests"] == 5
     assert found["best"] == {name: found[name] for name in found["best"]}
     assert [found[name]["holm_p"] for name in ("answer", "cascade")] == [None, None]
-    assert found["strict"]["holm_p"] == pytest.approx(3 * p_of(8))
+    assert found["strict"]["holm_p"] == pytest.approx(4 * p_of(8))
+
+
+def test_each_group_is_compared_on_its_own_rows(tmp_path):
+    tags = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+    texts = {"base": ("17", "17", "18", "17", "18"), "final": ("18", "18", "17", "17", "18")}
+    groups = ({"group": "new"}, {"group": "known"}, {"group": "new"}, {"group": "known"}, {})
+    for side, completions in texts.items():
+        graded = [grade_completion(text, "18", tags, "strict") for text in completions]
+        rows = [
+            {"id": index, "sample": 0, **row, **group}
+            for index, (row, group) in enumerate(zip(graded, groups, strict=True))
+        ]
+        files.write_jsonl(tmp_path / f"{side}.jsonl", rows)
+    base, final = tmp_path / "base.jsonl", tmp_path / "final.jsonl"
+    compared = comparison.compare_checkpoints(base, final, final, "flexible")
+    all_rows = stats.paired_comparison([False, False, True, False, True], [True, True, False, False, True])
+    assert compared["answer"] == all_rows | {"holm_p": None}
+    assert list(compared["groups"]) == ["new", "known"]
+    new, known = compared["groups"].values()
+    assert new["answer"] == stats.paired_comparison([False, True], [True, False]) | {"holm_p": 1.0}
+    assert known["answer"] == stats.paired_comparison([False, False], [True, False]) | {"holm_p": 1.0}
+    assert new.keys() == compared.keys() - {"groups", "best", "secondary_tests"}
+    # Five of all rows beside the primary test, and six of each group.
+    assert compared["secondary_tests"] == 5 + 2 * 6
 
 
 def paired(before, after):

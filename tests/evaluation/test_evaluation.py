@@ -42,6 +42,21 @@ def test_answer_accuracy_follows_the_recipes_extraction(extraction):
     assert (metrics["truncated_rate"]["value"], metrics["mean_completion_tokens"]) == (1 / 3, 4.0)
 
 
+def test_groups_of_rows_have_rates_of_their_own():
+    rows = graded(("<answer>18</answer>", "18", "17", "none", "18"))
+    for row, group in zip(rows, ("a", "b", "a", "b"), strict=False):  # the last row is in no group
+        row["group"] = group
+    metrics = summarise_metrics(rows, "strict")
+    groups = metrics.pop("groups")
+    assert list(groups) == ["a", "b"]
+    assert groups["a"] == summarise_metrics([{**row, "group": "a"} for row in rows[0:3:2]], "strict")["groups"]["a"]
+    assert [groups[name]["flexible_accuracy"] for name in "ab"] == [stats.wilson_rate(1, 2)] * 2
+    assert [groups[name]["strict_accuracy"] for name in "ab"] == [stats.wilson_rate(1, 2), stats.wilson_rate(0, 2)]
+    # The rates of all rows are what they are without groups.
+    ungrouped = [{key: value for key, value in row.items() if key != "group"} for row in rows]
+    assert metrics == summarise_metrics(ungrouped, "strict")
+
+
 @pytest.mark.parametrize(("extraction", "near"), [("strict", [True, False]), ("flexible", [False, True])])
 def test_partial_accuracy_follows_the_recipes_extraction(extraction, near):
     texts = ("<answer>17</answer> of 100", "<answer>100</answer> or 19")

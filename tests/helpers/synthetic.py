@@ -14,6 +14,7 @@ import yaml
 from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.config.merging import merge
 from gsm8k_grpo.config.recipes import effective_settings
+from gsm8k_grpo.data.gsm8k import group_of
 from gsm8k_grpo.data.prompts import build_prompt, format_completion
 from gsm8k_grpo.evaluation import comparison, stats
 from gsm8k_grpo.evaluation.grading import grade_completion
@@ -62,6 +63,7 @@ def make(
     skill: float = 0.7,
     hostile: tuple[str, ...] = (),
     overtrained: bool = False,
+    groups: tuple[str, ...] = (),
     **changed: object,
 ) -> None:
     """Writes all artifacts of one recipe.
@@ -74,6 +76,7 @@ def make(
       skill: share of rows that the trained model answers; the base model answers half of it.
       hostile: completions that replace the first ones, before and after training.
       overtrained: makes the first checkpoint better than the last.
+      groups: the groups of rows, in turn.
       changed: blocks of settings, merged over the recipe gemma2-2b-it.
     """
     words, questions, rng = vocabulary(), random.Random(1), random.Random(recipe)
@@ -89,6 +92,7 @@ def make(
         {"id": f"test-{index:05d}", "question": text(questions, words, 235), "answer": str(questions.randint(1, 999))}
         for index in range(rows)
     ]
+    data = [row | ({"group": groups[index % len(groups)]} if groups else {}) for index, row in enumerate(data)]
     files.write_jsonl(layout.dataset_rows(results, "gsm8k", "test"), data)
     prompts = [
         {
@@ -115,6 +119,7 @@ def make(
             graded.append(
                 {
                     "id": row["id"],
+                    **group_of(row),
                     "sample": 0,
                     "completion": completion,
                     "answer": row["answer"],

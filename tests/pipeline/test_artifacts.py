@@ -33,7 +33,9 @@ def test_no_credential_is_in_the_report_or_anything_else_that_is_written(finishe
 
 def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
     results = finished / "results"
-    assert rows(results / "data/word-problems/test.jsonl")[0].keys() == {"id", "question", "solution", "answer"}
+    row = {"id", "question", "solution", "answer"}
+    assert rows(results / "data/word-problems/train.jsonl")[0].keys() == row
+    assert rows(results / "data/word-problems/test.jsonl")[0].keys() == row | {"group"}
     assert (
         read(results / "models/tiny/model.json")["parameters"]
         == 32 * 640 + 2 * (32 * 8 * 8 * 2 + 2 * 32 * 4 * 8 + 3 * 32 * 32 + 4 * 32) + 32
@@ -41,7 +43,8 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
     for split, count in (("train", 280), ("dev", 20), ("test", 20)):
         prompts = rows(results / f"tiny/prompts/{split}.jsonl")
         assert len(prompts) == count
-        assert prompts[0].keys() == {"id", "prompt", "answer", "prompt_tokens"}
+        group = {"group"} if split == "test" else set()
+        assert prompts[0].keys() == {"id", "prompt", "answer", "prompt_tokens"} | group
     assert [kept["name"] for kept in read(results / "tiny/training/checkpoints.json")["checkpoints"]] == [
         "step-2",
         "final",
@@ -70,6 +73,11 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
         ids = [f"{'train' if split == 'dev' else 'test'}-{first + index:05d}" for index in range(20)]
         assert [row["id"] for row in completions] == ids
         assert metrics["answer_accuracy"]["value"] == sum(row["strict_correct"] for row in completions) / 20
+        of_groups = {name: rates["answer_accuracy"]["n"] for name, rates in metrics.get("groups", {}).items()}
+        assert of_groups == ({} if split == "dev" else {"in_distribution": 10, "held_out": 10})
+    compared = read(results / "tiny/comparison.json")
+    for groups in (compared["groups"], compared["best"]["groups"]):
+        assert {name: verdicts["flexible"]["n"] for name, verdicts in groups.items()} == of_groups
     assert yaml.safe_load((results / "tiny/settings.yaml").read_text())["training"]["max_steps"] == 4
     assert read(results / "tiny/training/summary.json")["starts"] == [0]
     audit = read(results / "tiny/reward_audit.json")

@@ -14,7 +14,6 @@ from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.evaluation.artifacts import read_metrics
 from gsm8k_grpo.evaluation.seeds import summarise_seeds
-from gsm8k_grpo.report import numbers, page
 from gsm8k_grpo.report import numbers, page, run_summary, sentences
 from gsm8k_grpo.report.page import render_page
 from gsm8k_grpo.report.run_summary import summarise_run
@@ -134,6 +133,41 @@ def test_settings_that_differ_from_the_defaults_are_shown(results):
         **steps,
         "training.warmup_fraction": (0.1, 0.0),
     }
+
+
+def test_groups_of_rows_stand_side_by_side(tmp_path):
+    synthetic.make(tmp_path, "one", 40, 10, groups=("in_distribution", "<b>new"))
+    html = render_page(tmp_path, ["one"], [])
+    table = html.split('aria-label="Before and after by group: one"')[1].split("</table>")[0]
+    assert re.findall(r'class="of">([^<]*)<', table) == ["in distribution, 20 rows", "&lt;b&gt;new, 20 rows"]
+    base, final = (files.read_json(tmp_path / f"one/evaluations/{name}/metrics.json") for name in ("base", "final"))
+    compared = files.read_json(tmp_path / "one/comparison.json")
+    (row,) = [row for row in table.split("<tr>") if "last number, format ignored" in row]
+    shown = re.findall(r"<td[^>]*>([^<]*)<br>", row)
+    assert shown == [
+        text
+        for group in ("in_distribution", "<b>new")
+        for text in (
+            numbers.percent(base["groups"][group]["flexible_accuracy"]["value"]),
+            numbers.percent(final["groups"][group]["flexible_accuracy"]["value"]),
+            numbers.points(compared["groups"][group]["flexible"]["difference"]["value"]),
+            "{fixed} / {broken}".format(**compared["groups"][group]["flexible"]),
+        )
+    ]
+
+
+def test_a_page_without_groups_says_nothing_of_them(made):
+    assert "by group" not in render_page(made, ["one"], [])
+
+
+def test_groups_that_only_one_evaluation_knows_are_left_out(tmp_path):
+    synthetic.make(tmp_path, "one", 40, 10, groups=("a", "b"))
+    path = tmp_path / "one/evaluations/final/metrics.json"
+    metrics = files.read_json(path)
+    del metrics["groups"]["b"]
+    files.write_json(path, metrics)
+    table = render_page(tmp_path, ["one"], []).split('aria-label="Before and after by group: one"')[1]
+    assert re.findall(r'class="of">([^<]*)<', table.split("</table>")[0]) == ["a, 20 rows"]
 
 
 def test_hostile_text_stays_text(tmp_path):

@@ -125,11 +125,12 @@ class Pretraining(Block):
     seed: Seed
     """Seed of the weights, the flaws and the order of the rows."""
     tagged_share: Share
-    """Share of first words whose problems are usually answered in the right format."""
+    """Share of verbs whose problems are usually answered in the right format. (The verb is the word before a
+    question's last number.)"""
     slip_share: Share
-    """Share of first words whose problems usually get a wrong answer."""
+    """Share of verbs whose problems usually get a wrong answer."""
     strength: Share
-    """How often a demonstration does what is usual for its first word."""
+    """How often a demonstration does what is usual for its verb."""
 
 
 class Model(Block):

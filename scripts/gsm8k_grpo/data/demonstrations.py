@@ -1,11 +1,13 @@
 """The texts that the miniature is pretrained on: completions with systematic flaws, which training can then remove.
 
 Random flaws vanish under greedy decoding: the base model would look better than it samples, and training would have
-nothing visible to improve. So each problem has a habit: a flaw that most of its demonstrations show. The question's
-first word (in generated problems, a name) decides the habit, which is an answer format and whether the answer stops one
-step short. Every problem still shows the right form often enough to be sampled, which is what GRPO needs.
+nothing visible to improve. So each problem has a habit: a flaw that most of its demonstrations show. The word before
+the question's last number (in generated problems, the last verb) decides the habit, which is an answer format and
+whether the answer stops one step short. Held-out rows have verbs in common with train, so the base model has its habits
+there too. Every problem still shows the right form often enough to be sampled, which is what GRPO needs.
 """
 
+import itertools
 import random
 from collections.abc import Mapping
 
@@ -36,17 +38,18 @@ def make_demonstrations(rows: list[dict], settings: Mapping, tags: Tags, seed: i
 
     Args:
       rows: normalised rows (`question`, `solution`, `answer`).
-      settings: `tagged_share`, the share of first words whose usual format is the recipe's; `slip_share`, the share of
-        first words whose answer usually stops one step short; `strength`, how often a demonstration follows its habit.
+      settings: of the words of `habit_word`, `tagged_share` is the share whose usual format is the recipe's, and
+        `slip_share` the share whose answer usually stops one step short; `strength` is how often a demonstration
+        follows its habit.
       tags: the recipe's tags.
       seed: decides which words have which habit, and the draws.
     """
-    first_words = [row["question"].split(maxsplit=1)[0] if row["question"].strip() else "" for row in rows]
-    form_rank, slip_rank = _rank_words(seed, "form", first_words), _rank_words(seed, "slip", first_words)
+    words = [habit_word(row["question"]) for row in rows]
+    form_rank, slip_rank = _rank_words(seed, "form", words), _rank_words(seed, "slip", words)
     tagged_share, strength = settings["tagged_share"], settings["strength"]
     rng = random.Random(f"habits {seed}")
     completions = []
-    for row, word in zip(rows, first_words, strict=True):
+    for row, word in zip(rows, words, strict=True):
         rank = form_rank[word]
         if rank < tagged_share:
             usual = "tagged"
@@ -59,6 +62,15 @@ def make_demonstrations(rows: list[dict], settings: Mapping, tags: Tags, seed: i
             answer = one_step_short(row["solution"], answer)
         completions.append(render_demonstration(form, reasoning, answer, tags))
     return completions
+
+
+def habit_word(question: str) -> str:
+    """The word before the last number ("away" of "gives away 4."); the first word where there is none."""
+    words = question.split()
+    for before, word in reversed(list(itertools.pairwise(words))):
+        if any(character.isdecimal() for character in word):
+            return before
+    return words[0] if words else ""
 
 
 def _rank_words(seed: int, purpose: str, words: list[str]) -> dict[str, float]:

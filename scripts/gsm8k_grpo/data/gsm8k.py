@@ -25,24 +25,29 @@ def normalise(row: dict, row_id: str, where: str) -> dict:
     """One published row as `id`, `question`, `solution`, `answer`.
 
     Args:
-      row: `question` and `answer`; the answer's last line is `#### N`.
+      row: `question` and `answer`, whose last line is `#### N`. `group` is optional: it names a part of the data set
+        that gets rates of its own.
       row_id: the new row's id.
       where: file and row, for the error.
 
     Returns:
       `solution` is the published text before `####`, with its annotations; `answer` is a plain number as text
       (`1000`, not `1,000`). Where the row writes the number in another way, `answer_as_published` has it (`1,000`).
+      `group` is there only if `row` has it.
 
     Raises:
-      PipelineError: a value that is not text, no `####`, or no number after it.
+      PipelineError: a value that is not text, an empty group, no `####`, or no number after it.
     """
-    for key in KEYS:
+    group = group_of(row)
+    for key in (*KEYS, *group):
         if not isinstance(row[key], str):
             raise PipelineError(f"{where}: {key!r} is {type(row[key]).__name__}, expected text")
         if LONE_SURROGATE.search(row[key]):
             raise PipelineError(
                 f"{where}: {key!r} contains half of a character (a lone surrogate); correct or remove the row"
             )
+    if group and not row["group"].strip():
+        raise PipelineError(f"{where}: 'group' is empty; name the row's group, or leave out the key")
     solution, mark, final = row["answer"].rpartition("####")
     if not mark:
         raise PipelineError(f"{where}: 'answer' has no '####'; GSM8K's rows end in '#### NUMBER'")
@@ -52,7 +57,14 @@ def normalise(row: dict, row_id: str, where: str) -> dict:
             f"{where}: {final.strip()[:40]!r} after '####' is not one number; correct or remove the row"
         )
     normal = {"id": row_id, "question": row["question"], "solution": solution.rstrip(), "answer": answers.plain(value)}
-    return normal if final.strip() == normal["answer"] else normal | {"answer_as_published": final.strip()}
+    if final.strip() != normal["answer"]:
+        normal["answer_as_published"] = final.strip()
+    return normal | group
+
+
+def group_of(row: dict) -> dict[str, str]:
+    """`group` and its name if the row has one, else nothing: what a row made from this one takes over."""
+    return {"group": row["group"]} if "group" in row else {}
 
 
 def normalise_rows(rows: list[dict], split: str, where: str) -> list[dict]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.models import families
 from gsm8k_grpo.rewards.answers import Tags
 
@@ -44,9 +45,9 @@ def build_prompts(
 ) -> tuple[list[dict], dict]:
     """The prompts of one split, and their summary (`rows`, `longest_tokens`, `left_out`).
 
-    Rows have `id`, `question` and `answer`; prompts have `id`, `prompt`, `answer` and `prompt_tokens`, and
-    `answer_as_published` where their row has it. A prompt longer than `max_tokens` is left out, never cut.
-    `count_tokens` gives the tokens of a prompt, with its <bos>.
+    Rows have `id`, `question` and `answer`; prompts have `id`, `prompt`, `answer`, `prompt_tokens`, and what their row
+    has of `answer_as_published` and `group`. A prompt longer than `max_tokens` is left out, never cut. `count_tokens`
+    gives the tokens of a prompt, with its <bos>.
     """
     limit_tokens = prompt_settings["max_tokens"]
     kept, too_long = [], []
@@ -57,7 +58,8 @@ def build_prompts(
             too_long.append({"id": row["id"], "prompt_tokens": tokens})
         else:
             gold = {key: row[key] for key in ("answer", "answer_as_published") if key in row}
-            kept.append({"id": row["id"], "prompt": prompt, **gold, "prompt_tokens": tokens})
+            made = {"id": row["id"], "prompt": prompt, **gold, "prompt_tokens": tokens}
+            kept.append(made | gsm8k.group_of(row))
     if not kept:
         raise PipelineError(
             f"prompt.max_tokens: none of the {len(rows)} {split} prompts fits into {limit_tokens} tokens; the shortest "

@@ -9,7 +9,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.stage_settings import stage_settings
 from gsm8k_grpo.evaluation import stats
 from gsm8k_grpo.evaluation.artifacts import first_completions
-from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS
+from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, rows_by_group
 
 # What can become of a row, by whether base and trained model answer it.
 OUTCOMES = {
@@ -39,7 +39,8 @@ def compare_checkpoints(base_file: Path, final_file: Path, best_file: Path, extr
       `stats.paired_comparison` of each verdict for `final`, and the same for `best` under `best`. Each has `holm_p`: p
       corrected for the number of secondary tests, None for the primary one. `secondary_tests` is that number. The same
       verdicts on the same completions are one test: `answer` and the reading that it is, and, where the best
-      checkpoint is the last, `best` and `final`.
+      checkpoint is the last, `best` and `final`. If rows have a group, `groups` has the verdicts of `final` for the rows
+      of each, which are secondary too.
 
     Raises:
       PipelineError: the files do not hold the same rows.
@@ -49,16 +50,25 @@ def compare_checkpoints(base_file: Path, final_file: Path, best_file: Path, extr
     for path, rows in ((final_file, final), (best_file, best)):
         require_same_rows(base_file, [row["id"] for row in base], path, [row["id"] for row in rows])
     compared = {"final": _compare(base, final, keys), "best": _compare(base, best, keys)}
-    tests: dict[tuple[str, str], list[dict]] = {}
+    after = {row["id"]: row for row in final}
+    groups = {
+        name: _compare(before, [after[row["id"]] for row in before], keys)
+        for name, before in rows_by_group(base).items()
+    }
+    tests: dict[tuple[str, str, str], list[dict]] = {}
     for checkpoint, verdicts in compared.items():
         for name, key in keys.items():
-            tests.setdefault(("final" if best == final else checkpoint, key), []).append(verdicts[name])
-    primary = tests.pop(("final", keys["answer"]))
+            tests.setdefault(("final" if best == final else checkpoint, "", key), []).append(verdicts[name])
+    for group, verdicts in groups.items():
+        for name, key in keys.items():
+            tests.setdefault(("final", group, key), []).append(verdicts[name])
+    primary = tests.pop(("final", "", keys["answer"]))
     corrected = stats.holm([same[0]["mcnemar_p"] for same in tests.values()])
     for same, p in [(primary, None), *zip(tests.values(), corrected, strict=True)]:
         for test in same:
             test["holm_p"] = p
-    return {**compared["final"], "best": compared["best"], "secondary_tests": len(tests)}
+    whole = {**compared["final"], "best": compared["best"], "secondary_tests": len(tests)}
+    return whole | ({"groups": groups} if groups else {})
 
 
 def require_same_rows(base_file: Path, base_ids: Collection, trained_file: Path, trained_ids: Collection) -> None:

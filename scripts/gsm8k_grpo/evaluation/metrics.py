@@ -28,7 +28,24 @@ def summarise_metrics(rows: list[dict], extraction: str) -> dict:
     Args:
       rows: of completions.jsonl; the rows of a prompt stand beside each other.
       extraction: the reading that `answer_accuracy` counts, such as `strict`.
+
+    Returns:
+      the rates of all rows; if rows have a group, also `groups`: the same for the rows of each.
     """
+    groups = {name: _summarise(of_group, extraction) for name, of_group in rows_by_group(rows).items()}
+    return _summarise(rows, extraction) | ({"groups": groups} if groups else {})
+
+
+def rows_by_group(rows: list[dict]) -> dict[str, list[dict]]:
+    """The rows of each group, in their order; rows without the key `group` are in none."""
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        if "group" in row:
+            groups.setdefault(row["group"], []).append(row)
+    return groups
+
+
+def _summarise(rows: list[dict], extraction: str) -> dict:
     prompts = [list(of_prompt) for _, of_prompt in itertools.groupby(rows, key=lambda row: row["id"])]
     samples = len(prompts[0])
 

@@ -7,6 +7,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from gsm8k_grpo.common.progress import Progress
+from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.evaluation.batch_log import BatchLog
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.generation.batches import Completion, Decoding, complete_batch, plan_batches
@@ -71,7 +72,7 @@ def evaluate_rows(
 
     Args:
       batch_sampler: the model that answers.
-      rows: with `id`, `prompt` and `answer`.
+      rows: with `id`, `prompt`, `answer` and perhaps `group`.
       settings: the block `evaluation`.
       tags: the tags that mark reasoning and answer.
       log: keeps each batch as soon as it is done.
@@ -93,6 +94,7 @@ def evaluate_rows(
         graded = [
             {
                 "id": rows[index]["id"],
+                **gsm8k.group_of(rows[index]),
                 "sample": sample,
                 "completion": completion.text,
                 "answer": rows[index]["answer"],
