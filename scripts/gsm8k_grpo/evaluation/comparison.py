@@ -39,8 +39,8 @@ def compare_checkpoints(base_file: Path, final_file: Path, best_file: Path, extr
       `stats.paired_comparison` of each verdict for `final`, and the same for `best` under `best`. Each has `holm_p`: p
       corrected for the number of secondary tests, None for the primary one. `secondary_tests` is that number. The same
       verdicts on the same completions are one test: `answer` and the reading that it is, and, where the best
-      checkpoint is the last, `best` and `final`. If rows have a group, `groups` has the verdicts of `final` for the rows
-      of each, which are secondary too.
+      checkpoint is the last, `best` and `final`. If rows have a group, `groups` has the verdicts of `final` for the
+      rows of each, which are secondary too.
 
     Raises:
       PipelineError: the files do not hold the same rows.
