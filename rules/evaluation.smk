@@ -22,6 +22,8 @@ rule evaluate:
         metrics=update("results/{recipe}/{evaluations}/{checkpoint}/metrics.json"),
     log:
         "results/logs/{recipe}/{evaluations}-{checkpoint}.log",
+    # The base model before training: the reward audit reads its completions, and warns before the first step.
+    priority: 1
     conda:
         ENVIRONMENT
     resources:

@@ -41,6 +41,9 @@ rule reward_audit:
         update("results/{recipe}/reward_audit.json"),
     log:
         "results/logs/{recipe}/reward_audit.log",
+    # Before training too. Even as an `ancient` input of `train` it would do harm: Snakemake 9 does not look for reasons
+    # to run what comes after a job that runs.
+    priority: 1
     conda:
         ENVIRONMENT
     params:
@@ -58,8 +61,6 @@ rule reward_audit:
 
 rule train:
     input:
-        # Its warning comes before the first step. Ancient: another audit does not train again.
-        audit=ancient("results/{recipe}/reward_audit.json"),
         rewards=reward_files,
         rows="results/{recipe}/prompts/train.jsonl",
         model=model_file("model.json"),

@@ -83,6 +83,8 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
     audit = read(results / "tiny/reward_audit.json")
     assert audit["sources"]["gold"]["n"] == 20 and audit["sources"]["gold"]["honest"]["total"] == 9.5
     assert audit["sources"]["gold"]["edits"].keys() == audit["edits"].keys()
+    (started,) = (results / "tiny/training/runs").glob("*/starts.json")
+    assert (results / "tiny/reward_audit.json").stat().st_mtime_ns < started.stat().st_mtime_ns  # before the first step
     rewarded = rows(results / "tiny/rewards.jsonl")
     assert [row["id"] for row in rewarded] == [f"test-{index:05d}" for index in range(20)]
     for side in ("base", "final", "best"):

@@ -46,11 +46,6 @@ def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, s
     }
 
 
-def test_the_rewards_are_audited_before_training_which_another_audit_does_not_repeat(snakemake, finished):
-    assert "results/tiny/reward_audit.json" in snakemake.plan(finished, "--forceall")["train tiny"].input
-    assert set(snakemake.plan(finished, "--forcerun", "reward_audit")) == {"reward_audit tiny", "report"}
-
-
 def test_several_seeds_are_runs_of_one_dag_that_share_data_and_model(snakemake, finished):
     jobs = set(snakemake.plan(finished, "--config", "seeds=[0,1]"))
     runs = {name.replace("tiny", f"tiny-seed-{seed}") for name in AFTER_PROMPTS for seed in (0, 1)}
