@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 
 import pytest
 
@@ -24,6 +25,7 @@ TRAINING = {
     **{"num_generations": 4, "max_completion_tokens": 48, "beta": 0, "temperature": 1.0, "learning_rate": 0.01},
     "lora": {"rank": 4, "alpha": 4, "target_modules": ["q_einsum", "down_proj"]},
 }
+FIGURES = ("reward", "reasoning_words", "calculations", "calculated_answers")
 
 
 def base_model(folder, mesh):
@@ -72,16 +74,22 @@ def trained(folder, base, tokenizer, mesh, rewards):
     return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
 
 
+def mean(rows):
+    """Means of each figure over some steps."""
+    return {name: statistics.fmean(row[name] for row in rows) for name in FIGURES}
+
+
 @pytest.mark.slow
 def test_training_with_a_holed_reward_warns_that_the_reasoning_collapses(tmp_path, mesh, capfd):
     base, tokenizer = base_model(tmp_path, mesh)
     capfd.readouterr()
     rows = trained(tmp_path / "holed", base, tokenizer, mesh, ["tests/helpers/holed_reward.py:pays_for_silence"])
     printed = capfd.readouterr().out
-    first, last = rows[0], rows[-1]
-    assert first["reasoning_words"] > 2 and first["calculations"] > 0.5 and first["calculated_answers"] > 0.5
-    assert last["reasoning_words"] < 0.5 and last["calculations"] < 0.2 and last["reward"] > first["reward"]
+    first, last = mean(rows[:5]), mean(rows[-5:])
+    assert first["reasoning_words"] > 2 and first["calculations"] > 0.4 and first["calculated_answers"] > 0.4
+    assert last["reasoning_words"] < 1 and last["calculations"] < 0.2 and last["reward"] > first["reward"]
     (step,) = re.findall(r"WARNING: step (\d+): the reasoning collapses: ", printed)
     assert 10 <= int(step) <= 30
     rows = trained(tmp_path / "sound", base, tokenizer, mesh, ["format_exact", "answer"])
-    assert "the reasoning collapses" not in capfd.readouterr().out and rows[-1]["reasoning_words"] > 2
+    assert "the reasoning collapses" not in capfd.readouterr().out
+    assert mean(rows[-5:])["reasoning_words"] > 1.5
