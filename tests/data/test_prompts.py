@@ -50,14 +50,14 @@ def test_the_last_train_rows_become_dev():
 
 def test_a_prompt_keeps_the_gold_answer_in_the_data_sets_writing():
     row = {"id": "a", "question": "a", "answer": "1000", "answer_as_published": "1,000"}
-    (kept,), _ = build_prompts([row], "dev", {"system": "", "max_tokens": 60}, GEMMA, len)
+    (kept,), _ = build_prompts([row], "dev", {"system": "", "layout": None, "max_tokens": 60}, GEMMA, len)
     assert (kept["answer"], kept["answer_as_published"]) == ("1000", "1,000")
 
 
 def test_a_prompt_keeps_the_group_of_its_row():
     row = {"id": "a", "question": "q", "answer": "1"}
     rows = [row, {**row, "id": "b", "group": "held_out"}]
-    kept, _ = build_prompts(rows, "test", {"system": "", "max_tokens": 60}, GEMMA, len)
+    kept, _ = build_prompts(rows, "test", {"system": "", "layout": None, "max_tokens": 60}, GEMMA, len)
     assert [prompt.get("group") for prompt in kept] == [None, "held_out"]
 
 

@@ -36,7 +36,8 @@ def put_gsm8k(hub: Hubs, raw: dict[str, list[dict]]) -> None:
 
 def download(hub: Hubs, output: Path, *more: str, environment: dict | None = None, **dataset: object) -> tuple:
     """(exit status, output) of the stage `download`, with its settings as JSON text, as the rule passes them."""
-    defaults = {"name": "gsm8k", "handle": None, "path": None, "train_rows": None, "test_rows": None, "seed": 0}
+    no_limit = dict.fromkeys(("handle", "path", "train_rows", "test_rows", "shuffle_seed"))
+    defaults = {"name": "gsm8k", "seed": 0, **no_limit}
     command = [sys.executable, str(ROOT / "scripts" / "download.py"), "--output", str(output), *more, "--settings"]
     return hub.run([*command, json.dumps({"dataset": {**defaults, **dataset}})], **(environment or {}))
 
