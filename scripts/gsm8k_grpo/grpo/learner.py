@@ -68,6 +68,7 @@ class Learner(grpo_learner.GRPOLearner):
           seed: the run's seed.
         """
         self._settings, self._rows, self._seed, self._stop_ids = training_settings, rows, seed, stop_ids
+        self._tags = tags
         self._rewards = TrainingRewards(training_settings, tags, rows, seed)
         self._mesh = rl_cluster.r2m[Role.ACTOR]
         super().__init__(
