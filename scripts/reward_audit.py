@@ -40,7 +40,7 @@ def main(*, settings: Settings, rows: Path, solutions: Path, base: Completions, 
     files.write_json(output, audit)
     for source, found in audit["sources"].items():
         as_honest = [name for name, each in found["edits"].items() if each["pays_as_honest"]]
-        print(f"{source}, {found['n']} completions: {', '.join(as_honest) or 'no edit'} earn as much as honest work")
+        print(f"{source}, {found['n']} completions; as much as honest work earn: {', '.join(as_honest) or 'no edits'}")
     if audit["warning"]:
         print(f"WARNING: {audit['warning']}", flush=True)
 

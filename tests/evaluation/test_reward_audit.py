@@ -226,7 +226,9 @@ def test_the_stage_scores_a_reward_of_ones_own_and_warns(stage, capsys):
     assert paying(found) == {"filler"}  # 40 words
     assert base["n"] == 1 and base["honest"]["rewards"]["own"] == 1.0
     printed = capsys.readouterr().out
-    assert "gold, 30 completions: " in printed and f"WARNING: {found['warning']}" in printed
+    assert (
+        "gold, 30 completions; as much as honest work earn: " in printed and f"WARNING: {found['warning']}" in printed
+    )
     assert "filler 1.45" in found["warning"]
 
 
