@@ -43,7 +43,8 @@ _LATEX = re.compile(
 )
 # Braces may be nested three deep, as in `\boxed{\text{about }\frac{3}{4}}`.
 _BOXED = re.compile(r"\\boxed ?\{((?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+)\}")
-# Two numbers joined by an operator or a bracket, an equals sign, a number: `48/2=24`, `80(.30) = $24`,
+# What is written as a calculation, also where `calculations` cannot check it (brackets, per cent): two numbers joined by
+# an operator or a bracket, an equals sign, a number: `48/2=24`, `80(.30) = $24`,
 # `5 snakes/jaguar * 6 jaguars = 30`. A number may have a unit of two words.
 _UNIT = r"(?:[ /-]?[^\W\d_]++){0,2}"
 _SIGNS = r" ?[-−(\\$€£.]*+"

@@ -4,13 +4,6 @@ from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
 
-def reasoning_block(completion: str, tags: Tags) -> str:
-    """The content of the first closed reasoning block; empty where there is none."""
-    _, _, rest = completion.partition(tags.reasoning_start)
-    block, end, _ = rest.partition(tags.reasoning_end)
-    return block if end else ""
-
-
 def reasoning_metrics(completions: list[str], tags: Tags) -> dict[str, float | None]:
     """Figures of a step's completions.
 
@@ -22,7 +15,8 @@ def reasoning_metrics(completions: list[str], tags: Tags) -> dict[str, float | N
       `calculated_answers`: the share of completions whose last calculation gives their own answer (the strict
         reading), right or wrong.
     """
-    words = [len(reasoning_block(text, tags).split()) for text in completions]
+    blocks = [answers.first_block(text, tags.reasoning_start, tags.reasoning_end) for text in completions]
+    words = [len((block or "").split()) for block in blocks]
     calculated = [answers.calculations(text) for text in completions]
     true = [each.is_true for found in calculated for each in found]
     agree = [
