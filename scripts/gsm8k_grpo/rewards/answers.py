@@ -43,12 +43,12 @@ _LATEX = re.compile(
 )
 # Braces may be nested three deep, as in `\boxed{\text{about }\frac{3}{4}}`.
 _BOXED = re.compile(r"\\boxed ?\{((?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+)\}")
-# What is written as a calculation, also where `calculations` cannot check it (brackets, per cent): two numbers joined by
-# an operator or a bracket, an equals sign, a number: `48/2=24`, `80(.30) = $24`,
-# `5 snakes/jaguar * 6 jaguars = 30`. A number may have a unit of two words.
+# What is written as a calculation, also where `calculations` cannot check it (brackets, per cent): two numbers joined
+# by an operator or a bracket, an equals sign, a number. `48/2=24`, `80(.30) = $24` and `5 snakes/jaguar * 6 jaguars =
+# 30` are such. A number may have a unit of two words.
 _UNIT = r"(?:[ /-]?[^\W\d_]++){0,2}"
 _SIGNS = r" ?[-−(\\$€£.]*+"
-CALCULATION = re.compile(
+_WRITTEN_CALCULATION = re.compile(
     rf"\d[%)]*+{_UNIT} ?(?:[-+−–*×·xX÷/]|\\(?:times|div|cdot)|(?=\()){_SIGNS}\d[\d.,]*+[%)]*+"
     rf"{_UNIT} ?={_SIGNS}\d"
 )
@@ -85,7 +85,7 @@ class Reasoning:
     def is_in(self, text: str) -> bool:
         """Whether a text counts as reasoning."""
         wanted = self.calculations
-        if wanted and sum(1 for _ in islice(CALCULATION.finditer(text), wanted)) == wanted:
+        if wanted and sum(1 for _ in islice(_WRITTEN_CALCULATION.finditer(text), wanted)) == wanted:
             return True
         different = set()
         for word in _WORD.finditer(text) if self.words else ():
