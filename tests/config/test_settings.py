@@ -111,14 +111,19 @@ def test_the_command_line_goes_over_the_recipe_and_the_recipe_over_config_yaml(p
 def test_a_recipe_can_go_over_another(project):
     small = {"extends": "a", "training": {"beta": 0.5}, "published": None}
     root = project(
-        a={"seed": 5, "training": {"epsilon": 0.3}}, b=yaml.safe_dump(small), c="extends: b\n", d="extends: x\n"
+        a={"seed": 5, "training": {"epsilon": 0.3}},
+        b=yaml.safe_dump(small),
+        c="extends: b\n",
+        d="extends: x\n",
+        e="extends: e\n",
     )
     above, below = effective_settings("b", {}, root), effective_settings("a", {}, root)
     assert above == merge(below, small)
     assert effective_settings("b", {"extends": "a"}, root) == above  # as its own settings.yaml has it
     for name, fault in (
         ("c", "recipe c: extends: 'b' extends another recipe itself; name that one"),
-        ("d", "recipes: there is no recipe 'x'; there are a, b, c, d"),
+        ("d", "recipe d: extends: there is no recipe 'x'; there are a, b, c, d, e"),
+        ("e", "recipe e: extends: it names itself; name another recipe, or leave it out"),
     ):
         with pytest.raises(PipelineError) as refused:
             effective_settings(name, {}, root)

@@ -149,8 +149,10 @@ def test_several_completions_give_means_pass_and_majority():
     assert found["truncated_rate"]["value"] == pytest.approx(1 / 12)
 
 
-def test_the_published_cascade_votes_with_its_texts():
-    """`18.` counts as 18 there, but is another text; gold `1,000` is never met."""
+def test_the_published_cascade_votes_with_floats():
+    """`18.`, `18` and `18.0` are one vote; gold `1,000` is never met."""
+    found = summarise_metrics(rows(["it is 18.", "18", "18.0", "5", "5"]), "published_cascade")
+    assert found["maj_at_k"]["value"] == 1
     found = summarise_metrics(rows(["it is 18.", "it is 18.", "3"], ["18", "3", "3"]), "published_cascade")
     assert found["maj_at_k"]["value"] == found["answer_accuracy"]["value"] == 1 / 2
     assert summarise_metrics(rows(["1000"] * 2, gold="1,000"), "published_cascade")["maj_at_k"]["value"] == 0

@@ -102,7 +102,8 @@ def test_each_checkpoint_loads_by_itself_to_the_same_greedy_completions(finished
     loaded, reference = (load_base_model(model_folder, mesh) for _ in range(2))
     # So that few steps change completions.
     lora = None if all_weights else {**chosen["training"]["lora"], "alpha": 400.0}
-    how = {**chosen["training"], "lora": lora, "learning_rate": 0.02 if all_weights else 1.5e-3}
+    # With a control, rewards differ in every group, so each step changes the weights.
+    how = {**chosen["training"], "control": "random", "lora": lora, "learning_rate": 0.02 if all_weights else 1.5e-3}
     policy = make_policy(loaded.model, lora, chosen["seed"], mesh)
     run = Run(tmp_path, chosen["training"]["num_iterations"])
     rl_cluster = tunix_setup.make_rl_cluster(

@@ -79,9 +79,9 @@ class Reasoning(Block):
     defaults let all 7,473 train solutions of GSM8K count (docs/rewards.md)."""
 
     calculations: Count | None = answers.Reasoning.calculations
-    """How many calculations, such as 48/2=24, are enough."""
+    """How many calculations, such as 48/2=24, are enough. null: calculations do not count."""
     words: Count | None = answers.Reasoning.words
-    """How many different words are enough."""
+    """How many different words are enough. null: words do not count."""
 
 
 class Architecture(Block):

@@ -50,7 +50,7 @@ class Training(Block):
 
     max_steps: Count = 3738
     """Steps of the whole run. One epoch of 7,473 - 500 rows is 3,486 steps of 2 prompts; the demo that this follows
-    has 3,738, one epoch of all rows."""
+    has 3,738, one more than an epoch of all rows."""
     prompts_per_step: Count = 2
     """Prompts of one update."""
     micro_batch_prompts: Count = 2

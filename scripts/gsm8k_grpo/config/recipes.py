@@ -62,7 +62,12 @@ def _recipe_settings(recipe: str, root: Path) -> dict:
     name = own.get("extends")
     if not isinstance(name, str):  # not set, or a fault that validation names
         return own
-    extended = read_yaml(_recipe_file(name, root))
+    if name == recipe:
+        raise PipelineError(f"recipe {recipe}: extends: it names itself; name another recipe, or leave it out")
+    try:
+        extended = read_yaml(_recipe_file(name, root))
+    except PipelineError as error:
+        raise PipelineError(f"recipe {recipe}: extends: {str(error).removeprefix('recipes: ')}") from error
     if extended.get("extends") is not None:
         raise PipelineError(f"recipe {recipe}: extends: {name!r} extends another recipe itself; name that one")
     return merge(extended, own)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from operator import itemgetter
 
 from gsm8k_grpo.evaluation import stats
+from gsm8k_grpo.rewards import published_cascade
 
 # Verdicts of `grading.grade_completion` that have a rate of their own, `NAME_accuracy`. Their labels are in
 # report/metric_catalogue.py, so that a new label evaluates nothing again.
@@ -61,10 +62,11 @@ def _summarise(rows: list[dict], extraction: str) -> dict:
         "mean_completion_tokens": sum(row["tokens"] for row in rows) / len(rows),
     }
     if samples > 1:
-        votes = [stats.majority([row[extraction] for row in of_prompt]) for of_prompt in prompts]
+        number = published_cascade.as_number if extraction == "published_cascade" else lambda reading: reading
+        votes = [stats.majority([number(row[extraction]) for row in of_prompt]) for of_prompt in prompts]
         # Of one prompt, equal readings have equal verdicts.
         right = sum(
-            any(answered(row) for row in of_prompt if row[extraction] == vote)
+            any(answered(row) for row in of_prompt if number(row[extraction]) == vote)
             for vote, of_prompt in zip(votes, prompts, strict=True)
         )
         found |= {"pass_at_k": rate(answered, samples), "maj_at_k": stats.wilson_rate(right, len(prompts))}

@@ -59,6 +59,14 @@ def read(completion: str, tags: Tags) -> str | None:
     return _last_number(rest.partition(tags.answer_end)[0] if opened else completion)
 
 
+def as_number(found: str | None) -> float | str | None:
+    """A reading as what votes compare: a float (`18.` and `18` are one vote), or the text where it is none."""
+    try:
+        return None if found is None else float(found)
+    except ValueError:
+        return found.strip()
+
+
 def is_right(found: str | None, gold: Fraction) -> bool:
     """Whether a reading counts as the gold answer: as floats or, where one of them is none, as texts."""
     if found is None:
