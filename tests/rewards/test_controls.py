@@ -59,26 +59,32 @@ def test_format_only_needs_rewards_of_which_it_is_known_that_they_do_not_look(na
 def test_shuffled_answers_are_all_answers_once_and_no_rows_own(count):
     rows = ROWS[:count]
     for seed in range(20):
-        shuffled = controls.shuffled_answers(rows, seed)
+        shuffled = {key: gold["answer"] for key, gold in controls.shuffled_golds(rows, seed).items()}
         assert sorted(shuffled.values()) == sorted(row["answer"] for row in rows)
         assert not [row for row in rows if shuffled[row["id"]] == row["answer"]]
 
 
 def test_the_shuffle_follows_the_seed_and_one_row_cannot_be_shuffled():
-    assert (
-        controls.shuffled_answers(ROWS, 0) == controls.shuffled_answers(ROWS, 0) != controls.shuffled_answers(ROWS, 1)
-    )
+    assert controls.shuffled_golds(ROWS, 0) == controls.shuffled_golds(ROWS, 0) != controls.shuffled_golds(ROWS, 1)
     with pytest.raises(PipelineError, match=r"^training\.control: shuffled_gold needs two rows or more"):
         rewards("shuffled_gold", rows=ROWS[:1])
 
 
 def test_shuffled_gold_pays_for_another_rows_answer_and_leaves_the_rows_as_they_are():
-    source, shuffled = rewards("shuffled_gold", seed=3), controls.shuffled_answers(ROWS, 3)
+    source, shuffled = rewards("shuffled_gold", seed=3), controls.shuffled_golds(ROWS, 3)
     before = [dict(row) for row in ROWS]
     assert max(source.score(ROWS, right(ROWS), 0, 0)["number"]) == 0.0
-    theirs = [completed(shuffled[row["id"]]) for row in ROWS]
+    theirs = [completed(shuffled[row["id"]]["answer"]) for row in ROWS]
     assert source.score(ROWS, theirs, 9, 1) == scoring.score(DEMO, ROWS, right(ROWS), TAGS)
     assert before == ROWS
+
+
+def test_shuffled_gold_keeps_the_writing_of_the_other_row():
+    rows = [ROWS[7] | {"answer": "1000", "answer_as_published": "1,000"}, ROWS[8]]
+    source = rewards("shuffled_gold", names=["published_answer"], rows=rows)
+    found = source.score(rows, [completed("8"), completed("1,000")], 0, 0)
+    assert found == {"published_answer": [3.0, 3.0]}
+    assert source.score(rows, [completed("8"), completed("1000")], 0, 0) == {"published_answer": [3.0, -0.5]}
 
 
 def test_random_rewards_are_tosses_of_a_fair_coin_whatever_the_text():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.models import families
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.answers import GOLD_KEYS, Tags
 
 
 def build_prompt(
@@ -57,7 +57,7 @@ def build_prompts(
         if tokens > limit_tokens:
             too_long.append({"id": row["id"], "prompt_tokens": tokens})
         else:
-            gold = {key: row[key] for key in ("answer", "answer_as_published") if key in row}
+            gold = {key: row[key] for key in GOLD_KEYS if key in row}
             made = {"id": row["id"], "prompt": prompt, **gold, "prompt_tokens": tokens}
             kept.append(made | gsm8k.group_of(row))
     if not kept:

@@ -288,6 +288,9 @@ def gold_number(answer: str) -> Gold:
     return Gold(answer)
 
 
+GOLD_KEYS = ("answer", "answer_as_published")  # what a row has of its gold answer, the second only where it differs
+
+
 def gold_of(row: Mapping) -> Gold:
     """The gold answer of a row: its `answer`, in the writing of `answer_as_published` where the row has one."""
     answer = gold_number(row["answer"])

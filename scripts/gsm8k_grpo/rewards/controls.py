@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.rewards import custom
+from gsm8k_grpo.rewards import answers, custom
 
 # Each control, and what the page says that it rewards by.
 CONTROLS = {
@@ -49,8 +49,9 @@ def format_only_fault(rewards: Sequence[str]) -> str | None:
     return None
 
 
-def shuffled_answers(rows: Sequence[dict], seed: int) -> dict[str, str]:
-    """The gold answer of another row for each row's `id`: one cycle through all rows, drawn from the run's seed.
+def shuffled_golds(rows: Sequence[dict], seed: int) -> dict[str, dict[str, str]]:
+    """The gold answer of another row (its `GOLD_KEYS`) by each row's `id`: one cycle through all rows, drawn from the
+    run's seed.
 
     No row keeps its own answer, and each answer is given once. By chance, the other row may have an equal number. We
     keep these: without them, every answer but the right one could earn the reward, which tells what is right.
@@ -65,7 +66,10 @@ def shuffled_answers(rows: Sequence[dict], seed: int) -> dict[str, str]:
     if len(rows) < 2:
         raise PipelineError("training.control: shuffled_gold needs two rows or more to train on, found one; add rows")
     cycle = np.random.default_rng((seed, 0, 0, _SHUFFLE)).permutation(len(rows))
-    return {rows[index]["id"]: rows[other]["answer"] for index, other in zip(cycle, np.roll(cycle, 1), strict=True)}
+    return {
+        rows[index]["id"]: {key: rows[other][key] for key in answers.GOLD_KEYS if key in rows[other]}
+        for index, other in zip(cycle, np.roll(cycle, 1), strict=True)
+    }
 
 
 def random_rewards(seed: int, step: int, draw: int, completions: int) -> list[float]:

@@ -129,7 +129,7 @@ def _answer_in_format(completion: str, tags: Tags) -> str | None:
     """The content of the answer block where the published pattern matches, else None.
 
     The pattern takes the first opening tag of the reasoning that begins a line, and the first place for each part after
-    it. A later choice leaves less text for the rest, so that none needs to be tried.
+    it. Later choices leave less text for the rest, so we need not try them.
     """
     begin = re.search(rf"^[^\S\n]*+{re.escape(tags.reasoning_start)}", completion, re.MULTILINE)
     reasoning_end = completion.find(tags.reasoning_end, begin.end() + 1) if begin else -1

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.rewards import controls, scoring
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.answers import GOLD_KEYS, Tags
 
 
 class TrainingRewards:
@@ -23,7 +23,7 @@ class TrainingRewards:
         """
         self._names, self._control = list(training_settings["rewards"]), training_settings["control"]
         self._tags, self._seed = tags, seed
-        self._answers = controls.shuffled_answers(rows, seed) if self._control == "shuffled_gold" else None
+        self._golds = controls.shuffled_golds(rows, seed) if self._control == "shuffled_gold" else None
         if self._control == "format_only":
             if fault := controls.format_only_fault(self._names):
                 raise PipelineError(f"training.control: {fault}")
@@ -45,6 +45,7 @@ class TrainingRewards:
         """
         if self._control == "random":
             return {"random": controls.random_rewards(self._seed, step, draw, len(completions))}
-        if self._answers is not None:
-            rows = [row | {"answer": self._answers[row["id"]]} for row in rows]
+        if self._golds is not None:
+            without = [{key: value for key, value in row.items() if key not in GOLD_KEYS} for row in rows]
+            rows = [row | self._golds[row["id"]] for row in without]
         return scoring.score(self._names, rows, completions, self._tags)
