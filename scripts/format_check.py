@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFile, Settings, run_stage
+from gsm8k_grpo.config.batches import rollout_batch
 from gsm8k_grpo.config.stage_settings import stage_settings
 from gsm8k_grpo.evaluation.format_check import summarise_format
 from gsm8k_grpo.rewards.answers import Tags
@@ -42,7 +43,7 @@ def main(*, settings: Settings, rows: Path, model: ModelFolder, output: OutputFi
         gather_weights=mesh_settings["decode_weights"] == "gathered",
         sampling_settings=training_settings,
         seed=settings["seed"],
-        batch_size=training_settings["micro_batch_prompts"] * training_settings["num_generations"],
+        batch_size=rollout_batch(training_settings),
         max_prompt_tokens=prompt_settings["max_tokens"],
     )
     completions = sample_texts(batch_sampler, [row["prompt"] for row in rows])

@@ -97,7 +97,8 @@ def killed(number: int) -> str:
     gibibytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # kilobytes on Linux
     return (
         f"the stage was killed ({name}), perhaps because memory ran out: it had used up to {gibibytes:.1f} GiB; lower "
-        "training.micro_batch_prompts or evaluation.batch_size, or take a larger machine"
+        "training.micro_batch_completions, training.rollout_batch_completions or evaluation.batch_size, or take a "
+        "larger machine"
     )
 
 

@@ -75,6 +75,7 @@ def exit_on_error(stage: Callable[[], None]) -> None:
             raise
         detail = str(error).splitlines()[0] if str(error) else "allocation failed"
         sys.exit(
-            f"ERROR: out of memory ({detail}): lower training.micro_batch_prompts, training.num_generations, "
+            f"ERROR: out of memory ({detail}): lower training.micro_batch_completions, "
+            "training.rollout_batch_completions, training.num_generations, "
             "evaluation.batch_size or the token limits"
         )

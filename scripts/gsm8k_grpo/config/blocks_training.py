@@ -53,8 +53,12 @@ class Training(Block):
     has 3,738, one more than an epoch of all rows."""
     prompts_per_step: Count = 2
     """Prompts of one update."""
-    micro_batch_prompts: Count = 2
-    """How many of these prompts are on the device at a time; gradients are accumulated. It divides prompts_per_step."""
+    micro_batch_completions: Count = 8
+    """How many completions' gradients are computed at a time; they are added up. It divides the step's completions, and
+    it is a multiple or a divisor of num_generations."""
+    rollout_batch_completions: Count | None = None
+    """How many completions are sampled at a time; whole groups, and it divides the step's completions. null: all of
+    them. A token costs little more for many rows than for one, so less than all only saves memory."""
     remat: bool = False
     """true: the backward pass computes each layer's activations again instead of keeping them (rematerialisation). This
     saves memory and costs a third more compute; the preflight tries it where memory is short."""

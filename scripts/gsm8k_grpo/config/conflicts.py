@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
+from gsm8k_grpo.config.batches import rollout_batch, step_completions
 from gsm8k_grpo.config.blocks_training import REWARDS
 from gsm8k_grpo.config.schema import validated
 from gsm8k_grpo.models import families
@@ -146,9 +147,19 @@ def _published_conflicts(published: Mapping | None) -> Iterator[tuple[str, str]]
 
 
 def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
-    prompts, micro_batch, steps = training["prompts_per_step"], training["micro_batch_prompts"], training["max_steps"]
-    if prompts % micro_batch:
-        yield "training.micro_batch_prompts", f"{micro_batch} does not divide prompts_per_step {prompts}"
+    steps, generations = training["max_steps"], training["num_generations"]
+    completions = step_completions(training)
+    for key in ("micro_batch_completions", "rollout_batch_completions"):
+        if training[key] and completions % training[key]:
+            yield f"training.{key}", f"{training[key]} does not divide the {completions} completions of a step"
+    micro_batch, rollout_batch = training["micro_batch_completions"], training["rollout_batch_completions"]
+    if micro_batch % generations and generations % micro_batch:
+        yield (
+            "training.micro_batch_completions",
+            f"{micro_batch} is neither a multiple nor a divisor of num_generations {generations}",
+        )
+    if rollout_batch and rollout_batch % generations:
+        yield "training.rollout_batch_completions", f"{rollout_batch} is no multiple of num_generations {generations}"
     interval = training["checkpoint_interval_steps"]
     if interval > steps:
         yield "training.checkpoint_interval_steps", f"{interval} lies beyond the last step (max_steps {steps})"
@@ -182,11 +193,11 @@ def mesh_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
     training = settings["training"]
     shape = families.architecture_sizes(settings["model"]["architecture"])
     widths = {"embed_dim": shape["embed_dim"], "hidden_dim": shape["hidden_dim"]}
-    sequences = training["micro_batch_prompts"] * training["num_generations"]
+    completions = math.gcd(training["micro_batch_completions"], rollout_batch(training))
     sharded = {
         # Query heads are a multiple of the KV heads, so what divides these divides those.
         "tp": {"KV heads": shape["num_kv_heads"]} | widths | {"pieces of the vocabulary": shape["vocabulary_size"]},
-        "fsdp": widths | {"sequences of a micro-batch (micro_batch_prompts × num_generations)": sequences},
+        "fsdp": widths | {"completions of a batch (micro_batch_completions, rollout_batch_completions)": completions},
     }
     for axis, sizes in sharded.items():
         devices = settings["mesh"][axis]

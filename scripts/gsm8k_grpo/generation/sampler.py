@@ -17,7 +17,8 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.generation import cache_length, next_token, padding
 from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
 from gsm8k_grpo.models import attention, matmul_order
-from gsm8k_grpo.models.hidden_states import output_logits, prefill
+from gsm8k_grpo.models.hidden_states import prefill
+from gsm8k_grpo.models.layered import output_logits
 from gsm8k_grpo.models.lora import can_merge, merge_adapters
 
 HALVINGS = 3  # how often decoding may go on with half as many rows

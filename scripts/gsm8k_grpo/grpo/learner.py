@@ -12,21 +12,21 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rl_cluster import RLCluster, Role
 
 from gsm8k_grpo.common import estimators
+from gsm8k_grpo.config.batches import rollout_batch
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.groups import Group, count_tokens, sample_rows, sampling_metrics
 from gsm8k_grpo.grpo.loss import TrainExample
 from gsm8k_grpo.grpo.micro_batches import make_micro_batches
-from gsm8k_grpo.grpo.optimizer import GRADIENT_NORM, learning_rate_schedule
+from gsm8k_grpo.grpo.optimizer import learning_rate_schedule
 from gsm8k_grpo.grpo.row_order import batch_rows, replacement_rows
-from gsm8k_grpo.internals import tunix_internals
+from gsm8k_grpo.grpo.update import PolicyUpdate
 from gsm8k_grpo.models import building, log_probs, matmul_order
 from gsm8k_grpo.rewards import scoring
 from gsm8k_grpo.rewards.answers import Tags
@@ -80,11 +80,11 @@ class Learner(grpo_learner.GRPOLearner):
         # Each number of packed tokens is another program. On an accelerator, a large model's compiles for minutes.
         self._packs = for_cpu and self._mesh.shape["fsdp"] == 1
         self._packs &= building.count_parameters(trainer.model) >= padding.PACKED_FROM_PARAMETERS
-        tunix_setup.set_loss(trainer, self.algo_config, self._pad_id, training_settings["remat"], for_cpu)
+        remat = training_settings["remat"]
+        self._update = PolicyUpdate(trainer, self.algo_config, self._pad_id, self._mesh, remat, for_cpu)
         # The optimizer's counters are on one device before the first step and on the mesh after it. We move them, or
-        # the training step would be compiled twice.
+        # the optimizer would be compiled twice.
         nnx.update(trainer.optimizer, jax.tree.map(self._replicated, nnx.state(trainer.optimizer)))
-        trainer.with_rl_metrics_to_log({"kl": np.mean, "entropy": np.mean, "pg_clipfrac": np.mean})
 
     @property
     def steps_done(self) -> int:
@@ -136,7 +136,7 @@ class Learner(grpo_learner.GRPOLearner):
         return StepBatch(micro_batches, metrics, sample_rows(groups, advantages, step))
 
     def update(self, batch: StepBatch) -> dict:
-        """Makes μ passes of updates over what `sample` returned.
+        """Makes μ passes of updates over what `sample` returned; none where no completion has a gradient.
 
         Returns:
           the step's row of metrics. Those of the updates (loss, gradient norm, KL, …) are means over the μ passes.
@@ -148,35 +148,29 @@ class Learner(grpo_learner.GRPOLearner):
             micro_batches = [self._with_old_policy(example) for example in micro_batches]
         passes = []
         for _ in range(settings["num_iterations"]):
-            self.rl_cluster.update_actor(micro_batches, None)
-            passes.append(self._update_metrics())
+            if micro_batches:
+                passes.append(self._update(micro_batches))
+            else:
+                self._update.skip()
+        if not micro_batches:
+            print(f"step {step + 1}: no group has a better and a worse completion, so the weights stay", flush=True)
         self.rl_cluster.global_steps += 1
 
-        def mean(name: str) -> float:
-            return float(np.mean([metrics[name] for metrics in passes]))
+        def mean(name: str) -> float | None:
+            return float(np.mean([metrics[name] for metrics in passes])) if passes else None
 
         return {
             "step": step + 1,
             "epoch": batch.metrics["epoch"],
-            "loss": mean("loss"),
-            "gradient_norm": mean("gradient_norm"),
+            "loss": mean("loss") or 0.0,
+            "gradient_norm": mean("gradient_norm") or 0.0,
             "learning_rate": float(learning_rate_schedule(settings)(step * settings["num_iterations"])),
             "kl": mean("kl") if settings["beta"] else None,
             "entropy": mean("entropy"),
-            "clip_fraction": mean("pg_clipfrac"),
+            "clip_fraction": mean("pg_clipfrac") or 0.0,
             **batch.metrics,
             "update_seconds": time.perf_counter() - started,
         }
-
-    def _update_metrics(self) -> dict[str, float]:
-        """The metrics of the newest update, which Tunix keeps until the next one."""
-        trainer = self.rl_cluster.actor_trainer
-        metrics = tunix_internals.latest_train_metrics(trainer)
-        (norm,) = jax.tree.leaves(optax.tree.get(trainer.optimizer.opt_state, GRADIENT_NORM))
-        # A micro-batch carries its share of the mini-batch times their number, so the mean is the mini-batch's value.
-        means = {name: float(op(np.asarray(values))) for name, (values, op) in metrics.additional_metrics.items()}
-        loss = float(np.mean([float(loss) for loss in metrics.losses]))
-        return {**means, "loss": loss, "gradient_norm": float(norm)}
 
     def _draw(self, step: int, draw: int, rows: list[dict]) -> list[Group]:
         """Samples and rewards G completions of each row's prompt."""
@@ -185,7 +179,7 @@ class Learner(grpo_learner.GRPOLearner):
         self.rl_cluster.rollout.start_draw(step, draw)
         output = self.rl_cluster.generate(
             prompts=[row["prompt"] for row in repeated],
-            micro_batch_size=settings["micro_batch_prompts"] * generations,
+            micro_batch_size=min(rollout_batch(settings), len(repeated)),
         )
         rewards = {
             name: np.asarray(values, np.float64)

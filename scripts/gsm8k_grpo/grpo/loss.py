@@ -73,9 +73,11 @@ def policy_loss(model: nnx.Module, train_example: TrainExample, algo_config, pad
     """
     example = train_example
     if example.dropout_key is not None:
-        # The random state goes into a copy. In the trainer's own model, checkpoints would have to hold it.
-        model = nnx.merge(*nnx.split(model))
-        model.set_attributes(qwix_rngs=nnx.Rngs(dropout=jax.random.wrap_key_data(example.dropout_key)))
+        # The random state goes into a copy. In the trainer's own model, checkpoints would have to hold it. Each layer
+        # has its own, because layers that run as a loop each count their draws from 0.
+        model, key = nnx.merge(*nnx.split(model)), jax.random.wrap_key_data(example.dropout_key)
+        for index, layer in enumerate(model.layers):
+            layer.set_attributes(qwix_rngs=nnx.Rngs(dropout=jax.random.fold_in(key, index)))
     logps, entropies = log_probs.completion_log_probs(
         model,
         example.prompt_ids,

@@ -23,7 +23,10 @@ def make_micro_batches(
     packs: bool,
     dropout_key: jax.Array | None,
 ) -> list[TrainExample]:
-    """Splits a mini-batch into micro-batches on the mesh. Groups of similar length share one, which is padded little.
+    """Splits a mini-batch into micro-batches on the mesh. Completions of similar length share one, to be padded little.
+
+    Without a KL penalty, a completion whose advantage is 0 has no gradient. Micro-batches of such completions alone are
+    left out, and the metrics are means over the tokens of the others.
 
     Args:
       groups: N groups of G completions.
@@ -31,53 +34,72 @@ def make_micro_batches(
       mesh: where the arrays are placed, the first axis sharded over `fsdp`.
       packs: whether padding is left out of the computation.
       dropout_key: the step's key; None without dropout.
+
+    Returns:
+      the micro-batches; none where no completion has a gradient.
     """
-    generations, prompts = training_settings["num_generations"], training_settings["micro_batch_prompts"]
+    generations, size = training_settings["num_generations"], training_settings["micro_batch_completions"]
     limit_tokens = training_settings["max_completion_tokens"]
-    lengths = np.array([[len(ids) for ids in group.completion_ids] for group in groups])  # [N, G]
-    order = np.argsort(lengths.max(axis=1), kind="stable")
-    groups, lengths = [groups[index] for index in order], lengths[order].reshape(-1)
-    advantages = advantages.reshape(-1, generations)[order].reshape(-1)
+    completions = [ids for group in groups for ids in group.completion_ids]
+    lengths = np.array([len(ids) for ids in completions])
     mask = np.arange(limit_tokens) < lengths[:, None]
     completion_ids = np.full(mask.shape, pad_id, np.int32)
-    completion_ids[mask] = np.concatenate([ids for group in groups for ids in group.completion_ids])
+    completion_ids[mask] = np.concatenate(completions)
     counted = mask.copy()
     if training_settings["truncated_completions"] == "mask":
         counted[np.concatenate([group.truncated for group in groups])] = False
     loss_weights = estimators.loss_weights(counted, training_settings["loss_aggregation"], limit_tokens)
-    mean_weights = estimators.loss_weights(mask, "token", limit_tokens)
+    has_gradient = counted.any(axis=1) & (bool(training_settings["beta"]) | (advantages != 0))
+    parts = _parts(lengths, has_gradient, generations, size)
+    computed = np.isin(np.arange(len(lengths)), parts)
+    mean_weights = estimators.loss_weights(mask & computed[:, None], "token", limit_tokens)
     prompt_ids = np.array([group.prompt_ids for group in groups])
-    copies = padding.prompt_copies(prompts, generations, mesh.shape["fsdp"])
+    copies = padding.prompt_copies(max(1, size // generations), min(size, generations), mesh.shape["fsdp"])
 
     def on_mesh(array: np.ndarray, axis: str | None = "fsdp") -> jax.Array:
         return jax.device_put(array, NamedSharding(mesh, PartitionSpec(axis)))
 
-    starts = range(0, len(groups), prompts)
-    # Tunix takes the mean of the micro-batches' gradients, and the loss is their sum.
-    scale = np.float32(len(starts))
     micro_batches = []
-    for index, start in enumerate(starts):
-        rows = slice(start * generations, (start + prompts) * generations)
-        cells = rows, slice(padding.padded_length(lengths[rows].max(), limit_tokens, COMPLETION_LENGTHS))
-        trimmed = np.repeat(_trimmed(prompt_ids[start : start + prompts], pad_id), copies, axis=0)
-        places = padding.packed_places(mask[cells]) if packs else None
+    for index, rows in enumerate(parts):
+        tokens = padding.padded_length(lengths[rows].max(), limit_tokens, COMPLETION_LENGTHS)
+        trimmed = np.repeat(_trimmed(prompt_ids[rows[::generations] // generations], pad_id), copies, axis=0)
+        places = padding.packed_places(mask[rows, :tokens]) if packs else None
         key = None if dropout_key is None else jax.random.key_data(jax.random.fold_in(dropout_key, index))
         micro_batches.append(
             TrainExample(
                 prompt_ids=on_mesh(trimmed),
                 prompt_mask=on_mesh(trimmed != pad_id),
-                completion_ids=on_mesh(completion_ids[cells]),
-                completion_mask=on_mesh(mask[cells]),
+                completion_ids=on_mesh(completion_ids[rows, :tokens]),
+                completion_mask=on_mesh(mask[rows, :tokens]),
                 advantages=on_mesh(advantages[rows]),
                 ref_per_token_logps=None,
                 old_per_token_logps=None,
-                loss_weights=on_mesh(loss_weights[cells] * scale),
-                mean_weights=on_mesh(mean_weights[cells] * scale),
+                loss_weights=on_mesh(loss_weights[rows, :tokens]),
+                mean_weights=on_mesh(mean_weights[rows, :tokens]),
                 packed_places=None if places is None else on_mesh(places, None),
                 dropout_key=None if key is None else on_mesh(np.asarray(key), None),
             )
         )
     return micro_batches
+
+
+def _parts(lengths: np.ndarray, has_gradient: np.ndarray, generations: int, size: int) -> list[np.ndarray]:
+    """Chooses the completions of each micro-batch: whole groups, or parts of one group.
+
+    Args:
+      lengths, has_gradient: [N · G].
+      size: the completions of a micro-batch, a multiple or a divisor of G.
+
+    Returns:
+      arrays of `size` indices. Parts without any gradient are missing.
+    """
+    groups = np.arange(len(lengths)).reshape(-1, generations)
+    if size < generations:
+        shorter_first = np.lexsort((lengths[groups], ~has_gradient[groups]))
+        ordered = np.take_along_axis(groups, shorter_first, axis=1)
+    else:
+        ordered = groups[np.lexsort((lengths[groups].max(axis=1), ~has_gradient[groups].any(axis=1)))]
+    return [part for part in ordered.reshape(-1, size) if has_gradient[part].any()]
 
 
 def _trimmed(prompt_ids: np.ndarray, pad_id: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 import types
-from collections.abc import Callable
 from typing import Any
 
 
@@ -20,36 +19,6 @@ def import_without_extras() -> None:
         sys.modules["tunix"] = package
 
 
-def set_train_step(trainer: Any, function: Callable) -> None:
-    """Makes a `PeftTrainer` call `function(example)` for each micro-batch.
-
-    The trainer has no option for its compiled step. It keeps it in `_jitted_train_step_fn`, and compiles its own only
-    where that is None.
-
-    Args:
-      trainer: a `tunix.sft.peft_trainer.PeftTrainer` or a subclass.
-      function: returns what `run_train_step` returns. `jit_train_and_eval_step()` hands it out as it is.
-    """
-    trainer._jitted_train_step_fn = function
-
-
-def run_train_step(trainer: Any, model: Any, optimizer: Any, example: Any) -> tuple:
-    """Runs Tunix's uncompiled training step, which updates model and optimizer in place.
-
-    Returns:
-      what the trainer logs: (loss, figures, gradient norm).
-    """
-    return trainer.create_train_step_fn()(model, optimizer, example)
-
-
-def latest_train_metrics(trainer: Any) -> Any:
-    """The newest update's metrics buffer: `losses` and `additional_metrics`.
-
-    The trainer keeps it in `_prev_buffered_train_metrics` until the next update, and gives it to metric loggers only.
-    """
-    return trainer._prev_buffered_train_metrics
-
-
 def replace_class(module: Any, kind: type) -> None:
     """Turns a finished module into one of a subclass, with its weights.
 
@@ -62,3 +31,10 @@ def replace_class(module: Any, kind: type) -> None:
 def normalise_query_and_key(attention: Any, query: Any, key: Any) -> tuple:
     """Applies the norms of Gemma 3's attention, which it keeps in `_query_norm` and `_key_norm`."""
     return attention._query_norm(query), attention._key_norm(key)
+
+
+def qwen2_rotary_angles(positions: Any, config: Any) -> tuple:
+    """The sines and cosines of rotary positions, which Qwen 2's forward pass keeps to itself."""
+    from tunix.models.qwen2 import model
+
+    return model._generate_pos_embeddings(positions, config.head_dim, config.rope_theta)

@@ -82,12 +82,3 @@ def structure(model_config: object, dtype: jnp.dtype = jnp.float32) -> nnx.Modul
 def count_parameters(model: nnx.Module, kind: type = nnx.Param) -> int:
     """Counts the scalars in a model's variables of one kind."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, kind)))
-
-
-def rematerialise_layers(model: nnx.Module) -> None:
-    """Makes the backward pass recompute each layer's activations from the layer's input, which alone is kept.
-
-    This trades a third more computation for memory (arXiv 1604.06174) and changes the numbers by rounding only.
-    """
-    for layer in model.layers:
-        layer.config = dataclasses.replace(layer.config, remat_config=type(layer.config.remat_config).DECODER)

@@ -11,6 +11,7 @@ from tunix.models.gemma3 import model as tunix_gemma3
 from gsm8k_grpo.internals import tunix_internals
 from gsm8k_grpo.models import attention, family_gemma
 from gsm8k_grpo.models.family import Sizes
+from gsm8k_grpo.models.layered import Layered
 
 
 def _cached_block(kind: type[nnx.Module]) -> Callable:
@@ -67,8 +68,8 @@ class Gemma3Attention(tunix_gemma3.Attention):
         return query * self.query_pre_attn_scalar, key
 
 
-class Windowed:
-    """A forward pass that counts the window of local attention in places of the row.
+class Windowed(Layered):
+    """Layers whose masks count the window of local attention in places of the row.
 
     Tunix 0.1.7's Gemma 2 compares a key's place in the row, padding included, with the query's position, padding
     excluded: behind p tokens of padding the window begins p tokens too early and hides the newest p tokens. Its Gemma 3
@@ -87,41 +88,33 @@ class Windowed:
         """Makes an empty cache where Tunix's sampler asks for one."""
         return attention.empty_cache(self.config, batch_size, cache_size, dtype)
 
-    def __call__(
-        self,
-        last_tokens: jax.Array,
-        positions: jax.Array,
-        cache: dict | None,
-        attention_mask: jax.Array,
-        output_hidden_states: bool = False,
-    ) -> tuple[jax.Array, dict | None]:
-        """Computes what Tunix's forward pass does.
+    @property
+    def layer_period(self) -> int:
+        """After how many layers local and global ones come in the same order again."""
+        local = self.local_layers
+        return next(
+            period
+            for period in range(1, len(local) + 1)
+            if all(local[index] == local[index - period] for index in range(period, len(local)))
+        )
 
-        Args:
-          last_tokens, positions: [B, T].
-          cache: of all layers, with room for S tokens, or None (then S is T).
-          attention_mask: [B, T, S] which keys each query may see; the window is applied here.
-          output_hidden_states: whether to keep the last layer's output, as Tunix does.
+    def layer_inputs(
+        self, ids: jax.Array, places: jax.Array, cache: dict | None, mask: jax.Array
+    ) -> tuple[jax.Array, list]:
+        """Computes what the first layer gets, [B, T, D], and what each layer of the pattern gets besides.
 
-        Returns:
-          (logits [B, T, V], the new cache or None).
+        Arguments are those of `Layered.__call__`.
         """
-        window = local_mask(attention_mask, cache, self.config.sliding_window_size)
-        new_cache = None if cache is None else {}
-        x = self.embedder.encode(last_tokens)
-        for index, (layer, local) in enumerate(zip(self.layers, self.local_layers, strict=True)):
-            name = f"layer_{index}"
-            layer_cache, x = layer(x, positions, cache[name] if cache else None, window if local else attention_mask)
-            if cache is not None:
-                new_cache[name] = layer_cache
-        x = self.final_norm(x)
-        if output_hidden_states:
-            self.sow(nnx.Intermediate, "all_hidden_states", x)
-        logits = self.embedder.decode(x)
-        if cap := getattr(self, "final_logits_softcap", None):
-            logits /= cap
-            logits = jnp.tanh(logits) * cap
-        return logits, new_cache
+        window = local_mask(mask, cache, self.config.sliding_window_size)
+        pattern = self.local_layers[: self.layer_period]
+        return self.embedder.encode(ids), [(places, window if local else mask) for local in pattern]
+
+    @staticmethod
+    def run_layer(
+        layer: nnx.Module, x: jax.Array, cache: dict | None, places: jax.Array, mask: jax.Array
+    ) -> tuple[dict | None, jax.Array]:
+        """Runs one layer; returns (its new cache, [B, T, D])."""
+        return layer(x, places, cache, mask)
 
 
 class Gemma2(Windowed, tunix_gemma2.Gemma):

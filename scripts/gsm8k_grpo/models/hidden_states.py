@@ -43,11 +43,3 @@ def prefill(model: nnx.Module, ids: jax.Array, pad_id: int) -> tuple[jax.Array, 
     cache = attention.empty_cache(model.config, *ids.shape, model.embedder.input_embedding.dtype)
     hidden, cache = compute_hidden_states(model, ids, common.build_positions_from_mask(real), cache, mask)
     return hidden[:, -1:], real, cache
-
-
-def output_logits(model: nnx.Module, hidden: jax.Array) -> jax.Array:
-    """Computes logits, […, V], from the last layer's output, […, D]."""
-    logits = model.embedder.decode(hidden)
-    if cap := getattr(model, "final_logits_softcap", None):
-        logits = jnp.tanh(logits / cap) * cap
-    return logits

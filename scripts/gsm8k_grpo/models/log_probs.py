@@ -11,7 +11,8 @@ from flax import nnx
 from tunix.models.gemma import model as tunix_gemma2
 
 from gsm8k_grpo.models import attention
-from gsm8k_grpo.models.hidden_states import compute_hidden_states, output_logits, prefill
+from gsm8k_grpo.models.hidden_states import compute_hidden_states, prefill
+from gsm8k_grpo.models.layered import output_logits
 from gsm8k_grpo.models.packing import Packed
 
 LOGITS_AT_A_TIME = 2**26  # 256 MiB in float32; with Gemma's vocabulary a token has 256,000 logits

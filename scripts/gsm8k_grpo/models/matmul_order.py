@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.sharding import Mesh
 
+BODIES = ("scan", "checkpoint")  # JAX's names of what has a body: loops of fixed length, rematerialised parts
+
 
 def on_cpu(mesh: Mesh) -> bool:
     """Whether a mesh is of CPUs. Only there the order matters: other compilers choose layouts themselves."""
@@ -74,7 +76,7 @@ class WeightsFirst:
 def with_smaller_operand_first(function: Callable) -> Callable:
     """Rewrites a function: where a product's left operand would be transposed, its smaller operand comes first.
 
-    Products in loops and in rematerialised parts stay as they are.
+    This includes products in `scan` and in rematerialised parts.
 
     Args:
       function: from arrays to arrays, in any trees, without side effects.
@@ -115,6 +117,13 @@ def _inlined(equation: JaxprEqn) -> ClosedJaxpr | None:
     return equation.params["jaxpr"] if equation.primitive.name in ("jit", "pjit") else None
 
 
+def _reordered(body: ClosedJaxpr | Jaxpr) -> ClosedJaxpr | Jaxpr:
+    """Rewrites the body of a loop or of a rematerialised part, which keeps its arguments and results."""
+    traced = body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
+    rewritten = jax.make_jaxpr(lambda *arguments: _evaluate(traced, list(arguments), few_rows=False))(*traced.in_avals)
+    return rewritten if traced is body else rewritten.jaxpr
+
+
 def _evaluate(traced: ClosedJaxpr, arguments: list, few_rows: bool) -> list:
     values = dict(zip(traced.jaxpr.constvars, traced.consts, strict=True))
     values |= zip(traced.jaxpr.invars, arguments, strict=True)
@@ -126,6 +135,8 @@ def _evaluate(traced: ClosedJaxpr, arguments: list, few_rows: bool) -> list:
         operands = [read(var) for var in equation.invars]
         if inner := _inlined(equation):
             found = _evaluate(inner, operands, few_rows)
+        elif (body := equation.params.get("jaxpr")) and equation.primitive.name in BODIES and not few_rows:
+            found = equation.primitive.bind(*operands, **equation.params | {"jaxpr": _reordered(body)})
         elif _is_product(equation):
             found = [_product(*operands, equation.params, few_rows)]
         else:

@@ -8,6 +8,7 @@ from tunix.models.qwen2 import model as tunix_qwen2
 from gsm8k_grpo.internals import tunix_internals
 from gsm8k_grpo.models import attention, family_qwen2
 from gsm8k_grpo.models.family import Sizes
+from gsm8k_grpo.models.layered import Layered
 
 
 class Einsum(tunix_qwen2.Einsum):
@@ -63,7 +64,7 @@ class Attention(tunix_qwen2.Attention):
         return cache, tunix_qwen2.shard(self.o_proj(read), self.shd_config.act_btd)
 
 
-class Qwen2(tunix_qwen2.Qwen2):
+class Qwen2(Layered, tunix_qwen2.Qwen2):
     """Tunix's Qwen2.5 with these projections and this attention."""
 
     family, config_class = family_qwen2.QWEN2, tunix_qwen2.ModelConfig
@@ -77,6 +78,26 @@ class Qwen2(tunix_qwen2.Qwen2):
             tunix_internals.replace_class(layer.attn, Attention)
             for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
                 tunix_internals.replace_class(getattr(layer.attn, name), Einsum)
+
+    layer_period = 1
+
+    def layer_inputs(
+        self, ids: jax.Array, places: jax.Array, cache: dict | None, mask: jax.Array
+    ) -> tuple[jax.Array, list]:
+        """Computes what the first layer gets, [B, T, D], and what each layer of the pattern gets besides.
+
+        Arguments are those of `Layered.__call__`.
+        """
+        x = self.embedder.encode(ids)
+        angles = tunix_internals.qwen2_rotary_angles(places, self.config)
+        return x, [(mask, *(each.astype(x.dtype) for each in angles))]
+
+    @staticmethod
+    def run_layer(
+        layer: nnx.Module, x: jax.Array, cache: dict | None, mask: jax.Array, sin: jax.Array, cos: jax.Array
+    ) -> tuple[dict | None, jax.Array]:
+        """Runs one layer; returns (its new cache, [B, T, D])."""
+        return layer(x, cache, mask, sin, cos)
 
     @staticmethod
     def config_values(sizes: Sizes) -> dict:

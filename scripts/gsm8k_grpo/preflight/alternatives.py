@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping
 
+from gsm8k_grpo.config.batches import step_completions
 from gsm8k_grpo.config.conflicts import mesh_conflicts
 from gsm8k_grpo.config.merging import merge
 
@@ -29,16 +30,25 @@ def alternative_settings(settings: Mapping, failing: list[str], meshes: list[dic
             yield {"mesh": other}
     if mesh["fsdp"] > 1 and mesh["decode_weights"] == "gathered" and any(name.endswith("decode") for name in failing):
         yield {"mesh": {"decode_weights": "sharded"}}
-    if "train_step" in failing and not training["remat"]:
+    if "gradient" in failing and not training["remat"]:
         yield {"training": {"remat": True}}
     if training_fails:
-        for prompts in range(training["micro_batch_prompts"] // 2, 0, -1):
-            sequences = prompts * training["num_generations"]
-            if training["prompts_per_step"] % prompts == 0 and sequences % mesh["fsdp"] == 0:
-                yield {"training": {"micro_batch_prompts": prompts}}
+        for key, smallest in (
+            ("micro_batch_completions", 1),
+            ("rollout_batch_completions", training["num_generations"]),
+        ):
+            yield from ({"training": {key: size}} for size in _smaller_batches(training, key, smallest, mesh["fsdp"]))
     if evaluation_fails:
         size = settings["evaluation"]["batch_size"]
         for batch_size in itertools.takewhile(lambda rows: rows >= mesh["fsdp"], (size // 2, size // 4, size // 8)):
             yield {"evaluation": {"batch_size": batch_size}}
     if settings["model"]["dtype"] == "float32":
         yield {"model": {"dtype": "bfloat16"}}
+
+
+def _smaller_batches(training: Mapping, key: str, smallest: int, fsdp: int) -> Iterator[int]:
+    """Halves a batch size as often as the settings allow it."""
+    size = training[key] or step_completions(training)
+    while size % 2 == 0 and size // 2 >= smallest and size // 2 % fsdp == 0:
+        size //= 2
+        yield size

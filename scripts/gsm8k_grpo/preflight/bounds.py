@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from gsm8k_grpo.config.accelerators import Accelerator
+from gsm8k_grpo.config.batches import rollout_batch, step_completions
 
 
 def program_bounds(record: Mapping, accelerator: Accelerator, dtype: str) -> dict:
@@ -42,16 +43,17 @@ def estimate_training(
     training = settings["training"]
     by_name = {record["name"]: record for record in records}
     bound = {name: record["bound_seconds"] for name, record in by_name.items()}
-    micro_batches = training["prompts_per_step"] // training["micro_batch_prompts"]
+    completions = step_completions(training)
+    micro_batches, batches = completions // training["micro_batch_completions"], completions // rollout_batch(training)
     batch = {
         stage: bound[f"{stage}_prefill"]
         + settings[block]["max_completion_tokens"] * bound[f"{stage}_decode"]
         + by_name[f"{stage}_decode"]["before_loop_seconds"]
         for stage, block in (("rollout", "training"), ("evaluation", "evaluation"))
     }
-    rollouts = micro_batches * batch["rollout"]
+    rollouts = batches * batch["rollout"]
     log_probs = micro_batches * (bound.get("reference_log_probs", 0.0) + bound.get("old_log_probs", 0.0))
-    updates = micro_batches * training["num_iterations"] * bound["train_step"]
+    updates = training["num_iterations"] * (micro_batches * bound["gradient"] + bound["optimizer_step"])
     step = rollouts + log_probs + updates
     hours = step * training["max_steps"] / 3600
     return {

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.units import size_text
+from gsm8k_grpo.config.batches import rollout_batch
 from gsm8k_grpo.generation.cache_length import cache_capacities
 from gsm8k_grpo.models import log_probs
 from gsm8k_grpo.models.building import vocabulary_size
@@ -53,18 +54,18 @@ def require_memory(needed_bytes: int, mesh: Mesh, purpose: str, settings_to_lowe
 
 def require_training_memory(config: object, training_settings: dict, max_prompt_tokens: int, mesh: Mesh) -> None:
     """Refuses a micro-batch whose logits and layer inputs, or whose KV cache, alone do not fit."""
-    sequences = training_settings["micro_batch_prompts"] * training_settings["num_generations"]
+    sequences, rollouts = training_settings["micro_batch_completions"], rollout_batch(training_settings)
     limit = training_settings["max_completion_tokens"]
     logits = min(sequences * limit * vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
     layer_inputs = sequences * limit * config.embed_dim * config.num_layers  # kept for the gradient
     require_memory(
         max(
             2 * logits * BYTES_PER_LOGIT + layer_inputs * BYTES_PER_ACTIVATION,
-            least_kv_cache_bytes(config, sequences, max_prompt_tokens + cache_capacities(limit)[0]),
+            least_kv_cache_bytes(config, rollouts, max_prompt_tokens + cache_capacities(limit)[0]),
         ),
         mesh,
         f"a training micro-batch of {sequences} sequences of {max_prompt_tokens + limit} tokens",
-        "training.micro_batch_prompts, training.num_generations or training.max_completion_tokens",
+        "training.micro_batch_completions, training.rollout_batch_completions or training.max_completion_tokens",
     )
 
 

@@ -11,11 +11,13 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.rl import trainer as rl_trainer
 
+from gsm8k_grpo.config.batches import rollout_batch
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
 from gsm8k_grpo.generation.sampler import DecodingState, DrawingOptions, Sampler
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.loss import TrainExample
+from gsm8k_grpo.grpo.update import PolicyUpdate
 from gsm8k_grpo.internals import jax_internals
 from gsm8k_grpo.models import building, log_probs, matmul_order, storage
 from gsm8k_grpo.models.lora import make_policy
@@ -60,7 +62,8 @@ class Programs:
     Attributes:
       mesh: the mesh.
       on_cpu: whether its devices are CPUs.
-      trainer: Tunix's trainer with our loss, its model and optimizer abstract.
+      trainer: Tunix's trainer, its model and optimizer abstract.
+      update: the programs that change its weights.
       base_parameters, lora_parameters: numbers of scalars.
       base_bytes, adapter_bytes, optimizer_bytes: their bytes on each chip.
     """
@@ -81,7 +84,9 @@ class Programs:
             self._policy = make_policy(self._base, lora, settings["seed"], mesh)
         # The reference of a quantised policy is the same model with zero adapters: it has the policy's shapes.
         self._reference = self._policy if lora and lora["base_weights"] else self._base
-        self.trainer = self._make_trainer()
+        self.trainer, training = self._make_trainer(), settings["training"]
+        config, pad_id = tunix_setup.grpo_config(training), PlaceholderTokenizer().pad_id()
+        self.update = PolicyUpdate(self.trainer, config, pad_id, mesh, training["remat"], self._for_cpu)
         self._decoding_states: dict[str, object] = {}
         adapters, weights = nnx.state(self._policy, nnx.LoRAParam, ...)
         self.base_parameters = building.count_parameters(self._base)
@@ -98,7 +103,8 @@ class Programs:
             "rollout_decode",
             *(["reference_log_probs"] if training["beta"] else []),
             *(["old_log_probs"] if training["num_iterations"] > 1 else []),
-            "train_step",
+            "gradient",
+            "optimizer_step",
             "evaluation_prefill",
             "evaluation_decode",
         ]
@@ -112,15 +118,11 @@ class Programs:
             if part == "decode":
                 traced = self._sampler(stage)
                 return traced.sampler.lower_decode(self._decoding_states.get(stage, traced.state), traced.drawing)
-            if name == "train_step":
-                return self.train_step.lower(self.training_example())
+            if name == "gradient":
+                return self.update.lower_gradient(self.training_example())
+            if name == "optimizer_step":
+                return self.update.lower_optimizer_step()
             return self._lower_log_probs(self._reference if name == "reference_log_probs" else self._policy)
-
-    @functools.cached_property
-    def train_step(self) -> tunix_setup.TrainStep:
-        """The training step, as the trainer calls it."""
-        step, _ = self.trainer.jit_train_and_eval_step()
-        return step.func
 
     def note_output_shardings(self, name: str, program: jax.stages.Compiled) -> None:
         """Remembers where a compiled prefill leaves the state: decoding begins with it there."""
@@ -135,7 +137,8 @@ class Programs:
         if name.startswith("evaluation"):
             evaluation = self._settings["evaluation"]
             return min(evaluation["batch_size"], evaluation["rows"] or evaluation["batch_size"])
-        return self._settings["training"]["micro_batch_prompts"] * self._settings["training"]["num_generations"]
+        training = self._settings["training"]
+        return rollout_batch(training) if name.startswith("rollout") else training["micro_batch_completions"]
 
     def kv_cache_bytes(self, name: str) -> int:
         """Bytes of the program's KV cache on each chip at its longest; 0 where it has none."""
@@ -171,7 +174,9 @@ class Programs:
             return second_model + (0 if quantised else self.adapter_bytes) + self.optimizer_bytes
         if name in ("rollout_prefill", "rollout_decode", "old_log_probs"):
             return second_model + self.optimizer_bytes
-        return second_model if name == "train_step" else 0
+        if name == "gradient":
+            return second_model + self.optimizer_bytes
+        return second_model if name == "optimizer_step" else 0
 
     def abstract_array(self, shape: tuple[int, ...], dtype: object, axis: str | None = "fsdp") -> jax.ShapeDtypeStruct:
         """An array without values whose first dimension is sharded over a mesh axis."""
@@ -179,9 +184,9 @@ class Programs:
 
     def training_example(self) -> TrainExample:
         """A micro-batch of the longest completions, as `Learner` makes it."""
-        training, rows = self._settings["training"], self.rows("train_step")
-        prompts, fsdp = training["micro_batch_prompts"], self.mesh.shape["fsdp"]
-        copies = padding.prompt_copies(prompts, training["num_generations"], fsdp)
+        training, rows = self._settings["training"], self.rows("gradient")
+        prompts, fsdp = -(-rows // training["num_generations"]), self.mesh.shape["fsdp"]
+        copies = padding.prompt_copies(prompts, rows // prompts, fsdp)
         prompt_shape = (prompts * copies, self._settings["prompt"]["max_tokens"])
         completion_shape = (rows, training["max_completion_tokens"])
         log_probs = self.abstract_array(completion_shape, jnp.float32)
@@ -205,7 +210,7 @@ class Programs:
         return self._settings["evaluation" if name.startswith("evaluation") else "training"]
 
     def _make_trainer(self) -> rl_trainer.Trainer:
-        """Tunix's trainer as its RL cluster makes it, with our loss; adapters and optimizer state are abstract."""
+        """Tunix's trainer as its RL cluster makes it; adapters and optimizer state are abstract."""
         training, max_prompt_tokens = self._settings["training"], self._settings["prompt"]["max_tokens"]
         arguments = (self.mesh, training, max_prompt_tokens, PLACEHOLDER_STOP_IDS, self._settings["seed"])
         config = tunix_setup.rl_cluster_config(*arguments, checkpoints=None, gather_weights=True).training_config
@@ -220,8 +225,6 @@ class Programs:
 
         optimizer_state = abstract_with_shardings(jax.eval_shape(make, state), self.mesh)
         trainer.model, trainer.optimizer = self._policy, nnx.merge(optimizer_graph, optimizer_state)
-        grpo_config, pad_id = tunix_setup.grpo_config(training), PlaceholderTokenizer().pad_id()
-        tunix_setup.set_loss(trainer, grpo_config, pad_id, training["remat"], self._for_cpu)
         return trainer
 
     def _lower_log_probs(self, model: nnx.Module) -> jax.stages.Lowered:

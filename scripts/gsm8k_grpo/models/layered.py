@@ -1,0 +1,130 @@
+"""The forward pass of all families: the embedding, the layers (in a loop where there are many), the logits."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+LOOP_FROM_REPEATS = 6  # with fewer repeats of a pattern of layers, the loop's copies cost more than they save
+
+
+class Layered:
+    """A forward pass that runs the layers as a loop; a family mixes it in.
+
+    The family has `layer_period` (after how many layers they are alike again), `layer_inputs` and `run_layer`.
+
+    Attributes:
+      remat_layers: whether the backward pass recomputes each layer's activations from the layer's input, which alone is
+        kept. This trades a third more computation for memory (arXiv 1604.06174) and changes the numbers by rounding.
+    """
+
+    remat_layers = False
+
+    def __call__(
+        self,
+        ids: jax.Array,
+        places: jax.Array,
+        cache: dict | None,
+        mask: jax.Array,
+        output_hidden_states: bool = False,
+    ) -> tuple[jax.Array, dict | None]:
+        """Computes what Tunix's forward pass does.
+
+        Args:
+          ids, places: [B, T] tokens and their positions.
+          cache: of all layers, with room for S tokens, or None (then S is T).
+          mask: [B, T, S] which keys each query may see; a family with local attention narrows it.
+          output_hidden_states: whether to keep the last layer's output, as Tunix does.
+
+        Returns:
+          (logits [B, T, V], the new cache or None).
+        """
+        x, inputs = self.layer_inputs(ids, places, cache, mask)
+        x, cache = run_layers(self, x, cache, inputs)
+        x = self.final_norm(x)
+        if output_hidden_states:
+            self.sow(nnx.Intermediate, "all_hidden_states", x)
+        return output_logits(self, x), cache
+
+    def get_model_input(self) -> dict:
+        """Gives Qwix arguments to call the model with when it adds adapters: one token, so that layers are not looped.
+
+        Two rows are the least that the mesh's axis `fsdp` can share.
+        """
+        ids = jnp.ones((2, 1), jnp.int32)
+        return {"ids": ids, "places": ids, "cache": None, "mask": jnp.ones((2, 1, 1), bool)}
+
+
+def output_logits(model: nnx.Module, hidden: jax.Array) -> jax.Array:
+    """Computes logits, […, V], from the last layer's output, […, D]."""
+    logits = model.embedder.decode(hidden)
+    if cap := getattr(model, "final_logits_softcap", None):
+        logits = jnp.tanh(logits / cap) * cap
+    return logits
+
+
+def run_layers(
+    model: nnx.Module, x: jax.Array, cache: dict | None, inputs: list[tuple]
+) -> tuple[jax.Array, dict | None]:
+    """Runs all layers on x, [B, T, D].
+
+    Many alike layers run in a loop. A loop is compiled once, not once a layer, and no compiler can undo
+    rematerialisation in it, because the forward and the backward pass are two loops. A loop copies each layer's
+    weights. This is nothing beside the products of many tokens, but doubles the time of one token.
+
+    Args:
+      cache: of `attention.empty_cache`, or None.
+      inputs: for each place in the pattern of layers, what `run_layer` gets beside x and the layer's cache.
+
+    Returns:
+      (the last layer's output, the new cache or None).
+    """
+    layers, period = list(model.layers), model.layer_period
+    repeats = len(layers) // period
+    loops = cache is not None and x.shape[1] > 1 and repeats >= LOOP_FROM_REPEATS
+    looped, new_cache = repeats * period if loops else 0, None if cache is None else {}
+    if looped:
+        x, new_cache = _looped(model, x, [cache[f"layer_{index}"] for index in range(looped)], inputs)
+    for index in range(looped, len(layers)):
+        name, given = f"layer_{index}", inputs[index % period]
+        layer_cache = cache and cache[name]
+        if model.remat_layers:
+            graph, state = nnx.split(layers[index])
+            layer_cache, x = _rematerialised(model, graph)(state, x, layer_cache, given)
+        else:
+            layer_cache, x = model.run_layer(layers[index], x, layer_cache, *given)
+        if cache is not None:
+            new_cache[name] = layer_cache
+    return x, new_cache
+
+
+def _looped(model: nnx.Module, x: jax.Array, caches: list[dict], inputs: list[tuple]) -> tuple[jax.Array, dict]:
+    """Runs the first layers, as many as there are caches, as a loop over repeats of the pattern."""
+    layers, period = list(model.layers)[: len(caches)], model.layer_period
+    runs = [_rematerialised(model, nnx.split(layer)[0]) for layer in layers[:period]]
+    states = [(nnx.split(layer)[1], layer_cache) for layer, layer_cache in zip(layers, caches, strict=True)]
+    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states[place::period]) for place in range(period)]
+
+    def repeat(x: jax.Array, of_repeat: list) -> tuple[jax.Array, list]:
+        new_caches = []
+        for run, (state, layer_cache), given in zip(runs, of_repeat, inputs, strict=True):
+            layer_cache, x = run(state, x, layer_cache, given)
+            new_caches.append(layer_cache)
+        return x, new_caches
+
+    x, found = jax.lax.scan(repeat, x, stacked)
+
+    def of_layer(index: int) -> dict:
+        return jax.tree.map(lambda leaf: leaf[index // period], found[index % period])
+
+    return x, {f"layer_{index}": of_layer(index) for index in range(len(layers))}
+
+
+def _rematerialised(model: nnx.Module, graph: nnx.GraphDef) -> Callable:
+    """Makes a function of a layer's state that runs the layer; with `remat_layers` its activations are not kept."""
+
+    def run(state: nnx.State, x: jax.Array, layer_cache: dict | None, given: tuple) -> tuple:
+        return model.run_layer(nnx.merge(graph, state), x, layer_cache, *given)
+
+    return jax.checkpoint(run) if model.remat_layers else run
