@@ -43,11 +43,11 @@ PROGRAMS = ("ours", "stock", "ours-remat", "stock-remat")
 def lower_step(program: str, prompts: int) -> jax.stages.Lowered:
     """Traces one of `PROGRAMS` for micro-batches of so many prompts."""
     whose, _, remat = program.partition("-")
-    changes = {"prompts_per_step": prompts, "micro_batch_prompts": prompts, "remat": bool(remat)}
+    changes = {"prompts_per_step": prompts, "micro_batch_completions": 4 * prompts, "remat": bool(remat)}
     settings = effective_settings("gemma2-2b-it", {"mesh": MESH, "training": changes})
     programs = Programs(settings, compilation.make_mesh(ACCELERATORS["v5e-8"], **MESH))
     if whose == "ours":
-        return programs.lower("train_step")
+        return programs.lower("gradient")
     trainer, example = programs.trainer, programs.training_example()
     if remat:
         building.rematerialise_layers(trainer.model)
@@ -59,7 +59,7 @@ def lower_step(program: str, prompts: int) -> jax.stages.Lowered:
         return policy_loss(model, train_example, algo_config=algorithm, pad_id=0, eos_id=1)
 
     trainer.with_loss_fn(loss, has_aux=True)
-    prompts_shape = (programs.rows("train_step"), settings["prompt"]["max_tokens"])  # a prompt for each completion
+    prompts_shape = (programs.rows("gradient"), settings["prompt"]["max_tokens"])  # a prompt for each completion
     stock_example = grpo_learner.TrainExample(
         prompt_ids=programs.abstract_array(prompts_shape, jnp.int32),
         prompt_mask=programs.abstract_array(prompts_shape, jnp.bool_),

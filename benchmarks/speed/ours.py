@@ -108,7 +108,7 @@ def _settings(workload: Workload, steps: int) -> Mapping:
                 "max_steps": steps,
                 "checkpoint_interval_steps": steps,
                 "prompts_per_step": workload.prompts,
-                "micro_batch_prompts": workload.prompts,
+                "micro_batch_completions": workload.rows,
                 "num_generations": workload.generations,
                 "max_completion_tokens": workload.limit_tokens,
                 "beta": BETA,

@@ -21,7 +21,7 @@ def raising(error):
         (PipelineError("x.jsonl, line 2: no key 'a'"), "ERROR: x.jsonl, line 2: no key 'a'"),
         (OSError(errno.ENOSPC, "No space left", "out.json"), "ERROR: out.json cannot be written (No space left): "),
         (PermissionError(errno.EACCES, "Permission denied", "o"), "ERROR: o cannot be written (Permission denied): "),
-        (MemoryError(), "ERROR: out of memory (allocation failed): lower training.micro_batch_prompts"),
+        (MemoryError(), "ERROR: out of memory (allocation failed): lower training.micro_batch_completions"),
         (RuntimeError("RESOURCE_EXHAUSTED: 5 GiB\nat f"), "ERROR: out of memory (RESOURCE_EXHAUSTED: 5 GiB): lower "),
     ],
     ids=["bad input", "disk full", "not permitted", "memory", "accelerator memory"],

@@ -150,8 +150,8 @@ FAULTS = {
         "published.values.0.rows: unknown key; there are metric, base, trained, difference",
     ),
     "batch that does not divide": (
-        {"training": {"prompts_per_step": 8, "micro_batch_prompts": 3}},
-        "training.micro_batch_prompts: 3 does not divide prompts_per_step 8",
+        {"training": {"prompts_per_step": 8, "micro_batch_completions": 3}},
+        "training.micro_batch_completions: 3 does not divide the 64 completions of a step",
     ),
     "checkpoint after the last step": (
         {"training": {"max_steps": 100, "checkpoint_interval_steps": 101}},
@@ -207,9 +207,13 @@ FAULTS = {
         "mesh.tp: 4 does not divide the 2 KV heads; with these settings it can be 1, 2",
     ),
     "a mesh that does not share the batch": (
-        {"mesh": {"fsdp": 3}, "model": {"architecture": {"embed_dim": 384}}, "training": {"num_generations": 4}},
-        "mesh.fsdp: 3 does not divide the 32 sequences of a micro-batch (micro_batch_prompts × num_generations); with "
-        "these settings it can be 1, 2, 4, 8, 16, 32",
+        {
+            "mesh": {"fsdp": 3},
+            "model": {"architecture": {"embed_dim": 384}},
+            "training": {"num_generations": 4, "micro_batch_completions": 32},
+        },
+        "mesh.fsdp: 3 does not divide the 32 completions of a batch (micro_batch_completions, "
+        "rollout_batch_completions); with these settings it can be 1, 2, 4, 8, 16, 32",
     ),
     "a mesh that does not share the width": (
         {"mesh": {"fsdp": 3}, "training": {"num_generations": 3}},

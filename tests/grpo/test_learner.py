@@ -119,7 +119,7 @@ def make_learner(tokenizer, mesh, tmp_path):
 
     def make(stop_ids=(107, 1), architecture=QWEN, **changes):
         training = {
-            **{"max_steps": 1, "checkpoint_interval_steps": 1, "prompts_per_step": 2, "micro_batch_prompts": 1},
+            **{"max_steps": 1, "checkpoint_interval_steps": 1, "prompts_per_step": 2, "micro_batch_completions": 4},
             **{
                 "num_generations": 4,
                 "max_completion_tokens": 8,

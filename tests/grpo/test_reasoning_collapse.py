@@ -21,7 +21,7 @@ from small_models import ARCHITECTURE
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 SUMS = [(first, second) for first in range(2, 6) for second in range(2, 6)]
 TRAINING = {
-    **{"max_steps": 30, "checkpoint_interval_steps": 30, "prompts_per_step": 4, "micro_batch_prompts": 4},
+    **{"max_steps": 30, "checkpoint_interval_steps": 30, "prompts_per_step": 4, "micro_batch_completions": 16},
     **{"num_generations": 4, "max_completion_tokens": 48, "beta": 0, "temperature": 1.0, "learning_rate": 0.01},
     "lora": {"rank": 4, "alpha": 4, "target_modules": ["q_einsum", "down_proj"]},
 }

@@ -132,7 +132,7 @@ def identity(**training):
 def test_only_settings_that_change_a_step_make_another_run():
     same = {"checkpoint_interval_steps": 20, "kept_completions": 0, "wandb_project": "p", "schedule_steps": 60}
     assert identity() == identity(**same) == identity(max_steps=40, schedule_steps=60)
-    for other in ({"max_steps": 61}, {"beta": 0.05}, {"micro_batch_prompts": 4}, {"lora": {"dropout": 0.1}}):
+    for other in ({"max_steps": 61}, {"beta": 0.05}, {"micro_batch_completions": 32}, {"lora": {"dropout": 0.1}}):
         assert identity() != identity(**other)
 
 

@@ -126,7 +126,7 @@ SMALL = {
     "schedule_steps": 5,
     "checkpoint_interval_steps": 1,
     "prompts_per_step": 4,
-    "micro_batch_prompts": 2,
+    "micro_batch_completions": 4,
     "num_generations": 2,
     "advantage_estimator": "drgrpo",
     "max_completion_tokens": 64,

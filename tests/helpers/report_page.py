@@ -35,10 +35,10 @@ PREFLIGHT = {
     "mesh": {"fsdp": 2, "tp": 4},
     "warnings": ["mesh: 4 of the 8 chips of v5e-8 are used"],
     "verdict": "does not fit",
-    "reasons": ["train_step needs 20.00 GiB a chip, v5e-8 has 16.00"],
+    "reasons": ["gradient needs 20.00 GiB a chip, v5e-8 has 16.00"],
     "programs": [
         {**_FITTING, "bound_by": "memory"},
-        {"name": "train_step", "needed_bytes": 20 * 2**30, "fits": False, "error": "out of memory"},
+        {"name": "gradient", "needed_bytes": 20 * 2**30, "fits": False, "error": "out of memory"},
     ],
     "tried": [{"settings": {"mesh": {"fsdp": 8, "tp": 1}}, "fits": True, "programs": []}],
     "provenance": synthetic.PROVENANCE,

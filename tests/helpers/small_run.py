@@ -37,7 +37,7 @@ SMALLEST = {
         "max_steps": 4,
         "checkpoint_interval_steps": 2,
         "prompts_per_step": 2,
-        "micro_batch_prompts": 2,
+        "micro_batch_completions": 4,
         "num_generations": 2,
         "advantage_estimator": "rloo",
         "num_iterations": 2,

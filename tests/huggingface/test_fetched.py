@@ -61,7 +61,7 @@ def run_settings(source, folder, lora=True):
             },
             "prompt": {"dev_rows": 8, "max_tokens": 200},
             "training": {
-                **{"max_steps": 2, "checkpoint_interval_steps": 2, "prompts_per_step": 2, "micro_batch_prompts": 2},
+                **{"max_steps": 2, "checkpoint_interval_steps": 2, "prompts_per_step": 2, "micro_batch_completions": 4},
                 **{"num_generations": 2, "advantage_estimator": "rloo", "max_completion_tokens": 8},
                 "beta": 0,  # no reference to compile
                 "rewards": [f"{folder}/mine.py:letters"],

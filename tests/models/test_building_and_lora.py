@@ -137,13 +137,13 @@ def test_rematerialisation_changes_memory_and_no_gradient(member, mesh):
 
     def loss(policy):
         training = nnx.merge(*nnx.split(policy))
-        training.set_attributes(qwix_rngs=nnx.Rngs(dropout=7))
+        for index, layer in enumerate(training.layers):  # as the loss does
+            layer.set_attributes(qwix_rngs=nnx.Rngs(dropout=7 + index))
         return jnp.sum(jnp.square(training(tokens, positions, None, mask)[0]))
 
     def gradient(remat):
         policy = with_lora(model, lora, seed=3, mesh=mesh)
-        if remat:
-            building.rematerialise_layers(policy)
+        policy.remat_layers = remat
         graph, trained, rest = nnx.split(policy, nnx.LoRAParam, ...)
         trained = jax.tree.map(lambda leaf: leaf + 0.02, trained)  # or one half of the gradients would be zero
 

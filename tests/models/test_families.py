@@ -151,7 +151,7 @@ def test_a_miniature_is_pretrained_trained_and_evaluated(name, tmp_path):
             },
             "prompt": {"dev_rows": 20, "max_tokens": 96},
             "training": {
-                **{"max_steps": 2, "checkpoint_interval_steps": 1, "prompts_per_step": 2, "micro_batch_prompts": 2},
+                **{"max_steps": 2, "checkpoint_interval_steps": 1, "prompts_per_step": 2, "micro_batch_completions": 4},
                 **{"num_generations": 2, "advantage_estimator": "rloo", "max_completion_tokens": 8},
                 "rewards": [f"{tmp_path}/mine.py:letters"],
                 "lora": {

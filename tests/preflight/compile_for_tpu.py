@@ -25,4 +25,4 @@ for weights in ("gathered", "sharded"):
     programs = Programs(settings, mesh)
     all_gathers("rollout_prefill")
     found[weights] = all_gathers("rollout_decode")
-print(json.dumps(found | {name: all_gathers(name) for name in ("reference_log_probs", "train_step")}))
+print(json.dumps(found | {name: all_gathers(name) for name in ("reference_log_probs", "gradient")}))

@@ -20,7 +20,7 @@ SMALL = {
     "prompt": {"max_tokens": 64},
     "training": {
         "prompts_per_step": 4,
-        "micro_batch_prompts": 2,
+        "micro_batch_completions": 8,
         "num_generations": 4,
         "num_iterations": 2,
         "max_completion_tokens": 16,

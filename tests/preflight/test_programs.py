@@ -15,7 +15,7 @@ def recorded(on_eight_devices, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["rollout_prefill", "rollout_decode", "reference_log_probs", "old_log_probs", "train_step"]
+    "name", ["rollout_prefill", "rollout_decode", "reference_log_probs", "old_log_probs", "gradient"]
 )
 def test_programs_are_those_that_training_executes(recorded, name):
     ours, executed = recorded["programs"][name].values()
@@ -54,14 +54,14 @@ def test_the_tpu_gathers_weights_for_each_token_unless_they_are_gathered_before(
     assert count == 13 and before["count"] >= left["count"] + 13
     assert before["bytes"] >= moved + left["bytes"] and moved > 5 * left["bytes"], found
     # Logits are computed in parts. The embedding's half (tp 2), 200 × 64, is gathered once for all of them.
-    for name in ("reference_log_probs", "train_step"):
+    for name in ("reference_log_probs", "gradient"):
         assert 0 < found[name]["in_loops"]["bytes"] < 200 * 64 * 4 / 10, found
 
 
 def test_programs_for_another_accelerator_leave_out_optimisations_for_a_cpu(one_chip):
     mesh = compilation.make_mesh(ACCELERATORS["rtx4090-24gb"], 1, 1)
     estimated, own = (Programs(one_chip(), mesh, estimated) for estimated in (True, False))
-    for name in ("rollout_decode", "train_step"):
+    for name in ("rollout_decode", "gradient"):
         assert estimated.lower(name).as_text() != own.lower(name).as_text()
 
 

@@ -30,7 +30,7 @@ def test_each_program_has_sizes_and_bounds(fitting):
     result, progress = fitting
     names = [each["name"] for each in result["programs"]]
     assert names == [
-        *("rollout_prefill", "rollout_decode", "reference_log_probs", "old_log_probs", "train_step"),
+        *("rollout_prefill", "rollout_decode", "reference_log_probs", "old_log_probs", "gradient"),
         *("evaluation_prefill", "evaluation_decode"),
     ]
     for each in result["programs"]:
@@ -56,22 +56,22 @@ def test_a_recipe_that_fits_gets_an_estimate(fitting):
     # 2 micro-batches of 16 tokens each; μ is 2.
     seconds = {each["name"]: each["bound_seconds"] for each in result["programs"]}
     step = 2 * (seconds["rollout_prefill"] + 16 * seconds["rollout_decode"])
-    step += 2 * (seconds["reference_log_probs"] + seconds["old_log_probs"] + 2 * seconds["train_step"])
+    step += 2 * (seconds["reference_log_probs"] + seconds["old_log_probs"] + 2 * seconds["gradient"])
     assert estimate["step_seconds"] == pytest.approx(step)
     assert estimate["training_hours"] == pytest.approx(step * 60 / 3600)
     assert estimate["price"] == pytest.approx(estimate["training_hours"] * 0.5)
     text = result_text(result)
     assert "\nfits\n" in text and "hours of training, at a price of" in text and "the CPU's: an estimate" in text
-    assert f"{'train_step':<20}" in text and "17.99 GiB" in text
+    assert f"{'gradient':<20}" in text and "17.99 GiB" in text
 
 
 def test_other_settings_are_tried_until_the_recipe_fits(fitting, one_chip, monkeypatch):
-    monkeypatch.setattr(Programs, "names", ["train_step"])  # the others fit
-    (largest,) = [each for each in fitting[0]["programs"] if each["name"] == "train_step"]
+    monkeypatch.setattr(Programs, "names", ["gradient"])  # the others fit
+    (largest,) = [each for each in fitting[0]["programs"] if each["name"] == "gradient"]
     smaller_card = dataclasses.replace(CARD, usable_hbm_bytes=largest["needed_bytes"] - 1)
     result = verdict.run_preflight(one_chip(), smaller_card, lambda _: None)
     assert result["verdict"] == "does not fit" and "estimate" not in result
-    assert result["reasons"][0].startswith("train_step needs ")
+    assert result["reasons"][0].startswith("gradient needs ")
     assert any("ask again with preflight.level verdict" in text for text in result["warnings"])
     (tried,) = result["tried"]  # the first attempt succeeds
     assert tried["settings"] == {"training": {"remat": True}} and tried["fits"]
@@ -82,11 +82,11 @@ def test_other_settings_are_tried_until_the_recipe_fits(fitting, one_chip, monke
 
 
 def test_the_cheapest_change_is_tried_first():
-    settings = effective_settings("minigrpo-fast", {"training": {"remat": False, "micro_batch_prompts": 8}})
+    settings = effective_settings("minigrpo-fast", {"training": {"remat": False, "micro_batch_completions": 16}})
     meshes = alternatives.possible_meshes(settings, 1)
-    assert list(alternatives.alternative_settings(settings, ["train_step", "evaluation_decode"], meshes)) == [
+    assert list(alternatives.alternative_settings(settings, ["gradient", "evaluation_decode"], meshes)) == [
         {"training": {"remat": True}},
-        *({"training": {"micro_batch_prompts": count}} for count in (4, 2, 1)),
+        *({"training": {"micro_batch_completions": count}} for count in (8, 4, 2, 1)),
         *({"evaluation": {"batch_size": size}} for size in (32, 16, 8)),
     ]
     assert {"training": {"remat": True}} not in alternatives.alternative_settings(settings, ["rollout_prefill"], [])
@@ -100,16 +100,16 @@ def test_changes_that_fail_alone_are_tried_together(monkeypatch):
 
     def compile_programs(settings, accelerator, names, log):
         training = settings["training"]
-        activations = training["micro_batch_prompts"] / 8 * (0.25 if training["remat"] else 1)
-        return {"programs": [{"name": "train_step", "fits": activations <= 0.125}]}
+        activations = training["micro_batch_completions"] / 16 * (0.25 if training["remat"] else 1)
+        return {"programs": [{"name": "gradient", "fits": activations <= 0.125}]}
 
     monkeypatch.setattr(verdict, "compile_programs", compile_programs)
-    settings = effective_settings("minigrpo-fast", {"training": {"remat": False, "micro_batch_prompts": 8}})
-    tried = verdict.search_fitting_settings(settings, CARD, ["train_step"], lambda _: None)
+    settings = effective_settings("minigrpo-fast", {"training": {"remat": False, "micro_batch_completions": 16}})
+    tried = verdict.search_fitting_settings(settings, CARD, ["gradient"], lambda _: None)
     assert [each["settings"]["training"] for each in tried] == [
         {"remat": True},
-        {"micro_batch_prompts": 4},
-        {"remat": True, "micro_batch_prompts": 4},
+        {"micro_batch_completions": 8},
+        {"remat": True, "micro_batch_completions": 8},
     ]
     assert [each["fits"] for each in tried] == [False, False, True]
 

@@ -120,7 +120,7 @@ def test_preflight_published_results_and_caveats_are_shown(opened):
     assert float(section.locator("svg.bar .limit").first.get_attribute("x1")) == 80.0
     text = section.inner_text()
     assert "Does not fit on v5e-8" in text and "12.3 ms" in text and "memory" in text
-    assert "preflight: train_step needs 20.00 GiB a chip" in text and "moving revision: model.revision" in text
+    assert "preflight: gradient needs 20.00 GiB a chip" in text and "moving revision: model.revision" in text
     assert "train was restarted 1 time" in text
     published = page.locator(".published").first.inner_text()
     assert (

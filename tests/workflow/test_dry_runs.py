@@ -117,7 +117,7 @@ def test_every_recipe_has_a_dry_run(snakemake, sources, size):
         ("training={bata: 0.05}", "recipe tiny: training.bata: unknown key; there are max_steps,"),
         ("training={learning_rate: 1e-6}", "recipe tiny: training.learning_rate: expected a number, found '1e-6'"),
         ("training={num_generations: 1}", "recipe tiny: training.num_generations: expected at least 2, found 1"),
-        ("training={micro_batch_prompts: 7}", "recipe tiny: training.micro_batch_prompts: 7 does not divide"),
+        ("training={micro_batch_completions: 7}", "recipe tiny: training.micro_batch_completions: 7 does not divide"),
         ("training={checkpoint_interval_steps: 7}", "recipe tiny: training.checkpoint_interval_steps: 7 lies beyond"),
         ("training={rewards: [mine.py:f]}", "recipe tiny: training.rewards: mine.py"),
         ("recipes=gemma", "recipes: there is no recipe 'gemma'; there are "),

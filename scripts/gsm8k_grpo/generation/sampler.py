@@ -253,9 +253,15 @@ class Sampler(tunix_sampler.Sampler):
 
         The cache has room for `capacity` completion tokens.
         """
-        model = self._model(weights)
         tokens = cache_tokens(prompt_ids.shape[1], capacity) - prompt_ids.shape[1]
-        hidden, real, cache = prefill(model, prompt_ids, self.tokenizer.pad_id())
+
+        def compute(weights: object, prompt_ids: jax.Array) -> tuple:
+            model = self._model(weights)
+            hidden, real, cache = prefill(model, prompt_ids, self.tokenizer.pad_id())
+            return output_logits(model, hidden)[:, 0], real, cache
+
+        compute = matmul_order.with_smaller_operand_first(compute) if self._for_cpu else compute
+        logits, real, cache = compute(weights, prompt_ids)
         state = DecodingState(
             tokens=jnp.zeros((len(keys), options.max_completion_tokens), jnp.int32),
             drawn=jnp.int32(0),
@@ -265,7 +271,7 @@ class Sampler(tunix_sampler.Sampler):
             unsampled=jnp.zeros(len(keys), jnp.float32) if options.limits_tokens else None,
             cache=attention.repeat_and_extend(cache, copies, tokens),
         )
-        logits = jnp.repeat(output_logits(model, hidden)[:, 0], copies, axis=0)
+        logits = jnp.repeat(logits, copies, axis=0)
         return self._constrain_shardings(self._append_token(state, logits, state.cache, options))
 
     def _decode(

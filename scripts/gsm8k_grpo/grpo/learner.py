@@ -232,6 +232,7 @@ class Learner(grpo_learner.GRPOLearner):
                 example.packed_places,
                 self._pad_id,
                 self._settings["temperature"],
+                matmul_order.on_cpu(self._mesh),
             )
         return example.replace(ref_per_token_logps=logps)
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
 from gsm8k_grpo.generation.sampler import Sampler
-from gsm8k_grpo.models import log_probs
+from gsm8k_grpo.models import log_probs, matmul_order
 
 
 class SeededRollout(vanilla_rollout.VanillaRollout):
@@ -93,5 +93,6 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         """[B, T] log-probs of completions under the policy, at the rollout's temperature."""
         graph, state = self._sampler.model_def_and_state()
         return log_probs.log_probs_program(
-            graph, state, prompt_tokens, completion_tokens, packed_places, self.pad_id(), self._temperature
+            *(graph, state, prompt_tokens, completion_tokens, packed_places, self.pad_id(), self._temperature),
+            matmul_order.on_cpu(self.mesh),
         )

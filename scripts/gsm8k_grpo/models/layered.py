@@ -82,24 +82,23 @@ def run_layers(
     """
     layers, period = list(model.layers), model.layer_period
     repeats = len(layers) // period
-    loops = cache is not None and x.shape[1] > 1 and repeats >= LOOP_FROM_REPEATS
-    looped, new_cache = repeats * period if loops else 0, None if cache is None else {}
+    looped = repeats * period if x.shape[1] > 1 and repeats >= LOOP_FROM_REPEATS else 0
+    caches = [cache and cache[f"layer_{index}"] for index in range(len(layers))]
     if looped:
-        x, new_cache = _looped(model, x, [cache[f"layer_{index}"] for index in range(looped)], inputs)
+        x, caches[:looped] = _looped(model, x, caches[:looped], inputs)
     for index in range(looped, len(layers)):
-        name, given = f"layer_{index}", inputs[index % period]
-        layer_cache = cache and cache[name]
+        layer_cache, given = caches[index], inputs[index % period]
         if model.remat_layers:
             graph, state = nnx.split(layers[index])
-            layer_cache, x = _rematerialised(model, graph)(state, x, layer_cache, given)
+            caches[index], x = _rematerialised(model, graph)(state, x, layer_cache, given)
         else:
-            layer_cache, x = model.run_layer(layers[index], x, layer_cache, *given)
-        if cache is not None:
-            new_cache[name] = layer_cache
-    return x, new_cache
+            caches[index], x = model.run_layer(layers[index], x, layer_cache, *given)
+    return x, None if cache is None else {f"layer_{index}": each for index, each in enumerate(caches)}
 
 
-def _looped(model: nnx.Module, x: jax.Array, caches: list[dict], inputs: list[tuple]) -> tuple[jax.Array, dict]:
+def _looped(
+    model: nnx.Module, x: jax.Array, caches: list[dict | None], inputs: list[tuple]
+) -> tuple[jax.Array, list[dict | None]]:
     """Runs the first layers, as many as there are caches, as a loop over repeats of the pattern."""
     layers, period = list(model.layers)[: len(caches)], model.layer_period
     runs = [_rematerialised(model, nnx.split(layer)[0]) for layer in layers[:period]]
@@ -115,10 +114,10 @@ def _looped(model: nnx.Module, x: jax.Array, caches: list[dict], inputs: list[tu
 
     x, found = jax.lax.scan(repeat, x, stacked)
 
-    def of_layer(index: int) -> dict:
+    def of_layer(index: int) -> dict | None:
         return jax.tree.map(lambda leaf: leaf[index // period], found[index % period])
 
-    return x, {f"layer_{index}": of_layer(index) for index in range(len(layers))}
+    return x, [of_layer(index) for index in range(len(layers))]
 
 
 def _rematerialised(model: nnx.Module, graph: nnx.GraphDef) -> Callable:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from tunix.models.gemma import model as tunix_gemma2
 
-from gsm8k_grpo.models import attention
+from gsm8k_grpo.models import attention, matmul_order
 from gsm8k_grpo.models.hidden_states import compute_hidden_states, prefill
 from gsm8k_grpo.models.layered import output_logits
 from gsm8k_grpo.models.packing import Packed
@@ -64,7 +64,7 @@ def _predecessors(hidden: jax.Array, first: jax.Array, repeats: int) -> jax.Arra
     return jnp.concatenate([jnp.repeat(first, repeats, axis=0), hidden[:, :-1]], axis=1)
 
 
-@jax.jit(static_argnames=("pad_id", "temperature"))
+@jax.jit(static_argnames=("pad_id", "temperature", "for_cpu"))
 def log_probs_program(
     graph: nnx.GraphDef,
     state: nnx.State,
@@ -73,11 +73,15 @@ def log_probs_program(
     packed_places: jax.Array | None,
     pad_id: int,
     temperature: float,
+    for_cpu: bool,
 ) -> jax.Array:
-    """Compiles the log-probs of `completion_log_probs` as a program of their own."""
-    return completion_log_probs(
-        nnx.merge(graph, state), prompt_ids, completion_ids, packed_places, pad_id, temperature
-    )[0]
+    """Compiles the log-probs of `completion_log_probs` as a program of their own, on a CPU with `matmul_order`."""
+
+    def log_probs(state: nnx.State, *arrays: jax.Array | None) -> jax.Array:
+        return completion_log_probs(nnx.merge(graph, state), *arrays, pad_id, temperature)[0]
+
+    compute = matmul_order.with_smaller_operand_first(log_probs) if for_cpu else log_probs
+    return compute(state, prompt_ids, completion_ids, packed_places)
 
 
 def _from_hidden_states(

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping
 
-from gsm8k_grpo.config.batches import step_completions
+from gsm8k_grpo.config.batches import rollout_batch
 from gsm8k_grpo.config.conflicts import mesh_conflicts
 from gsm8k_grpo.config.merging import merge
 
@@ -23,7 +23,6 @@ def alternative_settings(settings: Mapping, failing: list[str], meshes: list[dic
       meshes: the result of `possible_meshes`.
     """
     training, mesh = settings["training"], settings["mesh"]
-    training_fails = any(not name.startswith("evaluation") for name in failing)
     evaluation_fails = any(name.startswith("evaluation") for name in failing)
     for other in meshes:
         if other != {"fsdp": mesh["fsdp"], "tp": mesh["tp"]}:
@@ -32,12 +31,12 @@ def alternative_settings(settings: Mapping, failing: list[str], meshes: list[dic
         yield {"mesh": {"decode_weights": "sharded"}}
     if "gradient" in failing and not training["remat"]:
         yield {"training": {"remat": True}}
-    if training_fails:
-        for key, smallest in (
-            ("micro_batch_completions", 1),
-            ("rollout_batch_completions", training["num_generations"]),
-        ):
-            yield from ({"training": {key: size}} for size in _smaller_batches(training, key, smallest, mesh["fsdp"]))
+    if {"gradient", "reference_log_probs", "old_log_probs"} & set(failing):
+        for size in _halves(training["micro_batch_completions"], 1, mesh["fsdp"]):
+            yield {"training": {"micro_batch_completions": size}}
+    if any(name.startswith("rollout") for name in failing):
+        for size in _halves(rollout_batch(training), training["num_generations"], mesh["fsdp"]):
+            yield {"training": {"rollout_batch_completions": size}}
     if evaluation_fails:
         size = settings["evaluation"]["batch_size"]
         for batch_size in itertools.takewhile(lambda rows: rows >= mesh["fsdp"], (size // 2, size // 4, size // 8)):
@@ -46,9 +45,8 @@ def alternative_settings(settings: Mapping, failing: list[str], meshes: list[dic
         yield {"model": {"dtype": "bfloat16"}}
 
 
-def _smaller_batches(training: Mapping, key: str, smallest: int, fsdp: int) -> Iterator[int]:
-    """Halves a batch size as often as the settings allow it."""
-    size = training[key] or step_completions(training)
+def _halves(size: int, smallest: int, fsdp: int) -> Iterator[int]:
+    """Halves a number of completions as long as it is at least `smallest` and `fsdp` divides it."""
     while size % 2 == 0 and size // 2 >= smallest and size // 2 % fsdp == 0:
         size //= 2
         yield size

@@ -231,7 +231,7 @@ class Programs:
         """The log-probs of the reference or of the old policy, as `Learner` computes them."""
         example, temperature = self.training_example(), self._settings["training"]["temperature"]
         arguments = (example.prompt_ids, example.completion_ids, None, PlaceholderTokenizer().pad_id(), temperature)
-        return log_probs.log_probs_program.lower(*nnx.split(model), *arguments)
+        return log_probs.log_probs_program.lower(*nnx.split(model), *arguments, self._for_cpu)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (the cache keeps this object, which lives as long as its process)
     def _sampler(self, stage: str) -> SamplerPrograms:
