@@ -198,8 +198,8 @@ def test_no_gradient_of_a_frozen_weight_is_computed(make_learner, mesh, lora):
     completions = [np.arange(4, 10)] * 4
     groups = [Group({}, np.arange(4, 12), [], completions, np.zeros(4, bool), {}, np.zeros(4))] * 2
     example, _ = make_micro_batches(groups, np.ones(8, np.float32), learner._settings, 0, mesh, False, None)
-    train_step = learner.rl_cluster.actor_trainer.jit_train_and_eval_step()[0].func
-    shapes = product_shapes(train_step.jitted_fn.trace(*train_step._arguments, example).jaxpr.jaxpr)
+    graph, trained, frozen = learner._update._model
+    shapes = product_shapes(learner._update._gradient.trace(graph, trained, frozen, trained, example).jaxpr.jaxpr)
     computed = {tuple(sorted(shape)) for shape in shapes}
     base = storage.abstract_model(building.tunix_config(architecture), mesh, "float32")
     weights = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(base)) if leaf.ndim > 1}

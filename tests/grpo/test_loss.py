@@ -209,11 +209,12 @@ def case(seed=3, cut=()):
     return Case(prompts, completions, np.isin(np.arange(6), cut), advantages)
 
 
-def micro_batches_of(case, micro_batch_prompts, aggregation, truncated_completions="keep"):
-    """The micro-batches that the learner makes of a mini-batch."""
+def micro_batches_of(case, size, aggregation, truncated_completions="keep", beta=0.0):
+    """The micro-batches of `size` completions that the learner makes of a mini-batch."""
     training_settings = {
         "num_generations": GENERATIONS,
-        "micro_batch_prompts": micro_batch_prompts,
+        "micro_batch_completions": size,
+        "beta": beta,
         "max_completion_tokens": MAX_COMPLETION,
         "truncated_completions": truncated_completions,
         "loss_aggregation": aggregation,
@@ -252,14 +253,14 @@ def differentiated(beta, kl):
     return nnx.jit(nnx.value_and_grad(loss_fn, argnums=nnx.DiffState(0, nnx.LoRAParam), has_aux=True))
 
 
-def averaged(model, micro_batches, beta, kl):
-    """(loss, metrics, gradient of the table): means over micro-batches, as Tunix and optax.MultiSteps take them."""
+def added_up(model, micro_batches, beta, kl):
+    """(loss, metrics, gradient of the table): sums over micro-batches, as `PolicyUpdate` takes them."""
     results = []
     for example in micro_batches:
         (loss, metrics), gradients = differentiated(beta, kl)(model, train_example=example)
         (gradient,) = jax.tree.leaves(gradients)  # the adapter's
         results.append((loss, metrics, gradient))
-    return jax.tree.map(lambda *values: np.mean(np.array(values, np.float64), axis=0), *results)
+    return jax.tree.map(lambda *values: np.sum(np.array(values, np.float64), axis=0), *results)
 
 
 def indices(case, row):
@@ -276,8 +277,9 @@ def logits_of(model, case, row):
     return table[indices(case, row)]
 
 
-def expected_of(case, policy, aggregation, beta=0.0, kl="k3", old=None, reference=None, left_out=()):
-    """The oracle's (loss, metrics, gradient of the table). Rows in `left_out` count in the metrics only."""
+def expected_of(case, policy, aggregation, beta=0.0, kl="k3", old=None, reference=None, left_out=(), unseen=()):
+    """The oracle's (loss, metrics, gradient of the table). Rows in `left_out` are not in the loss, those in `unseen` not
+    in the metrics."""
 
     def log_probs(model, row):
         if model is None:
@@ -301,7 +303,7 @@ def expected_of(case, policy, aggregation, beta=0.0, kl="k3", old=None, referenc
     gradient = np.zeros(policy.adapter.get_value().shape)
     for row, of_row in zip(counted, result.gradients, strict=True):
         np.add.at(gradient, indices(case, row), of_row)
-    everything = oracle.loss(completions, objective)
+    everything = oracle.loss([completions[row] for row in rows if row not in unseen], objective)
     metrics = {
         "kl": np.concatenate(everything.kl).mean(),
         "entropy": np.concatenate(everything.entropy).mean(),
@@ -332,17 +334,18 @@ def policy():
 
 @pytest.mark.parametrize("aggregation", LOSS_AGGREGATIONS)
 @pytest.mark.parametrize(
-    ("beta", "kl", "passes", "micro_batch_prompts"),
+    ("beta", "kl", "passes", "size"),
     [
-        (0.0, "k3", 1, 3),
+        (0.0, "k3", 1, 6),
         (0.0, "k3", 1, 1),
-        (0.3, "k3", 2, 3),
-        pytest.param(0.3, "k3", 1, 1, marks=pytest.mark.slow),
-        pytest.param(0.3, "k3", 2, 1, marks=pytest.mark.slow),
-        pytest.param(0.3, "k2", 2, 1, marks=pytest.mark.slow),
+        (0.3, "k3", 2, 6),
+        (0.3, "k3", 1, 1),
+        pytest.param(0.3, "k3", 1, 2, marks=pytest.mark.slow),
+        pytest.param(0.3, "k3", 2, 2, marks=pytest.mark.slow),
+        pytest.param(0.3, "k2", 2, 2, marks=pytest.mark.slow),
     ],
 )
-def test_the_loss_as_tunix_calls_it(policy, beta, kl, passes, micro_batch_prompts, aggregation):
+def test_the_loss_as_tunix_calls_it(policy, beta, kl, passes, size, aggregation):
     """Prompts are padded on the left, completions on the right, and the split into micro-batches changes nothing."""
     mini_batch = case()
     others = {}
@@ -352,25 +355,41 @@ def test_the_loss_as_tunix_calls_it(policy, beta, kl, passes, micro_batch_prompt
         others["old"] = moved(policy, 0.3, seed=2)
     micro_batches = [
         with_log_probs(each, **{f"{name[:3]}_per_token_logps": model for name, model in others.items()})
-        for each in micro_batches_of(mini_batch, micro_batch_prompts, aggregation)
+        for each in micro_batches_of(mini_batch, size, aggregation, beta=beta)
     ]
-    assert len(micro_batches) == 3 // micro_batch_prompts
+    assert len(micro_batches) == 6 // size
     expected = expected_of(mini_batch, policy, aggregation, beta, kl, **others)
-    assert_agree(averaged(policy, micro_batches, beta, kl), expected)
+    assert_agree(added_up(policy, micro_batches, beta, kl), expected)
     assert (expected[1]["pg_clipfrac"] > 0.1) == (passes > 1)
     assert (expected[1]["kl"] > 0.01) == (beta > 0)
 
 
 @pytest.mark.parametrize("aggregation", LOSS_AGGREGATIONS)
 def test_masked_truncated_completions_are_not_in_the_loss(policy, aggregation):
-    """The metrics are still of all tokens. One micro-batch has no token left that counts."""
+    """The metrics are of all tokens, except those of a micro-batch without a token that counts: it is left out."""
     cut = (1, 2, 3)
     mini_batch = case(cut=cut)
-    masked = averaged(policy, micro_batches_of(mini_batch, 1, aggregation, "mask"), 0.0, "k3")
-    assert_agree(masked, expected_of(mini_batch, policy, aggregation, left_out=cut))
-    kept = averaged(policy, micro_batches_of(mini_batch, 1, aggregation, "keep"), 0.0, "k3")
+    masked = added_up(policy, micro_batches_of(mini_batch, 2, aggregation, "mask"), 0.0, "k3")
+    assert_agree(masked, expected_of(mini_batch, policy, aggregation, left_out=cut, unseen=(2, 3)))
+    kept = added_up(policy, micro_batches_of(mini_batch, 2, aggregation, "keep"), 0.0, "k3")
     assert_agree(kept, expected_of(mini_batch, policy, aggregation))
     assert abs(kept[0] - masked[0]) > 0.01
+
+
+@pytest.mark.parametrize("size", [6, 2, 1])
+@pytest.mark.parametrize("aggregation", LOSS_AGGREGATIONS)
+def test_completions_without_signal_are_left_out_and_change_no_gradient(policy, aggregation, size):
+    """Without a KL penalty. They count in the normalisation of the loss, as those with signal do."""
+    mini_batch = dataclasses.replace(case(), advantages=np.array([0, 0, 0.4, -1.2, 0, 0], np.float32))
+    micro_batches = micro_batches_of(mini_batch, size, aggregation)
+    assert len(micro_batches) == {6: 1, 2: 1, 1: 2}[size]
+    unseen = () if size == 6 else (0, 1, 4, 5)
+    found = added_up(policy, micro_batches, 0.0, "k3")
+    assert_agree(found, expected_of(mini_batch, policy, aggregation, unseen=unseen))
+    with_penalty = micro_batches_of(mini_batch, size, aggregation, beta=0.3)
+    assert len(with_penalty) == 6 // size
+    nothing = dataclasses.replace(mini_batch, advantages=np.zeros(6, np.float32))
+    assert micro_batches_of(nothing, size, aggregation) == []
 
 
 @pytest.mark.parametrize("aggregation", LOSS_AGGREGATIONS)
@@ -394,7 +413,7 @@ def test_normalising_by_micro_batch_as_stock_tunix_does_is_another_loss(policy, 
 
     assert stock(6) == pytest.approx(whole[0], rel=TOLERANCE)
     assert abs(stock(2) - whole[0]) > 0.05 * abs(whole[0])
-    ours = averaged(policy, micro_batches_of(mini_batch, 1, aggregation, "mask"), 0.0, "k3")
+    ours = added_up(policy, micro_batches_of(mini_batch, 2, aggregation, "mask"), 0.0, "k3")
     assert ours[0] == pytest.approx(whole[0], rel=TOLERANCE)
 
 
@@ -403,9 +422,9 @@ def test_the_first_of_several_passes_is_the_plain_policy_gradient(policy, aggreg
     """The old policy is the policy itself: ratios are 1, nothing is clipped, and the gradient is REINFORCE's."""
     mini_batch = case()
     micro_batches = [
-        with_log_probs(each, old_per_token_logps=policy) for each in micro_batches_of(mini_batch, 3, aggregation)
+        with_log_probs(each, old_per_token_logps=policy) for each in micro_batches_of(mini_batch, 6, aggregation)
     ]
-    loss, metrics, gradient = averaged(policy, micro_batches, 0.0, "k3")
+    loss, metrics, gradient = added_up(policy, micro_batches, 0.0, "k3")
     completions = [
         oracle.Completion(logits_of(policy, mini_batch, row), tokens, float(mini_batch.advantages[row]))
         for row, tokens in enumerate(mini_batch.completions)
@@ -418,7 +437,7 @@ def test_the_first_of_several_passes_is_the_plain_policy_gradient(policy, aggreg
     assert_close(gradient, plain)
     weighted = [oracle.weight(each, completions, objective) * each.advantage * len(each.tokens) for each in completions]
     assert loss == pytest.approx(-np.sum(weighted), rel=TOLERANCE)
-    assert_agree((loss, metrics, gradient), averaged(policy, micro_batches_of(mini_batch, 3, aggregation), 0.0, "k3"))
+    assert_agree((loss, metrics, gradient), added_up(policy, micro_batches_of(mini_batch, 6, aggregation), 0.0, "k3"))
 
 
 @given(st.lists(st.floats(-8, 8, width=32), min_size=6, max_size=6))

@@ -107,9 +107,46 @@ def test_gradients_transpose_the_smaller_operand():
     assert ((tokens, WIDTH), (1,)) in dots(reordered, (left, right), x)
 
 
+def test_gradients_in_loops_and_rematerialised_parts_do_too():
+    tokens, width = 200, WIDTH
+    base, left, right = random(3, width, width), random(3, width, 2), random(3, 2, width)
+    x = random(tokens, width)
+
+    def loss(adapters, x):
+        @jax.checkpoint
+        def layer(x, weights):
+            base, left, right = weights
+            return jnp.sin(x @ base + x @ left @ right), None
+
+        return jnp.sum(jax.lax.scan(layer, x, (base, *adapters))[0])
+
+    plain, reordered = jax.grad(loss), matmul_order.with_smaller_operand_first(jax.grad(loss))
+    for one, other in zip(plain((left, right), x), reordered((left, right), x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+
+    def transposed(function):
+        return {shape for shape, over in dots(function, (left, right), x) if over != (1,)}
+
+    assert (tokens, width) in transposed(plain)
+    assert (tokens, width) not in transposed(reordered)
+
+
 def test_batched_products_stay_as_they_are():
     def function(x):
         return jnp.einsum("bij,bjk->bik", x, x)
 
     batch = random(2, 3, 3)
     np.testing.assert_array_equal(matmul_order.with_smaller_operand_first(function)(batch), function(batch))
+
+
+@pytest.mark.parametrize("equation", ["ij,jk->ik", "bij,bjk->bik"])
+def test_products_in_bfloat16_are_added_up_in_float32_and_rounded_once(equation):
+    left, right = (random(3, 40, 40).astype(jnp.bfloat16)[(slice(None) if "b" in equation else 0)] for _ in range(2))
+
+    def function(left, right):
+        return jnp.einsum(equation, left, right)
+
+    found = matmul_order.with_smaller_operand_first(function)(left, right)
+    assert found.dtype == jnp.bfloat16
+    exact = np.einsum(equation, np.asarray(left, np.float64), np.asarray(right, np.float64))
+    np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8, atol=1e-3)

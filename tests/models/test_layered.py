@@ -1,0 +1,55 @@
+"""Layers that run as a loop, against the same layers one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gsm8k_grpo.models import building, layered, log_probs, matmul_order
+from gsm8k_grpo.models.families import FAMILIES
+from gsm8k_grpo.models.lora import with_lora
+
+SIZES = {"vocabulary_size": 64, "embed_dim": 16, "hidden_dim": 24, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
+# Layers in two repeats of the family's pattern and one more, which runs after the loop.
+LAYERS = {"qwen2": 3, "gemma2": 5, "gemma3": 13}
+PROMPTS = jnp.array([[0, 7, 20, 31, 12], [8, 41, 3, 9, 55]])  # the first has one place of padding
+COMPLETIONS = jnp.arange(1, 25).reshape(4, 6) * 7 % 60 + 1
+
+
+@pytest.mark.parametrize(
+    "family", [name if name == "qwen2" else pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
+)
+def test_a_loop_computes_what_layers_one_by_one_do(family, mesh, monkeypatch):
+    """Log-probs and the adapters' gradient, with dropout, rematerialised or not, with and without our operand order."""
+    window = {"sliding_window_tokens": None if family == "qwen2" else 4}
+    config = building.tunix_config({"family": family, "num_layers": LAYERS[family], **SIZES, **window})
+    modules = list(FAMILIES[family].lora_modules)
+    lora = {"rank": 4, "alpha": 4, "dropout": 0.3, "base_weights": None, "target_modules": modules}
+    graph, adapters, rest = nnx.split(with_lora(building.initialise(config, 0), lora, 0, mesh), nnx.LoRAParam, ...)
+    adapters = jax.tree.map(lambda leaf: leaf + 0.05, adapters)  # or one half of the gradients would be zero
+
+    def differentiated(repeats, remat, reorder):
+        monkeypatch.setattr(layered, "LOOP_FROM_REPEATS", repeats)
+
+        def total(adapters):
+            model = nnx.merge(graph, adapters, rest)
+            model.remat_layers = remat
+            for index, layer in enumerate(model.layers):
+                layer.set_attributes(qwix_rngs=nnx.Rngs(dropout=index))
+            logps, _ = log_probs.completion_log_probs(model, PROMPTS, COMPLETIONS, None, 0, 1.0)
+            return logps.sum()
+
+        function = jax.value_and_grad(total)
+        function = jax.jit(matmul_order.with_smaller_operand_first(function) if reorder else function)
+        loops = "scan" in str(jax.make_jaxpr(function)(adapters))
+        return function(adapters), loops
+
+    (expected, gradient), looped = differentiated(repeats=99, remat=False, reorder=False)
+    assert not looped
+    for remat, reorder in ((False, False), (True, False), (True, True)):
+        (found, same), looped = differentiated(2, remat, reorder)
+        assert looped
+        assert float(found) == pytest.approx(float(expected), rel=1e-5)
+        for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(same), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(jnp.abs(one).max()))
