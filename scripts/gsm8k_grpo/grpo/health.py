@@ -15,7 +15,9 @@ WARNING_INTERVAL_STEPS = 50  # and again after each further interval
 REASONING_STEPS = 5
 # The share of the first level below which reasoning has collapsed. Healthy runs become briefer too, and some halve it.
 COLLAPSED_SHARE = 1 / 3
-LEAST_REASONING = 0.5  # words or calculations a completion; a run that starts with less has nothing to lose
+# What tells of reasoning, and the level from which a run has something to lose. From less calculated answers, a few
+# steps of 8 completions could fall so far by chance.
+REASONING = {"reasoning_words": 0.5, "calculations": 0.5, "calculated_answers": 0.3}
 # Ratio and KL take the softmax over all tokens. Up to here it is hardly another distribution than the one sampled from.
 UNSAMPLED_MASS = 0.01
 
@@ -78,7 +80,7 @@ def warnings(history: list[dict]) -> list[str]:
             f"{row['truncated_rate']:.0%} of the completions were cut at the limit; raise "
             "training.max_completion_tokens, or set training.truncated_completions to keep"
         )
-    if _newly(history, _reasoning_collapsed):
+    if _newly(history, lambda rows: _fallen(rows) - {"calculated_answers"}):
         first, newest = (_means(rows) for rows in (history[:REASONING_STEPS], history[-REASONING_STEPS:]))
         messages.append(
             f"step {row['step']}: the reasoning collapses: a completion of the last {REASONING_STEPS} steps has "
@@ -87,6 +89,15 @@ def warnings(history: list[dict]) -> list[str]:
             f"{first['calculations']:.1f}, and the mean reward is no lower ({first['reward']:.3g}, now "
             f"{newest['reward']:.3g}); training.rewards may pay for answers without reasoning: read "
             "training/samples.jsonl"
+        )
+    if _newly(history, lambda rows: _fallen(rows) == {"calculated_answers"}):
+        first, newest = (_means(rows) for rows in (history[:REASONING_STEPS], history[-REASONING_STEPS:]))
+        messages.append(
+            f"step {row['step']}: the reasoning no longer leads to the answer: in the last {REASONING_STEPS} steps the "
+            f"last calculation of {newest['calculated_answers']:.0%} of the completions gives their answer, in the "
+            f"first {REASONING_STEPS} that of {first['calculated_answers']:.0%}, and the mean reward is no lower "
+            f"({first['reward']:.3g}, now {newest['reward']:.3g}); the model may reason for show, as with the same "
+            "calculation in every completion: read training/samples.jsonl"
         )
     if _newly(history, lambda rows: rows[-1]["unsampled_mass"] > UNSAMPLED_MASS):
         messages.append(
@@ -97,28 +108,32 @@ def warnings(history: list[dict]) -> list[str]:
     return messages
 
 
-def _reasoning_collapsed(history: list[dict]) -> bool:
-    """Whether words or calculations are far below the first steps' level, while the reward is not below its own."""
+def _fallen(history: list[dict]) -> set[str]:
+    """What of `REASONING` is far below the first steps' level; nothing while the reward is below its own."""
     if len(history) < 2 * REASONING_STEPS:
-        return False
+        return set()
     first, newest = _means(history[:REASONING_STEPS]), _means(history[-REASONING_STEPS:])
-    collapsed = any(
-        first[name] >= LEAST_REASONING and newest[name] < COLLAPSED_SHARE * first[name]
-        for name in ("reasoning_words", "calculations")
-    )
-    return collapsed and newest["reward"] >= first["reward"]
+    if newest["reward"] < first["reward"]:
+        return set()
+    return {
+        name
+        for name, least in REASONING.items()
+        if first[name] >= least and newest[name] < COLLAPSED_SHARE * first[name]
+    }
 
 
 def _means(rows: list[dict]) -> dict[str, float]:
     """Means over some steps, of what tells a collapse."""
-    return {name: statistics.fmean(row[name] for row in rows) for name in ("reasoning_words", "calculations", "reward")}
+    return {name: statistics.fmean(row[name] for row in rows) for name in (*REASONING, "reward")}
 
 
-def _newly(history: list[dict], holds: Callable[[list[dict]], bool]) -> bool:
+def _newly(history: list[dict], holds: Callable[[list[dict]], object]) -> bool:
     """Whether a condition of the history holds, and did at none of the steps before (or an interval has passed)."""
     steps = len(history)
     earlier = range(max(1, steps - WARNING_INTERVAL_STEPS + 1), steps)
-    return holds(history) and (steps % WARNING_INTERVAL_STEPS == 0 or not any(holds(history[:end]) for end in earlier))
+    return bool(holds(history)) and (
+        steps % WARNING_INTERVAL_STEPS == 0 or not any(holds(history[:end]) for end in earlier)
+    )
 
 
 def _newest_steps(history: list[dict], holds: Callable[[dict], bool]) -> int:
