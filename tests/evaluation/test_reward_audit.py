@@ -117,8 +117,10 @@ def test_the_same_reasoning_in_every_row_is_a_limit_and_no_warning(reward):
     assert found["warning"] is None
     assert "30 honest completions 9.50, same_calculation 9.50, same_words 9.50" in found["limit"]
     assert "no setting mends it" in found["limit"]
-    # A reward that follows the calculation to the answer sees it.
+    # A reward that follows the calculation to the answer sees it; one that needs no reasoning at all is warned of.
     assert audit(reward(calculated))["limit"] is None
+    found = audit(reward(holed))
+    assert found["limit"] is None and found["warning"]
 
 
 @pytest.mark.parametrize(
@@ -286,12 +288,13 @@ def test_the_stage_scores_a_reward_of_ones_own_and_warns(stage, capsys):
         "gold, 30 completions; as much as honest work earn: " in printed and f"WARNING: {found['warning']}" in printed
     )
     assert "filler 1.45" in found["warning"]
-    assert f"Known limit: {found['limit']}" in printed  # six words
 
 
 def test_the_stage_does_not_warn_of_a_reward_of_ones_own_that_needs_a_sentence(stage, capsys):
-    assert stage("return [float('.' in text) for text in completions]")["warning"] is None
-    assert "WARNING" not in capsys.readouterr().out
+    found = stage("return [float('.' in text or '=' in text) for text in completions]")
+    printed = capsys.readouterr().out
+    assert found["warning"] is None and "WARNING" not in printed
+    assert "same_calculation 1.45" in found["limit"] and f"Known limit: {found['limit']}." in printed
 
 
 @pytest.mark.parametrize(

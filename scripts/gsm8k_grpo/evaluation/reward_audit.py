@@ -193,14 +193,15 @@ def _warning(audited: Mapping[str, dict]) -> str | None:
 
 def _limit(audited: Mapping[str, dict]) -> str | None:
     """A sentence if the same reasoning in every row earns as much as honest work. It is no warning: no setting mends
-    it, since a rule on the form of a reasoning cannot know which problem it is for."""
+    it, since a rule on the form of a reasoning cannot know which problem it is for. Where no reasoning at all earns as
+    much, the warning says so, and this goes without saying."""
     paying = _paying(audited, constant=True)
-    if not paying:
+    if not paying or _paying(audited, constant=False):
         return None
     return (
         "the rewards cannot see whether a reasoning belongs to its problem: the same one in every row earns as much as "
         f"honest work (mean totals: {paying}). Rewards that follow rules have this limit, and no setting mends it. "
-        "Training warns if the model's calculations go, or no longer give its answers; read training/samples.jsonl too"
+        "Training warns if calculations vanish or no longer give the answers; read training/samples.jsonl too"
     )
 
 

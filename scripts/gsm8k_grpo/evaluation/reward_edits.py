@@ -104,7 +104,7 @@ EDITS = {
         lambda of: of.completion(reasoning=" ".join([FILLERS[0]] * of.limit_tokens)),
     ),
     "same_calculation": Edit(
-        "The reasoning is `1+1=2` in every row, as often as counts as reasoning.", False, _same_calculation, True
+        "The reasoning is 1+1=2 in every row, as often as counts as reasoning.", False, _same_calculation, True
     ),
     "same_words": Edit(
         "The reasoning is the same filler words in every row, as many as count as reasoning.", False, _same_words, True
