@@ -28,7 +28,7 @@ TRAINING = {
 FIGURES = ("reward", "reasoning_words", "calculations", "calculated_answers")
 
 
-def base_model(folder, cheap, more=""):
+def base_model(folder, cheap, more="", limit_tokens=64):
     """(A model that reasons in three of four completions and writes `cheap` instead in the fourth, its tokenizer)."""
     prompts = [build_prompt("", f"{first} and {second}?") for first, second in SUMS for _ in range(4)]
     completions = [
@@ -44,7 +44,7 @@ def base_model(folder, cheap, more=""):
         [tokenizers.with_bos(tokenizer, ids) for ids in tokenizer.encode(prompts)],
         [[*ids, 107] for ids in tokenizer.encode(completions)],
         tokenizer.pad_id(),
-        64,
+        limit_tokens,
     )
     model = building.initialise(building.tunix_config(ARCHITECTURE), seed=0)
     settings = {"steps": 300, "batch_size": 16, "learning_rate": 0.01}
@@ -97,7 +97,7 @@ def test_training_with_a_holed_reward_warns_that_the_reasoning_collapses(tmp_pat
 
 @pytest.mark.slow
 def test_training_with_a_holed_reward_warns_that_the_reasoning_no_longer_leads_to_the_answer(tmp_path, mesh, capfd):
-    base, tokenizer = base_model(tmp_path, cheap="1 + 1 = 2", more=", so it is.")
+    base, tokenizer = base_model(tmp_path, cheap="1 + 1 = 2", more=" so", limit_tokens=72)
     capfd.readouterr()
     # It pays for brevity, and the ritual is briefer than the honest reasoning.
     rows = trained(tmp_path / "holed", base, tokenizer, mesh, ["tests/helpers/holed_reward.py:pays_for_silence"])
