@@ -15,9 +15,12 @@ WARNING_INTERVAL_STEPS = 50  # and again after each further interval
 REASONING_STEPS = 5
 # The share of the first level below which reasoning has collapsed. Healthy runs become briefer too, and some halve it.
 COLLAPSED_SHARE = 1 / 3
-# What tells of reasoning, and the level from which a run has something to lose. From less calculated answers, a few
-# steps of 8 completions could fall so far by chance.
-REASONING = {"reasoning_words": 0.5, "calculations": 0.5, "calculated_answers": 0.3}
+LEAST_REASONING = 0.5  # words or calculations a completion; a run that starts with less has nothing to lose
+# Calculated answers of so many steps are compared with those of the steps that had most of them: a base model that
+# misses the tags has few, and gets more by learning. Over ten steps of 8 completions, chance makes no such fall from
+# the least share.
+CALCULATED_STEPS = 10
+LEAST_CALCULATED = 0.5  # of the completions, whose last calculation gives their answer
 # Ratio and KL take the softmax over all tokens. Up to here it is hardly another distribution than the one sampled from.
 UNSAMPLED_MASS = 0.01
 
@@ -80,7 +83,7 @@ def warnings(history: list[dict]) -> list[str]:
             f"{row['truncated_rate']:.0%} of the completions were cut at the limit; raise "
             "training.max_completion_tokens, or set training.truncated_completions to keep"
         )
-    if _newly(history, lambda rows: _fallen(rows) - {"calculated_answers"}):
+    if _newly(history, _reasoning_collapsed):
         first, newest = (_means(rows) for rows in (history[:REASONING_STEPS], history[-REASONING_STEPS:]))
         messages.append(
             f"step {row['step']}: the reasoning collapses: a completion of the last {REASONING_STEPS} steps has "
@@ -90,14 +93,15 @@ def warnings(history: list[dict]) -> list[str]:
             f"{newest['reward']:.3g}); training.rewards may pay for answers without reasoning: read "
             "training/samples.jsonl"
         )
-    if _newly(history, lambda rows: _fallen(rows) == {"calculated_answers"}):
-        first, newest = (_means(rows) for rows in (history[:REASONING_STEPS], history[-REASONING_STEPS:]))
+    if _newly(history, _answers_uncalculated):
+        most, newest = _most_calculated(history), history[-CALCULATED_STEPS:]
+        before, now = (_mean(rows, "calculated_answers") for rows in (most, newest))
         messages.append(
-            f"step {row['step']}: the reasoning no longer leads to the answer: in the last {REASONING_STEPS} steps the "
-            f"last calculation of {newest['calculated_answers']:.0%} of the completions gives their answer, in the "
-            f"first {REASONING_STEPS} that of {first['calculated_answers']:.0%}, and the mean reward is no lower "
-            f"({first['reward']:.3g}, now {newest['reward']:.3g}); the model may reason for show, as with the same "
-            "calculation in every completion: read training/samples.jsonl"
+            f"step {row['step']}: the reasoning no longer leads to the answer: the last calculation gives the answer "
+            f"in {now:.0%} of the completions of the last {CALCULATED_STEPS} steps, and did in {before:.0%} of those "
+            f"of steps {most[0]['step']} to {most[-1]['step']}; the mean reward is no lower "
+            f"({_mean(most, 'reward'):.3g}, now {_mean(newest, 'reward'):.3g}). The model may reason for show, as with "
+            "the same calculation in every completion: read training/samples.jsonl"
         )
     if _newly(history, lambda rows: rows[-1]["unsampled_mass"] > UNSAMPLED_MASS):
         messages.append(
@@ -108,32 +112,52 @@ def warnings(history: list[dict]) -> list[str]:
     return messages
 
 
-def _fallen(history: list[dict]) -> set[str]:
-    """What of `REASONING` is far below the first steps' level; nothing while the reward is below its own."""
+def _reasoning_collapsed(history: list[dict]) -> bool:
+    """Whether words or calculations are far below the first steps' level, while the reward is not below its own."""
     if len(history) < 2 * REASONING_STEPS:
-        return set()
+        return False
     first, newest = _means(history[:REASONING_STEPS]), _means(history[-REASONING_STEPS:])
-    if newest["reward"] < first["reward"]:
-        return set()
-    return {
-        name
-        for name, least in REASONING.items()
-        if first[name] >= least and newest[name] < COLLAPSED_SHARE * first[name]
-    }
+    collapsed = any(
+        first[name] >= LEAST_REASONING and newest[name] < COLLAPSED_SHARE * first[name]
+        for name in ("reasoning_words", "calculations")
+    )
+    return collapsed and newest["reward"] >= first["reward"]
+
+
+def _answers_uncalculated(history: list[dict]) -> bool:
+    """Whether far fewer answers are calculated than in the steps with most, while the reward is not below theirs; not
+    where the reasoning has collapsed, which says more."""
+    if len(history) < 2 * CALCULATED_STEPS or _reasoning_collapsed(history):
+        return False
+    most, newest = _most_calculated(history), history[-CALCULATED_STEPS:]
+    share = _mean(most, "calculated_answers")
+    fallen = share >= LEAST_CALCULATED and _mean(newest, "calculated_answers") < COLLAPSED_SHARE * share
+    return fallen and _mean(newest, "reward") >= _mean(most, "reward")
+
+
+def _most_calculated(history: list[dict]) -> list[dict]:
+    """Of each CALCULATED_STEPS steps before the newest ones, those with most calculated answers."""
+    starts = range(0, len(history) - 2 * CALCULATED_STEPS + 1, CALCULATED_STEPS)
+    return max(
+        (history[start : start + CALCULATED_STEPS] for start in starts),
+        key=lambda rows: _mean(rows, "calculated_answers"),
+    )
+
+
+def _mean(rows: list[dict], name: str) -> float:
+    return statistics.fmean(row[name] for row in rows)
 
 
 def _means(rows: list[dict]) -> dict[str, float]:
     """Means over some steps, of what tells a collapse."""
-    return {name: statistics.fmean(row[name] for row in rows) for name in (*REASONING, "reward")}
+    return {name: _mean(rows, name) for name in ("reasoning_words", "calculations", "reward")}
 
 
-def _newly(history: list[dict], holds: Callable[[list[dict]], object]) -> bool:
+def _newly(history: list[dict], holds: Callable[[list[dict]], bool]) -> bool:
     """Whether a condition of the history holds, and did at none of the steps before (or an interval has passed)."""
     steps = len(history)
     earlier = range(max(1, steps - WARNING_INTERVAL_STEPS + 1), steps)
-    return bool(holds(history)) and (
-        steps % WARNING_INTERVAL_STEPS == 0 or not any(holds(history[:end]) for end in earlier)
-    )
+    return holds(history) and (steps % WARNING_INTERVAL_STEPS == 0 or not any(holds(history[:end]) for end in earlier))
 
 
 def _newest_steps(history: list[dict], holds: Callable[[dict], bool]) -> int:
