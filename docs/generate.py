@@ -154,7 +154,11 @@ def published_and_mended() -> str:
 
 def edits() -> str:
     """The edits of the reward audit."""
-    rows = [[f"`{name}`", edit.about, "yes" if edit.reasoning else "no"] for name, edit in EDITS.items()]
+    left = {
+        name: "the same everywhere" if edit.constant else "yes" if edit.reasoning else "no"
+        for name, edit in EDITS.items()
+    }
+    rows = [[f"`{name}`", edit.about, left[name]] for name, edit in EDITS.items()]
     return table(["edit", "what it is", "any reasoning left"], rows)
 
 

@@ -41,6 +41,8 @@ def main(*, settings: Settings, rows: Path, solutions: Path, base: Completions, 
     for source, found in audit["sources"].items():
         as_honest = [name for name, each in found["edits"].items() if each["pays_as_honest"]]
         print(f"{source}, {found['n']} completions; as much as honest work earn: {', '.join(as_honest) or 'no edits'}")
+    if audit["limit"]:
+        print(f"Known limit: {audit['limit']}.")
     if audit["warning"]:
         print(f"WARNING: {audit['warning']}", flush=True)
 

@@ -12,12 +12,13 @@ from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.evaluation.reward_audit import audit_rewards, base_completions, gold_completions
 from gsm8k_grpo.evaluation.reward_edits import EDITS
 from gsm8k_grpo.rewards import answers, scoring
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.answers import Reasoning, Tags
 
 TAGS = Tags("<r>", "</r>", "<a>", "</a>")
 DEFAULT = list(effective_settings("tiny", {})["training"]["rewards"])
 WEIGHTED = ["weighted_format", "weighted_logic", "weighted_accuracy", "self_correction", "fitting_length"]
-WITHOUT = {name for name, edit in EDITS.items() if not edit.reasoning}
+CONSTANT = {name for name, edit in EDITS.items() if edit.constant}
+WITHOUT = {name for name, edit in EDITS.items() if not edit.reasoning} - CONSTANT
 LIMIT = 40
 
 
@@ -33,9 +34,9 @@ ROWS = [{"id": f"train-{index}", "prompt": f"{index}?", "answer": solution(index
 SOLUTIONS = {row["id"]: solution(index)[0] for index, row in enumerate(ROWS)}
 
 
-def audit(rewards, rows=ROWS, seed=0):
+def audit(rewards, rows=ROWS, seed=0, tags=TAGS):
     return audit_rewards(
-        {"gold": gold_completions(rows, SOLUTIONS, TAGS)}, SOLUTIONS, rewards, TAGS, limit_tokens=LIMIT, seed=seed
+        {"gold": gold_completions(rows, SOLUTIONS, tags)}, SOLUTIONS, rewards, tags, limit_tokens=LIMIT, seed=seed
     )
 
 
@@ -103,6 +104,61 @@ def test_published_sets_that_pay_without_reasoning_are_named(rewards, expected):
     assert paying(found) == expected and (found["warning"] is not None) == bool(expected)
 
 
+def calculated(completion, gold, tags):
+    """Pays for a right answer that the last calculation gives."""
+    found = answers.calculations(completion)
+    return float(bool(found) and found[-1].result == gold and answers.strict(completion, tags) == gold)
+
+
+def test_the_same_reasoning_in_every_row_is_a_limit_and_no_warning(reward):
+    found = audit(DEFAULT)
+    edits = found["sources"]["gold"]["edits"]
+    assert len(CONSTANT) == 2 and all(edits[name]["pays_as_honest"] for name in CONSTANT)
+    assert found["warning"] is None
+    assert "30 honest completions 9.50, same_calculation 9.50, same_words 9.50" in found["limit"]
+    assert "no setting mends it" in found["limit"]
+    # A reward that follows the calculation to the answer sees it; one that needs no reasoning at all is warned of.
+    assert audit(reward(calculated))["limit"] is None
+    found = audit(reward(holed))
+    assert found["limit"] is None and found["warning"]
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "written"),
+    [
+        (Reasoning(), ("1+1=2", "so then now well thus hence")),
+        (Reasoning(calculations=3, words=8), ("1+1=2 1+1=2 1+1=2", "so then now well thus hence soso sothen")),
+        (Reasoning(calculations=None, words=2), ("1+1=2", "so then")),
+        (Reasoning(calculations=2, words=None), ("1+1=2 1+1=2", "so then now well thus hence")),
+        (Reasoning(calculations=40, words=60), None),
+    ],
+)
+def test_the_same_reasoning_is_as_much_as_the_recipe_counts_as_reasoning(reasoning, written):
+    tags = Tags("<r>", "</r>", "<a>", "</a>", reasoning)
+    examples = {name: each["example"] for name, each in audit(DEFAULT, ROWS[:1], tags=tags)["edits"].items()}
+    texts = [examples[name][3 : -len("</r>\n<a>60</a>")] for name in ("same_calculation", "same_words")]
+    assert written is None or texts == list(written)
+    assert [reasoning.is_in(text) for text in texts] == [bool(reasoning.calculations), bool(reasoning.words)]
+
+
+def test_a_comma_in_the_gold_answer_is_not_held_against_honest_work():
+    published = ["published_format_exact", "format_approximate", "published_answer", "published_number"]
+    row = {"id": "train-0", "prompt": "?", "answer": "1080", "answer_as_published": "1,080"}
+    tags = Tags("<r>", "</r>", "<a>", "</a>")
+    text = "<r>540 * 2 = 1,080.</r>\n<a>1,080</a>"
+    graded = {"id": "train-0", "completion": text, **grade_completion(text, "1080", tags, "strict")}
+    sources = {
+        "gold": gold_completions([row], {"train-0": "540 * 2 = 1,080."}, tags),
+        "base": base_completions([row], [graded], tags),
+    }
+    plain = "<r>540 * 2 = 1,080.</r>\n<a>1080</a>"
+    assert [(each.completion, each.answer) for (each,) in sources.values()] == [(plain, "1080")] * 2
+    found = audit_rewards(sources, {}, published, tags, LIMIT, 0)["sources"]
+    for source in sources:
+        assert found[source]["honest"]["total"] == 9.5, source
+        assert not found[source]["edits"]["answer_wrong"]["pays_as_honest"]
+
+
 def test_what_earns_more_than_honest_work_is_named_too(reward):
     found = audit(reward(short))
     assert {"reasoning_emptied", "answer_alone", "answer_as_reasoning"} <= paying(found)
@@ -129,6 +185,8 @@ def test_each_edit_is_what_its_description_says():
         "answer_alone": "<a>60</a>",
         "answer_as_reasoning": "<r>60</r>\n<a>60</a>",
         "filler": f"<r>{' '.join(['so'] * LIMIT)}</r>\n<a>60</a>",
+        "same_calculation": "<r>1+1=2</r>\n<a>60</a>",
+        "same_words": "<r>so then now well thus hence</r>\n<a>60</a>",
         "reasoning_shuffled": "",
         "reasoning_of_another_row": "",
         "reasoning_contradicts": f"<r>{_other(reasoning, texts)}</r>\n<a>60</a>",
@@ -233,8 +291,10 @@ def test_the_stage_scores_a_reward_of_ones_own_and_warns(stage, capsys):
 
 
 def test_the_stage_does_not_warn_of_a_reward_of_ones_own_that_needs_a_sentence(stage, capsys):
-    assert stage("return [float('.' in text) for text in completions]")["warning"] is None
-    assert "WARNING" not in capsys.readouterr().out
+    found = stage("return [float('.' in text or '=' in text) for text in completions]")
+    printed = capsys.readouterr().out
+    assert found["warning"] is None and "WARNING" not in printed
+    assert "same_calculation 1.45" in found["limit"] and f"Known limit: {found['limit']}." in printed
 
 
 @pytest.mark.parametrize(
@@ -253,6 +313,6 @@ def test_a_failing_reward_of_ones_own_is_one_sentence(stage, body, said):
 
 
 def test_edits_have_one_sentence_each():
-    assert len(WITHOUT) == 4 and len(EDITS) == 10
+    assert len(WITHOUT) == 4 and len(EDITS) == 12
     for name, edit in EDITS.items():
         assert edit.about.count(".") == 1 and edit.about.endswith(".") and len(edit.about) <= 100, name

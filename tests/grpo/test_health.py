@@ -1,6 +1,7 @@
 """A run that goes wrong stops or warns, and names the step, the value and the settings to change."""
 
 import math
+import random
 
 import pytest
 
@@ -11,7 +12,7 @@ from gsm8k_grpo.grpo import health
 def rows(norms, without_signal=None, replaced=0.0):
     without_signal = without_signal or [0.0] * len(norms)
     others = {"groups_replaced": replaced, "reward": -0.5, "truncated_rate": 1.0, "unsampled_mass": 0.0}
-    others |= {"reasoning_words": 0.0, "calculations": 0.0}
+    others |= {"reasoning_words": 0.0, "calculations": 0.0, "calculated_answers": 0.0}
     return [
         {"step": step, "gradient_norm": norm, "groups_without_signal": share, **others}
         for step, (norm, share) in enumerate(zip(norms, without_signal, strict=True), start=1)
@@ -56,9 +57,10 @@ def test_a_gradient_that_stays_0_is_warned_about():
     assert "training.max_completion_tokens" in message
 
 
-def watched(words=1.0, calculations=1.0, reward=0.0, unsampled=0.0, steps=60):
+def watched(words=1.0, calculations=1.0, calculated=0.9, reward=0.0, unsampled=0.0, steps=60):
     """Rows of a run; each figure is a number, or a function of the step."""
-    figures = {"reasoning_words": words, "calculations": calculations, "reward": reward, "unsampled_mass": unsampled}
+    figures = {"reasoning_words": words, "calculations": calculations, "calculated_answers": calculated}
+    figures |= {"reward": reward, "unsampled_mass": unsampled}
     return [
         row | {name: value(row["step"]) if callable(value) else value for name, value in figures.items()}
         for row in rows([1.0] * steps)
@@ -94,6 +96,42 @@ def test_reasoning_that_only_becomes_briefer_or_falls_with_the_reward_is_no_coll
     assert not warned_steps(watched(words=falls(40.0, 0.0, 21), reward=falls(2.0, 1.0, 21)))
     assert not warned_steps(watched(words=falls(0.4, 0.0, 21), calculations=falls(0.4, 0.0, 21)))  # hardly any before
     assert not warned_steps(watched(words=falls(40.0, 0.0, 21), steps=23))
+
+
+def test_reasoning_that_no_longer_leads_to_the_answer_is_warned_about_with_the_step():
+    # The base model misses the tags, so that few answers are calculated at first.
+    share = lambda now: 0.2 if now <= 10 else falls(0.9, 0.05, 41)(now)  # noqa: E731
+    warned = warned_steps(watched(calculated=share, reward=lambda step: step / 10, steps=120))
+    # The mean of ten steps is below a third of 0.9 when eight of them are at 0.05; then every 50 steps.
+    assert list(warned) == [48, 50, 100]
+    (message,) = warned[48]
+    assert message.startswith("step 48: the reasoning no longer leads to the answer: the last calculation gives the ")
+    assert "in 22% of the completions of the last 10 steps, and did in 90% of those of steps 11 to 20" in message
+    assert "the mean reward is no lower (1.55, now 4.35)" in message and "samples.jsonl" in message
+
+
+def test_calculated_answers_that_fall_little_or_with_the_reward_or_were_few_are_not_warned_about():
+    assert not warned_steps(watched(calculated=falls(0.9, 0.35, 21)))
+    assert not warned_steps(watched(calculated=falls(0.9, 0.0, 21), reward=falls(2.0, 1.0, 21)))
+    assert not warned_steps(watched(calculated=falls(0.45, 0.0, 21)))
+
+
+def test_calculated_answers_of_few_completions_vary_without_a_warning():
+    rng = random.Random(0)
+    for level in (0.2, 0.35, 0.5, 0.7):
+        history = watched(
+            calculated=lambda _: sum(rng.random() < level for _ in range(8)) / 8,  # noqa: B023
+            reward=lambda _: rng.random(),
+            steps=1000,
+        )
+        assert not any(health._answers_uncalculated(history[:end]) for end in range(1, 1001)), level
+
+
+def test_reasoning_that_is_gone_calculates_no_answer_and_is_warned_about_once():
+    gone = falls(1.0, 0.0, 21)
+    warned = warned_steps(watched(words=gone, calculations=gone, calculated=gone, steps=40))
+    (message,) = warned.pop(24)
+    assert not warned and message.startswith("step 24: the reasoning collapses: ")
 
 
 def test_sampling_that_leaves_out_more_than_one_per_cent_is_warned_about():

@@ -278,8 +278,10 @@ def logits_of(model, case, row):
 
 
 def expected_of(case, policy, aggregation, beta=0.0, kl="k3", old=None, reference=None, left_out=(), unseen=()):
-    """The oracle's (loss, metrics, gradient of the table). Rows in `left_out` are not in the loss, those in `unseen` not
-    in the metrics."""
+    """The oracle's (loss, metrics, gradient of the table).
+
+    Rows in `left_out` are not in the loss, those in `unseen` not in the metrics.
+    """
 
     def log_probs(model, row):
         if model is None:

@@ -33,6 +33,9 @@ class Honest(NamedTuple):
 def gold_completions(rows: list[dict], solutions: Mapping[str, str], tags: Tags) -> list[Honest]:
     """The solutions of the rows in the recipe's format; a row whose solution is empty is left out.
 
+    Answers are plain numbers, also where the data set writes `1,080`: what a reward makes of commas says nothing about
+    what it pays for reasoning.
+
     Args:
       rows: with `id`, `prompt` and `answer`.
       solutions: the published solution of each row by its id, annotations included.
@@ -49,12 +52,15 @@ def gold_completions(rows: list[dict], solutions: Mapping[str, str], tags: Tags)
             )
         reasoning = strip_annotations(solutions[row["id"]])
         if reasoning:
-            found.append(Honest(row, format_completion(reasoning, row["answer"], tags), reasoning, row["answer"]))
+            completion = format_completion(reasoning, row["answer"], tags)
+            found.append(Honest(_plain_gold(row), completion, reasoning, row["answer"]))
     return found
 
 
 def base_completions(rows: list[dict], graded: list[dict], tags: Tags) -> list[Honest]:
     """The base model's completions of the rows that are right, have the format and show some reasoning.
+
+    An answer with a comma becomes a plain number, as in `gold_completions`.
 
     Args:
       rows: with `id`, `prompt` and `answer`.
@@ -66,8 +72,17 @@ def base_completions(rows: list[dict], graded: list[dict], tags: Tags) -> list[H
         text = each["completion"]
         reasoning = text.partition(tags.reasoning_start)[2].partition(tags.reasoning_end)[0].strip()
         if each["id"] in rows_by_id and each["strict_correct"] and each["format_correct"] and reasoning:
-            found.append(Honest(rows_by_id[each["id"]], text, reasoning, answers.answer_block(text, tags)))
+            row, answer = _plain_gold(rows_by_id[each["id"]]), answers.answer_block(text, tags)
+            if "," in answer:
+                before, _, after = text.rpartition(answer)
+                text, answer = f"{before}{row['answer']}{after}", row["answer"]
+            found.append(Honest(row, text, reasoning, answer))
     return found
+
+
+def _plain_gold(row: dict) -> dict:
+    """The row without the gold answer as the data set writes it, so that rewards compare with the plain number."""
+    return {key: value for key, value in row.items() if key != "answer_as_published"}
 
 
 def audit_rewards(
@@ -89,8 +104,9 @@ def audit_rewards(
       seed: every draw derives from it, the edit and the row.
 
     Returns:
-      `edits` (by name: `about`, `reasoning`, and `example`, of the first completion), `sources` (by name: `n` rows;
-      `honest`; and by name `edits`) and `warning` (a sentence, or None). `honest` and each edit have `rewards` (the
+      `edits` (by name: `about`, `reasoning`, `constant`, and `example`, of the first completion), `sources` (by name:
+      `n` rows; `honest`; and by name `edits`), `warning` (a sentence, or None) and `limit` (a sentence on what the
+      rewards cannot see, or None). `honest` and each edit have `rewards` (the
       mean of each) and `total` (the mean of their sum); an edit also has `at_least_honest` (the share of rows where
       its sum is not below the honest one's, as `stats.wilson_rate`) and `pays_as_honest`: whether its mean is not
       below the honest one's, or that share is a half or more.
@@ -109,10 +125,13 @@ def audit_rewards(
         if honest and not examples:
             examples = {name: texts[0] for name, texts in edited.items()}
     edits = {
-        name: {"about": edit.about, "reasoning": edit.reasoning, "example": examples.get(name)}
+        name: {
+            **{"about": edit.about, "reasoning": edit.reasoning, "constant": edit.constant},
+            "example": examples.get(name),
+        }
         for name, edit in EDITS.items()
     }
-    return {"edits": edits, "sources": audited, "warning": _warning(audited)}
+    return {"edits": edits, "sources": audited, "warning": _warning(audited), "limit": _limit(audited)}
 
 
 def _audit_source(honest: list[Honest], edited: Mapping[str, list[str]], rewards: Sequence[str], tags: Tags) -> dict:
@@ -162,16 +181,40 @@ def _warning(audited: Mapping[str, dict]) -> str | None:
             "reward audit: no dev row has a solution, and the base model wrote no right answer in the format, so it is "
             "unknown what the rewards pay for; read training/samples.jsonl while the run trains"
         )
-    paying = []
-    for source, found in audited.items():
-        named = [name for name, each in found["edits"].items() if each["pays_as_honest"] and not EDITS[name].reasoning]
-        if named:
-            listed = ", ".join(f"{name} {found['edits'][name]['total']:.2f}" for name in named)
-            paying.append(f"{source}: {found['n']} honest completions {found['honest']['total']:.2f}, {listed}")
+    paying = _paying(audited, constant=False)
     if not paying:
         return None
     return (
-        f"reward audit: the rewards pay as much without any reasoning as for honest work (mean totals: "
-        f"{'; '.join(paying)}). GRPO makes likelier what pays, so the model may stop reasoning. Change "
-        "training.rewards, so that an answer without reasoning earns less"
+        f"reward audit: the rewards pay as much without any reasoning as for honest work (mean totals: {paying}). GRPO "
+        "makes likelier what pays, so the model may stop reasoning. Change training.rewards, so that an answer without "
+        "reasoning earns less"
     )
+
+
+def _limit(audited: Mapping[str, dict]) -> str | None:
+    """A sentence if the same reasoning in every row earns as much as honest work. It is no warning: no setting mends
+    it, since a rule on the form of a reasoning cannot know which problem it is for. Where no reasoning at all earns as
+    much, the warning says so, and this goes without saying."""
+    paying = _paying(audited, constant=True)
+    if not paying or _paying(audited, constant=False):
+        return None
+    return (
+        "the rewards cannot see whether a reasoning belongs to its problem: the same one in every row earns as much as "
+        f"honest work (mean totals: {paying}). Rewards that follow rules have this limit, and no setting mends it. "
+        "Training warns if calculations vanish or no longer give the answers; read training/samples.jsonl too"
+    )
+
+
+def _paying(audited: Mapping[str, dict], constant: bool) -> str:
+    """The edits without reasoning that earn as much as honest work, with their totals; empty if none does."""
+    paying = []
+    for source, found in audited.items():
+        named = [
+            f"{name} {each['total']:.2f}"
+            for name, each in found["edits"].items()
+            if each["pays_as_honest"] and not EDITS[name].reasoning and EDITS[name].constant == constant
+        ]
+        if named:
+            honest = f"{found['n']} honest completions {found['honest']['total']:.2f}"
+            paying.append(f"{source}: {honest}, {', '.join(named)}")
+    return "; ".join(paying)

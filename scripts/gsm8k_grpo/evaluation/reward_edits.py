@@ -3,6 +3,7 @@
 `EDITS` is the registry. docs/rewards.md is made from it, and tests run each edit.
 """
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from gsm8k_grpo.data.prompts import format_completion
 from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
-FILLER = "so"  # any short word: one or more tokens in every tokenizer
+# Any short words: one or more tokens in every tokenizer. None begins with another, so that words made of them differ.
+FILLERS = ("so", "then", "now", "well", "thus", "hence")
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class Edit(NamedTuple):
     """A way to edit an honest completion."""
 
     about: str  # one sentence
-    reasoning: bool  # whether anything is left that could be a reasoning
+    reasoning: bool  # whether anything is left that could be a reasoning of this problem
     apply: Callable[[Material], str]
+    constant: bool = False  # whether it is the same reasoning in every row, as `prompt.reasoning` asks for it
 
 
 def _shuffled(of: Material) -> str:
@@ -71,6 +74,17 @@ def _contradicting(of: Material) -> str:
     return of.completion(reasoning=f"{''.join(parts)}{of.reasoning[end:]} So the answer is {of.wrong}.")
 
 
+def _same_calculation(of: Material) -> str:
+    """As many calculations as count as reasoning; one, where calculations do not count."""
+    return of.completion(reasoning=" ".join(["1+1=2"] * (of.tags.reasoning.calculations or 1)))
+
+
+def _same_words(of: Material) -> str:
+    """As many different words as count as reasoning; six, where words do not count."""
+    words = ("".join(parts) for length in itertools.count(1) for parts in itertools.product(FILLERS, repeat=length))
+    return of.completion(reasoning=" ".join(itertools.islice(words, of.tags.reasoning.words or len(FILLERS))))
+
+
 def _doubled(of: Material) -> str:
     start, end, answer_start, answer_end = (2 * tag for tag in of.tags.all())
     return f"{start}{of.reasoning}{end}\n{answer_start}{of.answer}{answer_end}"
@@ -87,7 +101,13 @@ EDITS = {
     "filler": Edit(
         "A filler word takes the place of the reasoning, as often as the longest completion has tokens.",
         False,
-        lambda of: of.completion(reasoning=" ".join([FILLER] * of.limit_tokens)),
+        lambda of: of.completion(reasoning=" ".join([FILLERS[0]] * of.limit_tokens)),
+    ),
+    "same_calculation": Edit(
+        "The reasoning is 1+1=2 in every row, as often as counts as reasoning.", False, _same_calculation, True
+    ),
+    "same_words": Edit(
+        "The reasoning is the same filler words in every row, as many as count as reasoning.", False, _same_words, True
     ),
     "reasoning_shuffled": Edit("The words of the reasoning are in a random order.", True, _shuffled),
     "reasoning_of_another_row": Edit(

@@ -16,6 +16,11 @@ REASONING_STEPS = 5
 # The share of the first level below which reasoning has collapsed. Healthy runs become briefer too, and some halve it.
 COLLAPSED_SHARE = 1 / 3
 LEAST_REASONING = 0.5  # words or calculations a completion; a run that starts with less has nothing to lose
+# Calculated answers of so many steps are compared with those of the steps that had most of them: a base model that
+# misses the tags has few, and gets more by learning. Over ten steps of 8 completions, chance makes no such fall from
+# the least share.
+CALCULATED_STEPS = 10
+LEAST_CALCULATED = 0.5  # of the completions, whose last calculation gives their answer
 # Ratio and KL take the softmax over all tokens. Up to here it is hardly another distribution than the one sampled from.
 UNSAMPLED_MASS = 0.01
 
@@ -88,6 +93,16 @@ def warnings(history: list[dict]) -> list[str]:
             f"{newest['reward']:.3g}); training.rewards may pay for answers without reasoning: read "
             "training/samples.jsonl"
         )
+    if _newly(history, _answers_uncalculated):
+        most, newest = _most_calculated(history), history[-CALCULATED_STEPS:]
+        before, now = (_mean(rows, "calculated_answers") for rows in (most, newest))
+        messages.append(
+            f"step {row['step']}: the reasoning no longer leads to the answer: the last calculation gives the answer "
+            f"in {now:.0%} of the completions of the last {CALCULATED_STEPS} steps, and did in {before:.0%} of those "
+            f"of steps {most[0]['step']} to {most[-1]['step']}; the mean reward is no lower "
+            f"({_mean(most, 'reward'):.3g}, now {_mean(newest, 'reward'):.3g}). The model may reason for show, as with "
+            "the same calculation in every completion: read training/samples.jsonl"
+        )
     if _newly(history, lambda rows: rows[-1]["unsampled_mass"] > UNSAMPLED_MASS):
         messages.append(
             f"step {row['step']}: sampling leaves out much: training.top_k and training.top_p leave out "
@@ -109,9 +124,33 @@ def _reasoning_collapsed(history: list[dict]) -> bool:
     return collapsed and newest["reward"] >= first["reward"]
 
 
+def _answers_uncalculated(history: list[dict]) -> bool:
+    """Whether far fewer answers are calculated than in the steps with most, while the reward is not below theirs; not
+    where the reasoning has collapsed, which says more."""
+    if len(history) < 2 * CALCULATED_STEPS or _reasoning_collapsed(history):
+        return False
+    most, newest = _most_calculated(history), history[-CALCULATED_STEPS:]
+    share = _mean(most, "calculated_answers")
+    fallen = share >= LEAST_CALCULATED and _mean(newest, "calculated_answers") < COLLAPSED_SHARE * share
+    return fallen and _mean(newest, "reward") >= _mean(most, "reward")
+
+
+def _most_calculated(history: list[dict]) -> list[dict]:
+    """Of each CALCULATED_STEPS steps before the newest ones, those with most calculated answers."""
+    starts = range(0, len(history) - 2 * CALCULATED_STEPS + 1, CALCULATED_STEPS)
+    return max(
+        (history[start : start + CALCULATED_STEPS] for start in starts),
+        key=lambda rows: _mean(rows, "calculated_answers"),
+    )
+
+
+def _mean(rows: list[dict], name: str) -> float:
+    return statistics.fmean(row[name] for row in rows)
+
+
 def _means(rows: list[dict]) -> dict[str, float]:
     """Means over some steps, of what tells a collapse."""
-    return {name: statistics.fmean(row[name] for row in rows) for name in ("reasoning_words", "calculations", "reward")}
+    return {name: _mean(rows, name) for name in ("reasoning_words", "calculations", "reward")}
 
 
 def _newly(history: list[dict], holds: Callable[[list[dict]], bool]) -> bool:

@@ -1,10 +1,10 @@
 r"""The one answer parser: rewards and evaluation read completions through these functions only.
 
 Numbers are exact decimals or fractions, never floats. A completion has three readings, under the field's names:
-*strict* is the number in the recipe's answer tags, or after `####`; *flexible* is the last number anywhere (both as in
-lm-evaluation-harness, `gsm8k.yaml`); *cascade* is the last `\boxed{}`, else the answer tags, else the last number.
-tests/rewards/test_answers.py has a table of the readings. The fourth, published_cascade.py, is a published one with its
-faults.
+*strict* is the number in the recipe's answer tags, or after `####`; *flexible* is the last number anywhere (named as in
+lm-evaluation-harness, `gsm8k.yaml`, whose strict one reads `####` alone); *cascade* is the last `\boxed{}`, else the
+answer tags, else the last number. tests/rewards/test_answers.py has a table of the readings. The fourth,
+published_cascade.py, is a published one with its faults.
 
 Every pattern takes time linear in the input: its parts are bounded or possessive (`++`, `(?>…)`), so that the regular
 expression engine never goes back.
