@@ -96,7 +96,7 @@ def test_gradients_are_clipped_to_the_norm_or_not_at_all(largest):
     assert float(optax.tree.get(state, GRADIENT_NORM)) == 0.5
     clipped = [min(float(g[0]), largest or np.inf) for g in gradients]
     moment = 0.9 * 0.1 * clipped[0] + 0.1 * clipped[1]
-    assert float(optax.tree.get(state, "mu")[0]) == pytest.approx(moment, rel=1e-5)
+    assert float(optax.tree.get(state, "mu")[""][0]) == pytest.approx(moment, rel=1e-5)
 
 
 def test_replacements_are_other_rows_and_a_function_of_seed_step_and_draw():

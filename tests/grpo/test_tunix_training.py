@@ -309,7 +309,11 @@ def test_unseen_prompts_are_skipped_on_resumption_by_stock(interrupted):
         return []
 
     data = ({"prompts": np.array([f"micro-batch {index}"])} for index in range(20))
-    with mock.patch.object(learner, "_process_accumulated_batches", process):
+    trainer = learner.rl_cluster.actor_trainer  # stock's own counts each micro-batch of each pass
+    with (
+        mock.patch.object(learner, "_process_accumulated_batches", process),
+        mock.patch.object(trainer, "_iter_steps", 2 * 2 * 2),
+    ):
         learner._prepare_data(
             data,
             proceed_num_steps=1,

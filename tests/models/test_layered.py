@@ -9,6 +9,7 @@ from flax import nnx
 from gsm8k_grpo.models import building, layered, log_probs, matmul_order
 from gsm8k_grpo.models.families import FAMILIES
 from gsm8k_grpo.models.lora import with_lora
+from gsm8k_grpo.models.mesh import make_mesh
 
 SIZES = {"vocabulary_size": 64, "embed_dim": 16, "hidden_dim": 24, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
 # Layers in two repeats of the family's pattern and one more, which runs after the loop.
@@ -20,13 +21,15 @@ COMPLETIONS = jnp.arange(1, 25).reshape(4, 6) * 7 % 60 + 1
 @pytest.mark.parametrize(
     "family", [name if name == "qwen2" else pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
 )
-def test_a_loop_computes_what_layers_one_by_one_do(family, mesh, monkeypatch):
+def test_a_loop_computes_what_layers_one_by_one_do(family, monkeypatch):
     """Log-probs and the adapters' gradient, with dropout, rematerialised or not, with and without our operand order."""
     window = {"sliding_window_tokens": None if family == "qwen2" else 4}
     config = building.tunix_config({"family": family, "num_layers": LAYERS[family], **SIZES, **window})
     modules = list(FAMILIES[family].lora_modules)
     lora = {"rank": 4, "alpha": 4, "dropout": 0.3, "base_weights": None, "target_modules": modules}
-    graph, adapters, rest = nnx.split(with_lora(building.initialise(config, 0), lora, 0, mesh), nnx.LoRAParam, ...)
+    graph, adapters, rest = nnx.split(
+        with_lora(building.initialise(config, 0), lora, 0, make_mesh(1, 1)), nnx.LoRAParam, ...
+    )
     adapters = jax.tree.map(lambda leaf: leaf + 0.05, adapters)  # or one half of the gradients would be zero
 
     def differentiated(repeats, remat, reorder):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gsm8k_grpo.models import matmul_order
 
@@ -22,8 +23,8 @@ def dots(function, *arguments):
             if equation.primitive.name == "dot_general":
                 (over, _), _ = equation.params["dimension_numbers"]
                 yield equation.invars[0].aval.shape, tuple(over)
-            elif equation.primitive.name in ("jit", "pjit"):
-                yield from of(equation.params["jaxpr"].jaxpr)
+            elif inner := equation.params.get("jaxpr"):
+                yield from of(getattr(inner, "jaxpr", inner))
 
     return list(of(jax.make_jaxpr(function)(*arguments).jaxpr))
 

@@ -24,23 +24,23 @@ class Layered:
     def __call__(
         self,
         ids: jax.Array,
-        places: jax.Array,
+        positions: jax.Array,
         cache: dict | None,
-        mask: jax.Array,
+        attention_mask: jax.Array,
         output_hidden_states: bool = False,
     ) -> tuple[jax.Array, dict | None]:
-        """Computes what Tunix's forward pass does.
+        """Computes what Tunix's forward pass does; Tunix calls it by these names.
 
         Args:
-          ids, places: [B, T] tokens and their positions.
+          ids, positions: [B, T] tokens and their positions.
           cache: of all layers, with room for S tokens, or None (then S is T).
-          mask: [B, T, S] which keys each query may see; a family with local attention narrows it.
+          attention_mask: [B, T, S] which keys each query may see; a family with local attention narrows it.
           output_hidden_states: whether to keep the last layer's output, as Tunix does.
 
         Returns:
           (logits [B, T, V], the new cache or None).
         """
-        x, inputs = self.layer_inputs(ids, places, cache, mask)
+        x, inputs = self.layer_inputs(ids, positions, cache, attention_mask)
         x, cache = run_layers(self, x, cache, inputs)
         x = self.final_norm(x)
         if output_hidden_states:
@@ -53,7 +53,7 @@ class Layered:
         Two rows are the least that the mesh's axis `fsdp` can share.
         """
         ids = jnp.ones((2, 1), jnp.int32)
-        return {"ids": ids, "places": ids, "cache": None, "mask": jnp.ones((2, 1, 1), bool)}
+        return {"ids": ids, "positions": ids, "cache": None, "attention_mask": jnp.ones((2, 1, 1), bool)}
 
 
 def output_logits(model: nnx.Module, hidden: jax.Array) -> jax.Array:
