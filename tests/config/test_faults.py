@@ -210,7 +210,7 @@ FAULTS = {
         {
             "mesh": {"fsdp": 3},
             "model": {"architecture": {"embed_dim": 384}},
-            "training": {"num_generations": 4, "micro_batch_completions": 32},
+            "training": {"num_generations": 4},
         },
         "mesh.fsdp: 3 does not divide the 32 completions of a batch (micro_batch_completions, "
         "rollout_batch_completions); with these settings it can be 1, 2, 4, 8, 16, 32",

@@ -189,6 +189,28 @@ def test_log_probs_are_computed_only_where_they_are_needed(make_learner, monkeyp
     assert found == {arrays[each] for each in policies}
 
 
+def test_a_step_without_signal_leaves_the_weights_and_moves_the_schedule_on(make_learner, capsys):
+    """The next step has the learning rate of a run whose first step had signal."""
+    rewards = ["tests/grpo/test_learner.py:pays_all_alike"]
+    learner = make_learner(beta=0, rewards=rewards, max_steps=4, schedule_steps=4)
+    trainer = learner.rl_cluster.actor_trainer
+    before = jax.tree.map(
+        np.asarray, nnx.state((trainer.model, trainer.optimizer), nnx.LoRAParam, nnx.optimizer.OptState)
+    )
+    row = learner.update(learner.sample())
+    after = nnx.state((trainer.model, trainer.optimizer), nnx.LoRAParam, nnx.optimizer.OptState)
+    changed = [
+        path
+        for (path, one), (_, other) in zip(
+            *(jax.tree_util.tree_leaves_with_path(tuple(each)) for each in (before, after)), strict=True
+        )
+        if not np.array_equal(one, other)
+    ]
+    assert len(changed) == 1 and "count" in str(changed[0])
+    assert (row["loss"], row["gradient_norm"], row["entropy"], learner.steps_done) == (0.0, 0.0, None, 1)
+    assert "step 1: no group has a better and a worse completion, so the weights stay" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_no_gradient_of_a_frozen_weight_is_computed(make_learner, mesh, lora):
     """With LoRA, no product or sum of a training step has a weight's shape. Without LoRA, each weight's occurs."""
@@ -219,6 +241,11 @@ def product_shapes(jaxpr):
 def count_vowels(prompts, completions, answers):
     """A reward that differs between random texts."""
     return [float(sum(text.count(vowel) for vowel in "aeiou")) for text in completions]
+
+
+def pays_all_alike(prompts, completions, answers):
+    """A reward without signal."""
+    return [1.0 for _ in completions]
 
 
 @given(limit=st.integers(1, 300))

@@ -213,6 +213,7 @@ def micro_batches_of(case, size, aggregation, truncated_completions="keep", beta
     """The micro-batches of `size` completions that the learner makes of a mini-batch."""
     training_settings = {
         "num_generations": GENERATIONS,
+        "prompts_per_step": len(case.completions) // GENERATIONS,
         "micro_batch_completions": size,
         "beta": beta,
         "max_completion_tokens": MAX_COMPLETION,

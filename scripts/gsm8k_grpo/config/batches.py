@@ -1,4 +1,4 @@
-"""How many completions a training step has, and how many of them are sampled at a time."""
+"""How many completions a training step has, and how many of them are sampled, or differentiated, at a time."""
 
 from collections.abc import Mapping
 
@@ -11,3 +11,8 @@ def step_completions(training_settings: Mapping) -> int:
 def rollout_batch(training_settings: Mapping) -> int:
     """How many completions a rollout samples at a time."""
     return training_settings["rollout_batch_completions"] or step_completions(training_settings)
+
+
+def micro_batch(training_settings: Mapping) -> int:
+    """How many completions' gradients are computed at a time."""
+    return training_settings["micro_batch_completions"] or step_completions(training_settings)

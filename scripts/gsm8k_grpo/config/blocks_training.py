@@ -53,9 +53,9 @@ class Training(Block):
     has 3,738, one more than an epoch of all rows."""
     prompts_per_step: Count = 2
     """Prompts of one update."""
-    micro_batch_completions: Count = 8
-    """How many completions' gradients are computed at a time; they are added up. It divides the step's completions, and
-    it is a multiple or a divisor of num_generations."""
+    micro_batch_completions: Count | None = None
+    """How many completions' gradients are computed at a time; they are added up. Less needs less memory. It divides the
+    step's completions, and it is a multiple or a divisor of num_generations. null: all of the step."""
     rollout_batch_completions: Count | None = None
     """How many completions are sampled at a time; whole groups, and it divides the step's completions. null: all of
     them. A token costs little more for many rows than for one, so less than all only saves memory."""

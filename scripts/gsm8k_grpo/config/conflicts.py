@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.config.batches import rollout_batch, step_completions
+from gsm8k_grpo.config.batches import micro_batch, rollout_batch, step_completions
 from gsm8k_grpo.config.blocks_training import REWARDS
 from gsm8k_grpo.config.schema import validated
 from gsm8k_grpo.models import families
@@ -152,14 +152,14 @@ def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
     for key in ("micro_batch_completions", "rollout_batch_completions"):
         if training[key] and completions % training[key]:
             yield f"training.{key}", f"{training[key]} does not divide the {completions} completions of a step"
-    micro_batch, rollout_batch = training["micro_batch_completions"], training["rollout_batch_completions"]
-    if micro_batch % generations and generations % micro_batch:
+    size, rollouts = micro_batch(training), training["rollout_batch_completions"]
+    if size % generations and generations % size:
         yield (
             "training.micro_batch_completions",
-            f"{micro_batch} is neither a multiple nor a divisor of num_generations {generations}",
+            f"{size} is neither a multiple nor a divisor of num_generations {generations}",
         )
-    if rollout_batch and rollout_batch % generations:
-        yield "training.rollout_batch_completions", f"{rollout_batch} is no multiple of num_generations {generations}"
+    if rollouts and rollouts % generations:
+        yield "training.rollout_batch_completions", f"{rollouts} is no multiple of num_generations {generations}"
     interval = training["checkpoint_interval_steps"]
     if interval > steps:
         yield "training.checkpoint_interval_steps", f"{interval} lies beyond the last step (max_steps {steps})"
@@ -193,7 +193,7 @@ def mesh_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
     training = settings["training"]
     shape = families.architecture_sizes(settings["model"]["architecture"])
     widths = {"embed_dim": shape["embed_dim"], "hidden_dim": shape["hidden_dim"]}
-    completions = math.gcd(training["micro_batch_completions"], rollout_batch(training))
+    completions = math.gcd(micro_batch(training), rollout_batch(training))
     sharded = {
         # Query heads are a multiple of the KV heads, so what divides these divides those.
         "tp": {"KV heads": shape["num_kv_heads"]} | widths | {"pieces of the vocabulary": shape["vocabulary_size"]},

@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gsm8k_grpo.common import estimators
+from gsm8k_grpo.config.batches import micro_batch
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.grpo.groups import Group
 from gsm8k_grpo.grpo.loss import TrainExample
@@ -38,7 +39,7 @@ def make_micro_batches(
     Returns:
       the micro-batches; none where no completion has a gradient.
     """
-    generations, size = training_settings["num_generations"], training_settings["micro_batch_completions"]
+    generations, size = training_settings["num_generations"], micro_batch(training_settings)
     limit_tokens = training_settings["max_completion_tokens"]
     completions = [ids for group in groups for ids in group.completion_ids]
     lengths = np.array([len(ids) for ids in completions])

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models.families import architecture_sizes, family_of
@@ -94,8 +96,13 @@ def check_config(folder: Path, architecture: Mapping | str) -> None:
 
 
 def _value(config: Any, key: str) -> Any:
-    """Reads a key of a configuration; a missing head_dim is derived, and a null of a yes-or-no key means no."""
+    """Reads a key of a configuration; a missing head_dim is derived, and a null of a yes-or-no key means no.
+
+    Floats are rounded to float32: converters write 1e-6 as 9.999999974752427e-07, which is the same there.
+    """
     value = getattr(config, key, None)
+    if isinstance(value, float):
+        return float(np.float32(value))
     if key == "use_bidirectional_attention":
         return bool(value)
     return config.hidden_size // config.num_attention_heads if key == "head_dim" and value is None else value

@@ -87,12 +87,12 @@ def run_layers(
     if looped:
         x, caches[:looped] = _looped(model, x, caches[:looped], inputs)
     for index in range(looped, len(layers)):
-        layer_cache, given = caches[index], inputs[index % period]
-        if model.remat_layers:
-            graph, state = nnx.split(layers[index])
-            caches[index], x = _rematerialised(model, graph)(state, x, layer_cache, given)
+        given = inputs[index % period]
+        if x.shape[1] == 1:  # Qwix writes attributes to the layer when it adds adapters
+            caches[index], x = model.run_layer(layers[index], x, caches[index], *given)
         else:
-            caches[index], x = model.run_layer(layers[index], x, layer_cache, *given)
+            graph, state = nnx.split(layers[index])
+            caches[index], x = _layer_function(model, graph)(state, x, caches[index], given)
     return x, None if cache is None else {f"layer_{index}": each for index, each in enumerate(caches)}
 
 
@@ -101,7 +101,7 @@ def _looped(
 ) -> tuple[jax.Array, list[dict | None]]:
     """Runs the first layers, as many as there are caches, as a loop over repeats of the pattern."""
     layers, period = list(model.layers)[: len(caches)], model.layer_period
-    runs = [_rematerialised(model, nnx.split(layer)[0]) for layer in layers[:period]]
+    runs = [_layer_function(model, nnx.split(layer)[0], in_loop=True) for layer in layers[:period]]
     states = [(nnx.split(layer)[1], layer_cache) for layer, layer_cache in zip(layers, caches, strict=True)]
     stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states[place::period]) for place in range(period)]
 
@@ -120,10 +120,12 @@ def _looped(
     return x, [of_layer(index) for index in range(len(layers))]
 
 
-def _rematerialised(model: nnx.Module, graph: nnx.GraphDef) -> Callable:
-    """Makes a function of a layer's state that runs the layer; with `remat_layers` its activations are not kept."""
+def _layer_function(model: nnx.Module, graph: nnx.GraphDef, in_loop: bool = False) -> Callable:
+    """Makes a function of a layer's state that runs the layer. Dropout draws the same at each call."""
 
     def run(state: nnx.State, x: jax.Array, layer_cache: dict | None, given: tuple) -> tuple:
-        return model.run_layer(nnx.merge(graph, state), x, layer_cache, *given)
+        # A copy, or the draws of dropout would be counted in the model itself.
+        return model.run_layer(nnx.merge(graph, state, copy=True), x, layer_cache, *given)
 
-    return jax.checkpoint(run) if model.remat_layers else run
+    # The barriers that keep a compiler from undoing rematerialisation are of no use in a loop.
+    return jax.checkpoint(run, prevent_cse=not in_loop) if model.remat_layers else run

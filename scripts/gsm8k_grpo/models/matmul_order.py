@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.sharding import Mesh
 
-BODIES = ("scan", "checkpoint")  # JAX's names of what has a body: loops of fixed length, rematerialised parts
+BODIES = ("scan", "remat2")  # JAX's names of what has a body: loops of fixed length, rematerialised parts
 
 
 def on_cpu(mesh: Mesh) -> bool:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping
 
-from gsm8k_grpo.config.batches import rollout_batch
+from gsm8k_grpo.config.batches import micro_batch, rollout_batch
 from gsm8k_grpo.config.conflicts import mesh_conflicts
 from gsm8k_grpo.config.merging import merge
 
@@ -32,7 +32,7 @@ def alternative_settings(settings: Mapping, failing: list[str], meshes: list[dic
     if "gradient" in failing and not training["remat"]:
         yield {"training": {"remat": True}}
     if {"gradient", "reference_log_probs", "old_log_probs"} & set(failing):
-        for size in _halves(training["micro_batch_completions"], 1, mesh["fsdp"]):
+        for size in _halves(micro_batch(training), 1, mesh["fsdp"]):
             yield {"training": {"micro_batch_completions": size}}
     if any(name.startswith("rollout") for name in failing):
         for size in _halves(rollout_batch(training), training["num_generations"], mesh["fsdp"]):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from gsm8k_grpo.config.accelerators import Accelerator
-from gsm8k_grpo.config.batches import rollout_batch, step_completions
+from gsm8k_grpo.config.batches import micro_batch, rollout_batch, step_completions
 
 
 def program_bounds(record: Mapping, accelerator: Accelerator, dtype: str) -> dict:
@@ -44,7 +44,7 @@ def estimate_training(
     by_name = {record["name"]: record for record in records}
     bound = {name: record["bound_seconds"] for name, record in by_name.items()}
     completions = step_completions(training)
-    micro_batches, batches = completions // training["micro_batch_completions"], completions // rollout_batch(training)
+    micro_batches, batches = completions // micro_batch(training), completions // rollout_batch(training)
     batch = {
         stage: bound[f"{stage}_prefill"]
         + settings[block]["max_completion_tokens"] * bound[f"{stage}_decode"]

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.units import size_text
-from gsm8k_grpo.config.batches import rollout_batch
+from gsm8k_grpo.config.batches import micro_batch, rollout_batch
 from gsm8k_grpo.generation.cache_length import cache_capacities
 from gsm8k_grpo.models import log_probs
 from gsm8k_grpo.models.building import vocabulary_size
@@ -54,7 +54,7 @@ def require_memory(needed_bytes: int, mesh: Mesh, purpose: str, settings_to_lowe
 
 def require_training_memory(config: object, training_settings: dict, max_prompt_tokens: int, mesh: Mesh) -> None:
     """Refuses a micro-batch whose logits and layer inputs, or whose KV cache, alone do not fit."""
-    sequences, rollouts = training_settings["micro_batch_completions"], rollout_batch(training_settings)
+    sequences, rollouts = micro_batch(training_settings), rollout_batch(training_settings)
     limit = training_settings["max_completion_tokens"]
     logits = min(sequences * limit * vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
     layer_inputs = sequences * limit * config.embed_dim * config.num_layers  # kept for the gradient

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.rl import trainer as rl_trainer
 
-from gsm8k_grpo.config.batches import rollout_batch
+from gsm8k_grpo.config.batches import micro_batch, rollout_batch
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
 from gsm8k_grpo.generation.sampler import DecodingState, DrawingOptions, Sampler
@@ -138,7 +138,7 @@ class Programs:
             evaluation = self._settings["evaluation"]
             return min(evaluation["batch_size"], evaluation["rows"] or evaluation["batch_size"])
         training = self._settings["training"]
-        return rollout_batch(training) if name.startswith("rollout") else training["micro_batch_completions"]
+        return rollout_batch(training) if name.startswith("rollout") else micro_batch(training)
 
     def kv_cache_bytes(self, name: str) -> int:
         """Bytes of the program's KV cache on each chip at its longest; 0 where it has none."""
