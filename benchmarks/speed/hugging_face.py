@@ -139,28 +139,18 @@ def answers(workload: Workload, turns: Turns, options: list[str]) -> None:
     for count in turns:
         prompts, lengths = sorted(workload.prompt_ids()[:count], key=len), []
         for start in range(0, count, rows):
-            lengths += _complete(model, prompts[start : start + rows], workload, do_sample=False)
+            lengths += _complete(model, prompts[start : start + rows], workload)
         turns.done(lengths)
 
 
-def lengths(workload: Workload, turns: Turns, options: list[str]) -> None:
-    """Draws G completions of each prompt at temperature 1, whose lengths lengths.py writes."""
-    model = _model(workload, options).eval()
-    prompts = [ids for ids in workload.prompt_ids() for _ in range(workload.generations)]
-    for _ in turns:
-        # The padding token also ends a text; our sampler never draws it.
-        drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "suppress_tokens": [workload.pad]}
-        turns.done(_complete(model, prompts, workload, **drawing))
-
-
-def _complete(model: PreTrainedModel, prompts: list[list[int]], workload: Workload, **options: object) -> list[int]:
+def _complete(model: PreTrainedModel, prompts: list[list[int]], workload: Workload) -> list[int]:
     """The lengths of the prompts' completions, with their stop tokens."""
     width, lengths = max(map(len, prompts)), []
     output = model.generate(
         input_ids=torch.tensor([[workload.pad] * (width - len(ids)) + ids for ids in prompts]),
         attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]),
+        do_sample=False,
         max_new_tokens=workload.limit_tokens,
-        **options,
     )
     for row in output[:, width:].tolist():
         lengths.append(row.index(workload.stop) + 1 if workload.stop in row else len(row))

@@ -9,6 +9,7 @@ import ctypes
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
@@ -23,7 +24,24 @@ BATCH_TOKENS = 2048  # the most tokens of a call: prompts that are read at once
 
 
 def answers(workload: Workload, turns: Turns, options: list[str]) -> None:
-    """Completes prompts greedily, longest last."""
+    """Completes prompts greedily, in their order."""
+    _run(workload, turns, options, lambda logits: int(logits.argmax()))
+
+
+def lengths(workload: Workload, turns: Turns, options: list[str]) -> None:
+    """Draws completions at temperature 1, in the prompts' order; lengths.py writes their lengths."""
+    rng = np.random.default_rng(0)
+
+    def draw(logits: np.ndarray) -> int:
+        # The Gumbel-max trick. Our sampler never draws the padding token, so it is not drawn here.
+        noisy = logits + rng.gumbel(size=logits.shape)
+        noisy[workload.pad] = -np.inf
+        return int(noisy.argmax())
+
+    _run(workload, turns, options, draw)
+
+
+def _run(workload: Workload, turns: Turns, options: list[str], draw: Callable[[np.ndarray], int]) -> None:
     file_format, rows = options[0], int(options[1])
     with tempfile.TemporaryDirectory() as folder:
         path = _file(workload, file_format, Path(folder))
@@ -32,8 +50,7 @@ def answers(workload: Workload, turns: Turns, options: list[str]) -> None:
         context = _context(model, workload, rows)
         turns.facts |= {"rows": rows, "weight_bytes": llama_cpp.llama_model_size(model)}
         for count in turns:
-            prompts = sorted(workload.prompt_ids()[:count], key=len)
-            turns.done(_complete(context, prompts, rows, workload))
+            turns.done(_complete(context, workload.prompt_ids()[:count], rows, workload, draw))
 
 
 def _context(model: object, workload: Workload, rows: int) -> object:
@@ -46,33 +63,35 @@ def _context(model: object, workload: Workload, rows: int) -> object:
     return llama_cpp.llama_init_from_model(model, settings)
 
 
-def _complete(context: object, prompts: list[list[int]], rows: int, workload: Workload) -> list[int]:
-    """The lengths of the prompts' completions, with their stop tokens."""
+def _complete(
+    context: object, prompts: list[list[int]], rows: int, workload: Workload, draw: Callable[[np.ndarray], int]
+) -> list[int]:
+    """The lengths of the prompts' completions, with their stop tokens, in the order of the prompts."""
     memory, batch = llama_cpp.llama_get_memory(context), llama_cpp.llama_batch_init(BATCH_TOKENS, 0, 1)
-    waiting, lengths = list(reversed(prompts)), []
+    waiting, lengths = [*reversed(range(len(prompts)))], [0] * len(prompts)
     newest: dict[int, int] = {}  # by sequence
     places: dict[int, int] = {}
-    drawn: dict[int, int] = {}
+    shown: dict[int, int] = {}
     while waiting or newest:
         batch.n_tokens, ends = 0, {}
         for sequence, token in newest.items():
             ends[sequence] = _append(batch, token, places[sequence], sequence, last=True)
             places[sequence] += 1
         for sequence in set(range(rows)) - newest.keys():
-            if not waiting or batch.n_tokens + len(waiting[-1]) > BATCH_TOKENS:
+            if not waiting or batch.n_tokens + len(prompts[waiting[-1]]) > BATCH_TOKENS:
                 break
-            prompt = waiting.pop()
+            shown[sequence] = waiting.pop()
+            prompt = prompts[shown[sequence]]
             for place, token in enumerate(prompt):
                 ends[sequence] = _append(batch, token, place, sequence, last=place == len(prompt) - 1)
-            places[sequence], drawn[sequence] = len(prompt), 0
+            places[sequence] = len(prompt)
         if status := llama_cpp.llama_decode(context, batch):
             sys.exit(f"ERROR: llama_decode returned {status}")
         for sequence, index in ends.items():
             logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, index), (workload.vocabulary_size,))
-            newest[sequence] = int(logits.argmax())
-            drawn[sequence] += 1
-            if newest[sequence] == workload.stop or drawn[sequence] == workload.limit_tokens:
-                lengths.append(drawn[sequence])
+            newest[sequence] = draw(logits)
+            lengths[shown[sequence]] += 1
+            if newest[sequence] == workload.stop or lengths[shown[sequence]] == workload.limit_tokens:
                 del newest[sequence]
                 llama_cpp.llama_memory_seq_rm(memory, sequence, -1, -1)
     llama_cpp.llama_batch_free(batch)

@@ -48,8 +48,13 @@ PACKAGES = ("google-tunix", "jax", "flax", "qwix", "torch", "trl", "transformers
 PACKAGES += ("llama_cpp_python",)
 
 
-class Killed(Exception):
-    """The kernel has killed a contestant, whose peak memory in bytes is the argument."""
+class Killed(SystemExit):
+    """The kernel has killed a contestant, which had reached `peak_memory_bytes`."""
+
+    def __init__(self, contestant: str, peak_memory_bytes: int):
+        gibibytes = peak_memory_bytes / 2**30
+        super().__init__(f"ERROR: {contestant}: was killed with {gibibytes:.1f} GiB (out of memory?)")
+        self.peak_memory_bytes = peak_memory_bytes
 
 
 class Worker:
@@ -57,19 +62,19 @@ class Worker:
 
     def __init__(self, python: Path, contestant: str, workload: Workload, steps: int, log: Path):
         """Starts the process and waits until it is ready for its first step."""
-        description = json.dumps({"workload": dataclasses.asdict(workload), "steps": steps})
         started = time.perf_counter()
-        self._log = log
+        self._contestant, self._log = contestant, log
         # Compilation is measured, so nobody may find compiled programs.
         environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
         self._process = subprocess.Popen(
-            [python, FOLDER / "worker.py", contestant, description],
+            [python, FOLDER / "worker.py", contestant],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("w"),
             text=True,
             env=environment | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
         )
+        self._send({"workload": dataclasses.asdict(workload), "steps": steps})
         self._answer()
         self.ready_seconds = time.perf_counter() - started
 
@@ -79,9 +84,12 @@ class Worker:
         Raises:
           Killed: by the kernel.
         """
-        with contextlib.suppress(BrokenPipeError):  # it has ended: _answer reads the reason from its log
-            print(json.dumps(order), file=self._process.stdin, flush=True)
+        self._send(order)
         return self._answer()
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has ended: _answer reads the reason from its log
+            print(json.dumps(message), file=self._process.stdin, flush=True)
 
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
@@ -89,7 +97,7 @@ class Worker:
             _, status, usage = os.wait4(self._process.pid, 0)
             self._process.returncode = os.waitstatus_to_exitcode(status)
             if self._process.returncode == -signal.SIGKILL:
-                raise Killed(usage.ru_maxrss * 1024)
+                raise Killed(self._contestant, usage.ru_maxrss * 1024)
             sys.exit(f"ERROR: a contestant ended early; its last words, from {self._log}:\n{self._last_words()}")
         return json.loads(line)
 
@@ -107,22 +115,17 @@ class Worker:
             self._process.wait()
 
 
+def measure_or_killed(workload: Workload, contestant: str, pythons: dict, logs: Path) -> dict[str, dict]:
+    """As `measure` for one contestant, which the kernel may kill for its memory."""
+    try:
+        return measure(workload, [contestant], pythons, logs)
+    except Killed as killed:
+        print(f"{workload.name}: {killed}", flush=True)
+        return {contestant: {"killed": True, "peak_memory_bytes": killed.peak_memory_bytes}}
+
+
 def measure(workload: Workload, contestants: list[str], pythons: dict, logs: Path) -> dict[str, dict]:
-    """Has the contestants of one workload make their steps, in turns where they fit; returns their summaries."""
-    if workload.together:
-        return _measure_in_turns(workload, contestants, pythons, logs)
-    found = {}
-    for name in contestants:
-        try:
-            found |= _measure_in_turns(workload, [name], pythons, logs)
-        except Killed as killed:
-            (peak_memory_bytes,) = killed.args
-            found[name] = {"killed": True, "peak_memory_bytes": peak_memory_bytes}
-            print(f"{workload.name}: {name} was killed with {peak_memory_bytes / 2**30:.1f} GiB", flush=True)
-    return found
-
-
-def _measure_in_turns(workload: Workload, contestants: list[str], pythons: dict, logs: Path) -> dict[str, dict]:
+    """Has contestants of one workload make their steps in turns; returns their summaries."""
     workers, replies, warm_up = {}, {name: [] for name in contestants}, workload.warm_up
     steps = warm_up + workload.steps
     try:
@@ -255,10 +258,18 @@ def main() -> None:
             entry["layer_parameters"] = workload.layer_parameters
             entry["output_parameters"] = workload.output_parameters
             entry["machine"] = machine_limits(pythons)
-        entry["contestants"] |= measure(workload, contestants, pythons, logs)
         measured[workload.name] = entry
-        arguments.output.write_text(json.dumps(measured, indent=1) + "\n")
+        if workload.together:
+            entry["contestants"] = measure(workload, contestants, pythons, logs)
+        for contestant in () if workload.together else contestants:
+            entry["contestants"] |= measure_or_killed(workload, contestant, pythons, logs)
+            _write(measured, arguments.output)
+        _write(measured, arguments.output)
     print(table.markdown(measured))
+
+
+def _write(measured: dict, path: Path) -> None:
+    path.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 def _contestants(workload: Workload, wanted: list[str] | None, benchmarks_python: Path) -> list[str]:

@@ -100,15 +100,17 @@ def _conditions(measured: dict) -> list[str]:
     for workload, entry in measured.items():
         where = entry["conditions"]
         finished = [each for each in entry["contestants"].values() if "seconds" in each]
+        if not finished:
+            continue
         steps = {len(each["step_seconds"]) for each in finished}
         versions = ", ".join(f"{name} {version}" for name, version in sorted(where["versions"].items()))
         sentence = (
-            f"medians of {max(steps, default=0)} steps; {where['cores']} cores of {where['processor']}, "
+            f"medians of {max(steps)} steps; {where['cores']} cores of {where['processor']}, "
             f"{where['date']}, commit {where['commit']}; Python {where['python']}, {versions}"
             + (f"; {where['inputs']}" if "inputs" in where else "")
             + (f"; OMP_WAIT_POLICY={where['OMP_WAIT_POLICY']}" if where["OMP_WAIT_POLICY"] else "")
         )
-        loads = [load for each in finished for load in each["load_averages"]] or [0.0]
+        loads = [load for each in finished for load in each["load_averages"]]
         groups.setdefault(sentence, []).append(f"{workload} (load average {min(loads):.1f} to {max(loads):.1f})")
     return [f"{', '.join(workloads)}: {sentence}.\n" for sentence, workloads in groups.items()]
 

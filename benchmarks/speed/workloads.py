@@ -138,7 +138,7 @@ _PRECISIONS = ("float32", "bfloat16")
 _ANSWERS = (
     *(f"ours {precision}" for precision in _PRECISIONS),
     "stock",
-    *(f"trl bfloat16 {rows}" for rows in (16, 32, 64)),
+    *(f"trl {precision} {rows}" for precision in _PRECISIONS for rows in (16, 32, 64)),
     *(f"llama.cpp {file} {rows}" for file in ("Q4_K_M", "Q8_0", "F16") for rows in (16, 64)),
 )
 _QUICK = {"num_layers": 2, "embed_dim": 16, "hidden_dim": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
