@@ -2,32 +2,37 @@
 
   python benchmarks/speed/lengths.py       # writes benchmarks/speed/w3-lengths.json; needs the weights (real_size.py)
 
-A step has two of GSM8K's first questions and eight completions of each, by llama.cpp from the file of the weights.
+A step has two of GSM8K's first questions and eight completions of each, drawn as an evaluation with samples draws them.
 """
 
 import dataclasses
 import json
-from pathlib import Path
+import tempfile
 
-import run
+import ours
 from real_size import inputs, with_real_inputs
-from workloads import MEASURED_LENGTHS, WORKLOADS
+from workloads import MEASURED_LENGTHS, WORKLOADS, Tokenizer
 
-STEPS = 8
+STEPS = 5
 
 
 def main() -> None:
     (workload,) = (each for each in WORKLOADS if each.name == "W3")
-    a_step = workload.rows
-    generations = workload.generations
-    workload = dataclasses.replace(workload, kind="lengths", prompts=STEPS * workload.prompts)
-    workload = with_real_inputs(workload)
-    ids = [prompt for prompt in workload.prompt_ids() for _ in range(generations)]
-    worker = run.Worker(
-        run.BENCHMARKS_PYTHON, "llama.cpp Q4_K_M 64", dataclasses.replace(workload, ids=ids), 1, Path("/dev/stderr")
-    )
-    found = worker.step(len(ids))["lengths"]
-    worker.end()
+    generations, a_step = workload.generations, workload.rows
+    workload = with_real_inputs(dataclasses.replace(workload, prompts=STEPS * workload.prompts))
+    with tempfile.TemporaryDirectory() as folder:
+        ours.configure_jax(folder)
+        from gsm8k_grpo.evaluation.runner import BatchSampler
+        from gsm8k_grpo.models.base_model import BaseModel
+        from gsm8k_grpo.models.mesh import make_mesh
+
+        mesh = make_mesh(1, 1)
+        model = ours.make_model(workload, mesh, [], folder)
+        base = BaseModel(model, model.config, Tokenizer(workload), (workload.stop,), {})
+        drawing = {"temperature": 1.0, "top_k": None, "top_p": 1.0, "max_completion_tokens": workload.limit_tokens}
+        batch = [(prompt, sample) for prompt in range(workload.prompts) for sample in range(generations)]
+        sampler = BatchSampler(base, model, mesh, True, drawing, 0, len(batch), workload.prompt_tokens)
+        found = [each.tokens for each in sampler.complete(workload.prompt_texts(), batch, generations)]
     steps = [found[start : start + a_step] for start in range(0, len(found), a_step)]
     about = f"{inputs(workload)}, temperature 1, at most {workload.limit_tokens} tokens; by lengths.py"
     lines = ",\n".join(f"  {json.dumps(step)}" for step in steps)

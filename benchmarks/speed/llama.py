@@ -9,7 +9,6 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
@@ -25,23 +24,6 @@ BATCH_TOKENS = 2048  # the most tokens of a call: prompts that are read at once
 
 def answers(workload: Workload, turns: Turns, options: list[str]) -> None:
     """Completes prompts greedily, in their order."""
-    _run(workload, turns, options, lambda logits: int(logits.argmax()))
-
-
-def lengths(workload: Workload, turns: Turns, options: list[str]) -> None:
-    """Draws completions at temperature 1, in the prompts' order; lengths.py writes their lengths."""
-    rng = np.random.default_rng(0)
-
-    def draw(logits: np.ndarray) -> int:
-        # The Gumbel-max trick. Our sampler never draws the padding token, so it is not drawn here.
-        noisy = logits + rng.gumbel(size=logits.shape)
-        noisy[workload.pad] = -np.inf
-        return int(noisy.argmax())
-
-    _run(workload, turns, options, draw)
-
-
-def _run(workload: Workload, turns: Turns, options: list[str], draw: Callable[[np.ndarray], int]) -> None:
     file_format, rows = options[0], int(options[1])
     with tempfile.TemporaryDirectory() as folder:
         path = _file(workload, file_format, Path(folder))
@@ -50,7 +32,7 @@ def _run(workload: Workload, turns: Turns, options: list[str], draw: Callable[[n
         context = _context(model, workload, rows)
         turns.facts |= {"rows": rows, "weight_bytes": llama_cpp.llama_model_size(model)}
         for count in turns:
-            turns.done(_complete(context, workload.prompt_ids()[:count], rows, workload, draw))
+            turns.done(_complete(context, workload.prompt_ids()[:count], rows, workload))
 
 
 def _context(model: object, workload: Workload, rows: int) -> object:
@@ -63,9 +45,7 @@ def _context(model: object, workload: Workload, rows: int) -> object:
     return llama_cpp.llama_init_from_model(model, settings)
 
 
-def _complete(
-    context: object, prompts: list[list[int]], rows: int, workload: Workload, draw: Callable[[np.ndarray], int]
-) -> list[int]:
+def _complete(context: object, prompts: list[list[int]], rows: int, workload: Workload) -> list[int]:
     """The lengths of the prompts' completions, with their stop tokens, in the order of the prompts."""
     memory, batch = llama_cpp.llama_get_memory(context), llama_cpp.llama_batch_init(BATCH_TOKENS, 0, 1)
     waiting, lengths = [*reversed(range(len(prompts)))], [0] * len(prompts)
@@ -89,7 +69,7 @@ def _complete(
             sys.exit(f"ERROR: llama_decode returned {status}")
         for sequence, index in ends.items():
             logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, index), (workload.vocabulary_size,))
-            newest[sequence] = draw(logits)
+            newest[sequence] = int(logits.argmax())
             lengths[shown[sequence]] += 1
             if newest[sequence] == workload.stop or lengths[shown[sequence]] == workload.limit_tokens:
                 del newest[sequence]

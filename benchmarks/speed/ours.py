@@ -27,7 +27,7 @@ def step(workload: Workload, turns: Turns, options: list[str]) -> None:
     settings = _settings(workload, turns.steps)
     prompt, training, seed = settings["prompt"], settings["training"], settings["seed"]
     with tempfile.TemporaryDirectory() as folder:
-        _configure_jax(folder)
+        configure_jax(folder)
         from forced import our_sampler
 
         from gsm8k_grpo.grpo import rollout, tunix_setup
@@ -37,7 +37,7 @@ def step(workload: Workload, turns: Turns, options: list[str]) -> None:
 
         rollout.Sampler = our_sampler(workload)
         mesh = make_mesh(1, 1)
-        base = _model(workload, mesh, options, folder)
+        base = make_model(workload, mesh, options, folder)
         known = {"answer": "0", "prompt_tokens": workload.prompt_tokens}
         rows = [{"id": text, "prompt": text, **known} for text in workload.prompt_texts()]
         stops = (workload.stop,)
@@ -58,7 +58,7 @@ def step(workload: Workload, turns: Turns, options: list[str]) -> None:
 def generation(workload: Workload, turns: Turns, options: list[str]) -> None:
     """Completes one batch greedily by `Sampler` and `complete_batch`."""
     with tempfile.TemporaryDirectory() as folder:
-        _configure_jax(folder)
+        configure_jax(folder)
         from forced import our_sampler
 
         from gsm8k_grpo.generation.batches import Decoding, complete_batch, plan_batches
@@ -66,7 +66,7 @@ def generation(workload: Workload, turns: Turns, options: list[str]) -> None:
         from gsm8k_grpo.models.mesh import make_mesh
 
         mesh = make_mesh(1, 1)
-        model = _model(workload, mesh, options, folder)
+        model = make_model(workload, mesh, options, folder)
         cache = cache_tokens(workload.prompt_tokens, workload.limit_tokens)
         sampler = our_sampler(workload)(model, Tokenizer(workload), cache, mesh)
         decoding = Decoding(temperature=0.0, top_k=None, top_p=1.0, seed=0)
@@ -81,7 +81,7 @@ def generation(workload: Workload, turns: Turns, options: list[str]) -> None:
 def answers(workload: Workload, turns: Turns, options: list[str]) -> None:
     """Completes prompts greedily as the format check does, by `BatchSampler` and `sample_texts`."""
     with tempfile.TemporaryDirectory() as folder:
-        _configure_jax(folder)
+        configure_jax(folder)
         import jax
         from flax import nnx
 
@@ -90,7 +90,7 @@ def answers(workload: Workload, turns: Turns, options: list[str]) -> None:
         from gsm8k_grpo.models.mesh import make_mesh
 
         mesh = make_mesh(1, 1)
-        model = _model(workload, mesh, options, folder)
+        model = make_model(workload, mesh, options, folder)
         base = BaseModel(model, model.config, Tokenizer(workload), (workload.stop,), {})
         changes = {"evaluation": {"max_completion_tokens": workload.limit_tokens}}
         settings = effective_settings(RECIPES[workload.family], changes)["evaluation"]
@@ -104,7 +104,7 @@ def answers(workload: Workload, turns: Turns, options: list[str]) -> None:
             turns.done([min(len(text.split()) + 1, workload.limit_tokens) for text in texts])
 
 
-def _configure_jax(folder: str) -> None:
+def configure_jax(folder: str) -> None:
     """Configures JAX as the stages do, in an empty folder without compiled programs: compilation is timed."""
     before = os.getcwd()
     os.chdir(folder)
@@ -112,7 +112,7 @@ def _configure_jax(folder: str) -> None:
     os.chdir(before)
 
 
-def _model(workload: Workload, mesh: object, options: list[str], folder: str) -> object:
+def make_model(workload: Workload, mesh: object, options: list[str], folder: str) -> object:
     """A model with published weights, by way of the stage `base_model`, or with random ones, sharded like a loaded one.
 
     It computes in bfloat16 if `options` say so.
