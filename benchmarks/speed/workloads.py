@@ -132,7 +132,7 @@ _MIDDLE |= {"family": "gemma2", "vocabulary_size": 8192, "window_tokens": 4096, 
 # Qwen2.5 0.5B, with prompts of random tokens as long as GSM8K's median where GSM8K is missing.
 _REAL = {"num_layers": 24, "embed_dim": 896, "hidden_dim": 4864, "num_heads": 14, "num_kv_heads": 2, "head_dim": 64}
 _REAL |= {"family": "qwen2", "vocabulary_size": 151_936, "window_tokens": None, "prompt_tokens": 174}
-_REAL |= {"pad": 151_643, "bos": None, "stop": 151_645, "limit_tokens": 256, "shortest": 16, "longest": 256}
+_REAL |= {"pad": 151_643, "bos": None, "stop": 151_645, "limit_tokens": 256, "shortest": 1, "longest": 256}
 _REAL |= {"together": False, "real": True, "lora_rank": 64}
 _PRECISIONS = ("float32", "bfloat16")
 _ANSWERS = (
