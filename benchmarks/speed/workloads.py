@@ -144,7 +144,7 @@ _ANSWERS = (
 _QUICK = {"num_layers": 2, "embed_dim": 16, "hidden_dim": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
 _QUICK |= {"family": "gemma2", "vocabulary_size": 64, "window_tokens": 16, "prompt_tokens": 8, "limit_tokens": 16}
 _QUICK_REAL = _QUICK | {"family": "qwen2", "embed_dim": 32, "hidden_dim": 32, "head_dim": 16, "window_tokens": None}
-_QUICK_REAL |= {"bos": None, "together": False, "warm_up_prompts": 2}
+_QUICK_REAL |= {"bos": None, "together": False, "warm_up_prompts": 2, "limit_tokens": 32, "shortest": 1, "longest": 32}
 
 WORKLOADS = [
     Workload("W1", "step", **_TINY, prompts=8, generations=8, shortest=32, longest=32),
@@ -197,8 +197,6 @@ QUICK = [
         generations=4,
         micro_batch_prompts=1,
         measured_lengths=True,
-        shortest=4,
-        longest=16,
         contestants=("ours float32", "stock", "trl bfloat16 checkpointing"),
     ),
     Workload(
@@ -207,8 +205,6 @@ QUICK = [
         **_QUICK_REAL,
         prompts=4,
         generations=1,
-        shortest=1,
-        longest=16,
         contestants=("ours float32", "stock", "trl bfloat16 2", "llama.cpp Q8_0 2"),
     ),
 ]
