@@ -81,7 +81,8 @@ def step(workload: Workload, turns: Turns, options: list[str]) -> None:
     )
     forced, waiting = Forced(workload), iter(turns)
     model.generate = partial(model.generate, logits_processor=[forced])
-    bos = "" if workload.bos is None else "<bos> "
+    special = _special_words(workload)
+    prompts = [" ".join(special.get(token, str(token)) for token in ids) for ids in workload.prompt_ids()]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(
             model=model,
@@ -107,7 +108,7 @@ def step(workload: Workload, turns: Turns, options: list[str]) -> None:
                 report_to="none",
                 disable_tqdm=True,
             ),
-            train_dataset=Dataset.from_list([{"prompt": bos + text} for text in workload.prompt_texts()]),
+            train_dataset=Dataset.from_list([{"prompt": text} for text in prompts]),
             processing_class=_tokenizer(workload),
             peft_config=LoraConfig(
                 r=workload.lora_rank, lora_alpha=workload.lora_rank, target_modules=MODULES, task_type="CAUSAL_LM"
@@ -193,11 +194,14 @@ def _model(workload: Workload, options: list[str]) -> PreTrainedModel:
     return model.to(dtype)
 
 
-def _tokenizer(workload: Workload) -> PreTrainedTokenizerFast:
-    """The same as workloads.Tokenizer: each word is the number of its token."""
+def _special_words(workload: Workload) -> dict[int, str]:
     special = {workload.pad: "<pad>", workload.stop: "<stop>"}
-    if workload.bos is not None:
-        special |= {workload.eos: "<eos>", workload.bos: "<bos>"}
+    return special if workload.bos is None else special | {workload.eos: "<eos>", workload.bos: "<bos>"}
+
+
+def _tokenizer(workload: Workload) -> PreTrainedTokenizerFast:
+    """As workloads.Tokenizer: each word is the number of its token. Special tokens have names: "0" is in "10" too."""
+    special = _special_words(workload)
     words = {special.get(token, str(token)): token for token in range(workload.vocabulary_size)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=special[workload.pad]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
