@@ -28,7 +28,7 @@ parity: setup ## what the tests against Hugging Face's implementation need; with
 setup-cluster: setup ## what profiles/slurm and profiles/kubernetes need
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement envs/cluster.txt
 
-benchmark: setup setup-benchmarks ## speed and memory against stock Tunix and TRL, and the table of it in docs/performance.md
+benchmark: setup setup-benchmarks ## speed and memory against stock Tunix, TRL and llama.cpp (hours), and the table in docs/performance.md
 	$(RUN) python benchmarks/speed/run.py
 	$(RUN) python benchmarks/speed/table.py benchmarks/speed/results.json --page docs/performance.md
 
@@ -75,7 +75,7 @@ setup-tfds: .venv-tfds/.ready ## TensorFlow, for dataset.source tfds (1.7 GB)
 	  .venv-tfds/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/tfds.txt
 	touch $@
 
-setup-benchmarks: .venv-benchmarks/.ready ## TRL and PyTorch, for the benchmark (1.2 GB)
+setup-benchmarks: .venv-benchmarks/.ready ## TRL, PyTorch and llama.cpp, for the benchmark (1.6 GB; it builds llama.cpp)
 
 .venv-benchmarks/.ready: envs/benchmarks.txt $(READY)
 	$(VENV)/bin/python -m venv --clear .venv-benchmarks

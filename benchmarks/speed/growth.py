@@ -21,8 +21,8 @@ from workloads import Workload
 
 FOLDER = Path(__file__).parent
 BASE = Workload(
-    **{"name": "base", "kind": "step", "num_layers": 4, "embed_dim": 256, "hidden_dim": 1024, "num_heads": 4},
-    **{"num_kv_heads": 2, "head_dim": 64, "vocabulary_size": 4096, "window_tokens": 4096},
+    **{"name": "base", "kind": "step", "family": "gemma2", "num_layers": 4, "embed_dim": 256, "hidden_dim": 1024},
+    **{"num_heads": 4, "num_kv_heads": 2, "head_dim": 64, "vocabulary_size": 4096, "window_tokens": 4096},
     **{"prompts": 4, "generations": 4, "prompt_tokens": 64, "limit_tokens": 64, "shortest": 64, "longest": 64},
 )
 AXES = {
@@ -42,11 +42,11 @@ def measure(steps: int) -> dict:
     for axis, points in AXES.items():
         found[axis] = []
         for value, changes in points:
-            workload = dataclasses.replace(BASE, **changes)
+            workload = dataclasses.replace(BASE, steps=steps, **changes)
             if workload not in known:
                 print(f"{axis}: {value}", flush=True)
                 with tempfile.TemporaryDirectory() as logs:
-                    measured = run.measure(workload, ["ours"], {"ours": sys.executable}, 2, steps, Path(logs))
+                    measured = run.measure(workload, ["ours"], {True: sys.executable}, Path(logs))
                 known[workload] = measured["ours"]
             each = known[workload]
             found[axis].append({"value": value, "seconds": each["seconds"], **each["phase_seconds"]})
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="only draw what was measured before")
     arguments = parser.parse_args()
     if not arguments.draw:
-        pythons = {"trl": Path("none")}
+        pythons = {True: Path(sys.executable), False: Path("none")}
         found = {"conditions": run.conditions(pythons) | {"steps": arguments.steps}, "axes": measure(arguments.steps)}
         arguments.output.write_text(json.dumps(found, indent=1) + "\n")
     draw(json.loads(arguments.output.read_text())["axes"], arguments.drawing)

@@ -1,14 +1,18 @@
-"""Speed and memory of a GRPO step and of greedy generation on the CPU: ours, stock Google Tunix, and TRL with PyTorch.
+"""Speed and memory of a GRPO step and of greedy generation on the CPU: ours against others.
+
+Stock Google Tunix, TRL with PyTorch and, in generation, llama.cpp.
 
   make benchmark                                       # sets up both environments; writes benchmarks/speed/results.json
   python benchmarks/speed/run.py --output FILE         # the same, where they are set up
   python benchmarks/speed/run.py --quick --contestants ours stock --output FILE    # a smoke test
 
 Each contestant of each workload (workloads.py) is a process of its own, so its peak memory is its own. Contestants
-take turns, one step at a time, and only one computes: other load on the machine hits all alike. The first steps
-compile; the seconds that they take beyond a later step are reported as compilation. Medians are over the steps after
-them. (A step with lengths of another size compiles again and stands out among `step_seconds`.) All contestants'
-completions are forced to the same lengths (forced.py), and run.py compares the lengths that they report.
+take turns, one step at a time, and only one computes: other load on the machine hits all alike. Of a real size (W3)
+memory holds one at a time, so they run one after the other; a contestant that the kernel kills for its memory is
+reported as killed. The first steps compile; the seconds that they take beyond a later step are reported as compilation.
+Medians are over the steps after them. (A step with lengths of another size compiles again and stands out among
+`step_seconds`.) All contestants' completions are forced to the same lengths (forced.py), except those of `answers`,
+which end by themselves.
 
 Measure on a quiet machine. On a busy one PyTorch's threads wait for each other by spinning, and TRL becomes very slow;
 with OMP_WAIT_POLICY=passive they sleep instead. Processor seconds (of all cores together) suffer least.
@@ -25,6 +29,7 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -32,12 +37,24 @@ import time
 from pathlib import Path
 
 import table
+from real_size import QUESTIONS, WEIGHTS, inputs, with_real_inputs
 from workloads import QUICK, WORKLOADS, Workload
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
-CONTESTANTS = ("ours", "stock", "trl")
+BENCHMARKS_PYTHON = ROOT / ".venv-benchmarks" / "bin" / "python"
+PIPELINE = ("ours", "stock")  # what runs in the pipeline's environment; all others in that of the benchmarks
 PACKAGES = ("google-tunix", "jax", "flax", "qwix", "torch", "trl", "transformers", "peft", "accelerate")
+PACKAGES += ("llama_cpp_python",)
+
+
+class Killed(SystemExit):
+    """The kernel has killed a contestant, which had reached `peak_memory_bytes`."""
+
+    def __init__(self, contestant: str, peak_memory_bytes: int):
+        gibibytes = peak_memory_bytes / 2**30
+        super().__init__(f"ERROR: {contestant}: was killed with {gibibytes:.1f} GiB (out of memory?)")
+        self.peak_memory_bytes = peak_memory_bytes
 
 
 class Worker:
@@ -45,31 +62,42 @@ class Worker:
 
     def __init__(self, python: Path, contestant: str, workload: Workload, steps: int, log: Path):
         """Starts the process and waits until it is ready for its first step."""
-        description = json.dumps({"workload": dataclasses.asdict(workload), "steps": steps})
         started = time.perf_counter()
-        self._log = log
+        self._contestant, self._log = contestant, log
         # Compilation is measured, so nobody may find compiled programs.
         environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
         self._process = subprocess.Popen(
-            [python, FOLDER / "worker.py", contestant, description],
+            [python, FOLDER / "worker.py", contestant],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("w"),
             text=True,
             env=environment | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
         )
+        self._send({"workload": dataclasses.asdict(workload), "steps": steps})
         self._answer()
         self.ready_seconds = time.perf_counter() - started
 
-    def step(self, lengths: list[int] | None) -> dict:
-        """Has it make its next step with these lengths; returns its answer."""
-        with contextlib.suppress(BrokenPipeError):  # it has ended: _answer reads the reason from its log
-            print(json.dumps(lengths), file=self._process.stdin, flush=True)
+    def step(self, order: list[int] | int | None) -> dict:
+        """Has it make its next step as `Workload.order` says; returns its answer.
+
+        Raises:
+          Killed: by the kernel.
+        """
+        self._send(order)
         return self._answer()
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has ended: _answer reads the reason from its log
+            print(json.dumps(message), file=self._process.stdin, flush=True)
 
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
         if not line:
+            _, status, usage = os.wait4(self._process.pid, 0)
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            if self._process.returncode == -signal.SIGKILL:
+                raise Killed(self._contestant, usage.ru_maxrss * 1024)
             sys.exit(f"ERROR: a contestant ended early; its last words, from {self._log}:\n{self._last_words()}")
         return json.loads(line)
 
@@ -78,7 +106,8 @@ class Worker:
 
     def end(self) -> None:
         """Waits for the process to end, and stops it if it has steps left."""
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
@@ -86,27 +115,32 @@ class Worker:
             self._process.wait()
 
 
-def measure(
-    workload: Workload, contestants: list[str], pythons: dict, warm_up: int, steps: int, logs: Path
-) -> dict[str, dict]:
-    """Has all contestants of one workload make their steps in turns; returns their summaries."""
-    workers, replies = {}, {name: [] for name in contestants}
+def measure_or_killed(workload: Workload, contestant: str, pythons: dict, logs: Path) -> dict[str, dict]:
+    """As `measure` for one contestant, which the kernel may kill for its memory."""
+    try:
+        return measure(workload, [contestant], pythons, logs)
+    except Killed as killed:
+        print(f"{workload.name}: {killed}", flush=True)
+        return {contestant: {"killed": True, "peak_memory_bytes": killed.peak_memory_bytes}}
+
+
+def measure(workload: Workload, contestants: list[str], pythons: dict, logs: Path) -> dict[str, dict]:
+    """Has contestants of one workload make their steps in turns; returns their summaries."""
+    workers, replies, warm_up = {}, {name: [] for name in contestants}, workload.warm_up
+    steps = warm_up + workload.steps
     try:
         for name in contestants:
-            log = logs / f"{workload.name.replace(' ', '-')}-{name}.log"
-            workers[name] = Worker(pythons[name], name, workload, warm_up + steps, log)
-        for step in range(warm_up + steps):
-            lengths = None if contestants[0] == "ours" else workload.lengths(step)
+            log = logs / f"{workload.name}-{name}.log".replace(" ", "-")
+            workers[name] = Worker(pythons[name.split()[0] in PIPELINE], name, workload, steps, log)
+        for step in range(steps):
+            order = workload.order(step, warm_up)
             for name in contestants:
-                reply = workers[name].step(lengths)
+                reply = workers[name].step(order)
                 reply["load_average"] = os.getloadavg()[0]
                 replies[name].append(reply)
-                lengths = lengths or reply["lengths"]
-                if reply["lengths"] != lengths:
-                    sys.exit(f"ERROR: {workload.name}: lengths of {name} are {reply['lengths']}, expected {lengths}")
-            check_lengths(workload, lengths)
+                _check(workload, name, order, reply["lengths"])
             print(
-                f"{workload.name}, step {step + 1} of {warm_up + steps}: "
+                f"{workload.name}, step {step + 1} of {steps}: "
                 + ", ".join(f"{name} {replies[name][-1]['seconds']:.2f} s" for name in contestants),
                 flush=True,
             )
@@ -119,13 +153,14 @@ def measure(
     }
 
 
-def check_lengths(workload: Workload, lengths: list[int]) -> None:
-    """Exits unless there are as many completions, and as long, as the workload prescribes."""
-    if len(lengths) != workload.rows or not workload.shortest <= min(lengths) <= max(lengths) <= workload.longest:
-        sys.exit(
-            f"ERROR: {workload.name}: expected {workload.rows} completions of {workload.shortest} to "
-            f"{workload.longest} tokens, found {lengths}"
-        )
+def _check(workload: Workload, name: str, order: list[int] | int, lengths: list[int]) -> None:
+    """Exits unless a contestant's completions are as many, and as long, as it was told."""
+    if workload.kind == "answers":
+        right = len(lengths) == order and 1 <= min(lengths) <= max(lengths) <= workload.limit_tokens
+    else:
+        right = lengths == order
+    if not right:
+        sys.exit(f"ERROR: {workload.name}: lengths of {name} are {lengths}, expected {order}")
 
 
 def summary(warm_up: list[dict], steps: list[dict]) -> dict:
@@ -143,6 +178,8 @@ def summary(warm_up: list[dict], steps: list[dict]) -> dict:
         "step_seconds": [step["seconds"] for step in steps],
         "step_tokens": [sum(step["lengths"]) for step in steps],
         "load_averages": [step["load_average"] for step in steps],
+        "step_completions": [len(step["lengths"]) for step in steps],
+        **steps[-1]["facts"],
     }
 
 
@@ -158,8 +195,18 @@ def conditions(pythons: dict) -> dict:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
-        "versions": versions(sys.executable) | versions(pythons["trl"]),
+        "versions": versions(pythons[True]) | versions(pythons[False]),
     }
+
+
+def machine_limits(pythons: dict) -> dict:
+    """What machine.py measures with each environment's library."""
+    found = {}
+    for python in pythons.values():
+        if python.exists():
+            ran = subprocess.run([python, FOLDER / "machine.py"], capture_output=True, text=True, check=True)
+            found |= json.loads(ran.stdout)
+    return found
 
 
 def versions(python: str | Path) -> dict[str, str]:
@@ -179,34 +226,61 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=FOLDER / "results.json", help="JSON to write; other workloads stay in it"
     )
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--contestants", nargs="+", help="their names, or first words; default: all of a workload")
     names = [workload.name for workload in WORKLOADS + QUICK]
     parser.add_argument("--workloads", nargs="+", choices=names, help="default: all")
-    parser.add_argument("--steps", type=int, default=11, help="timed steps, after compilation")
-    parser.add_argument("--warm-up", type=int, default=2, help="steps before them, which compile")
-    parser.add_argument(
-        "--trl-python", type=Path, default=ROOT / ".venv-benchmarks/bin/python", help="Python with envs/benchmarks.txt"
-    )
+    parser.add_argument("--steps", type=int, help="timed steps, after compilation; default: the workload's")
+    parser.add_argument("--warm-up", type=int, help="steps before them, which compile; default: the workload's")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of Qwen2.5 0.5B's, for W3")
+    parser.add_argument("--questions", type=Path, default=QUESTIONS, help="GSM8K's train.jsonl, for W3")
+    parser.add_argument("--trl-python", type=Path, default=BENCHMARKS_PYTHON, help="Python with envs/benchmarks.txt")
     parser.add_argument("--quick", action="store_true", help="very small shapes: only checks that everything runs")
     arguments = parser.parse_args()
-    contestants = [name for name in CONTESTANTS if name in arguments.contestants]
-    pythons = {"ours": Path(sys.executable), "stock": Path(sys.executable), "trl": arguments.trl_python}
-    if "trl" in contestants and not arguments.trl_python.exists():
-        sys.exit(f"ERROR: {arguments.trl_python} is missing; make it with `make setup-benchmarks`, or leave out TRL")
-    workloads = [
-        workload
-        for workload in (QUICK if arguments.quick else WORKLOADS)
-        if not arguments.workloads or workload.name in arguments.workloads
-    ]
+    # By whether it is the pipeline's.
+    pythons = {True: Path(sys.executable), False: arguments.trl_python}
     logs = arguments.output.with_suffix(".logs")
     logs.mkdir(parents=True, exist_ok=True)
     measured = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     where = conditions(pythons)
-    for workload in workloads:
-        found = measure(workload, contestants, pythons, arguments.warm_up, arguments.steps, logs)
-        measured[workload.name] = {"conditions": where, "contestants": found}
-        arguments.output.write_text(json.dumps(measured, indent=1) + "\n")
+    for workload in QUICK if arguments.quick else WORKLOADS:
+        if arguments.workloads and workload.name not in arguments.workloads:
+            continue
+        contestants = _contestants(workload, arguments.contestants, arguments.trl_python)
+        given = {"steps": arguments.steps, "warm_up": arguments.warm_up}
+        workload = dataclasses.replace(workload, **{key: value for key, value in given.items() if value is not None})
+        workload = with_real_inputs(workload, arguments.weights, arguments.questions)
+        entry = {"conditions": where | ({"inputs": inputs(workload)} if workload.real else {}), "contestants": {}}
+        earlier = measured.get(workload.name, {})
+        if not workload.together and earlier.get("conditions") == entry["conditions"]:
+            entry = earlier  # contestants that were measured in the same conditions stay
+        if workload.kind == "answers":
+            entry["prompt_tokens"] = sum(map(len, workload.prompt_ids()))
+            entry["layer_parameters"] = workload.layer_parameters
+            entry["output_parameters"] = workload.output_parameters
+            entry["machine"] = machine_limits(pythons)
+        measured[workload.name] = entry
+        if workload.together:
+            entry["contestants"] = measure(workload, contestants, pythons, logs)
+        for contestant in () if workload.together else contestants:
+            entry["contestants"] |= measure_or_killed(workload, contestant, pythons, logs)
+            _write(measured, arguments.output)
+        _write(measured, arguments.output)
     print(table.markdown(measured))
+
+
+def _write(measured: dict, path: Path) -> None:
+    path.write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def _contestants(workload: Workload, wanted: list[str] | None, benchmarks_python: Path) -> list[str]:
+    """The workload's contestants that are wanted."""
+    found = [name for name in workload.contestants if not wanted or name in wanted or name.split()[0] in wanted]
+    if not benchmarks_python.exists() and not {name.split()[0] for name in found} <= {*PIPELINE}:
+        sys.exit(
+            f"ERROR: {benchmarks_python} is missing; make it with `make setup-benchmarks`, or name the --contestants "
+            f"{' and '.join(PIPELINE)} alone"
+        )
+    return found
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from workloads import WORKLOADS
+from real_size import with_real_inputs
+from workloads import WORKLOADS, Workload
 
 COMPILED = re.compile(r"module_\d+\.(.*)\.cpu_after_optimizations\.txt")
 OPERATION = re.compile(r'%(\S+) = (\S+) \w+\([^)]*\)(?:.*?op_name="([^"]*)")?')
@@ -25,8 +26,8 @@ OPERATION = re.compile(r'%(\S+) = (\S+) \w+\([^)]*\)(?:.*?op_name="([^"]*)")?')
 class Traced:
     """Stands in for turns.Turns and traces the last step."""
 
-    def __init__(self, steps: int, folder: str):
-        self.steps, self._folder = steps, folder
+    def __init__(self, workload: Workload, steps: int, folder: str):
+        self.steps, self.facts, self._workload, self._folder = steps, {}, workload, folder
 
     def __iter__(self) -> object:
         import jax
@@ -35,7 +36,7 @@ class Traced:
             if step == self.steps - 1:
                 jax.profiler.start_trace(self._folder)
             self._started, self._processor = time.perf_counter(), time.process_time()
-            yield None
+            yield self._workload.order(step, warm_up=self.steps - 1)
         jax.profiler.stop_trace()
 
     def phase(self, name: str, seconds: float) -> None:
@@ -49,6 +50,7 @@ class Traced:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workload", choices=[each.name for each in WORKLOADS])
+    parser.add_argument("--options", nargs="*", default=[], help="such as bfloat16")
     parser.add_argument("--steps", type=int, default=4, help="steps, of which the last is traced")
     parser.add_argument("--operations", type=int, default=12, help="operations to print of each program")
     arguments = parser.parse_args()
@@ -58,7 +60,8 @@ def main() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
         import ours
 
-        getattr(ours, workload.kind)(workload, Traced(arguments.steps, folder))
+        workload = with_real_inputs(workload)
+        getattr(ours, workload.kind)(workload, Traced(workload, arguments.steps, folder), arguments.options)
         report(Path(folder), arguments.operations)
 
 

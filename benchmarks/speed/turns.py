@@ -1,7 +1,7 @@
 """How run.py and its workers talk, in lines of JSON. Only the worker whose turn it is computes.
 
-A worker reports that it is ready. Then it reads one line for each step (the lengths to force on its completions, or
-null for ours, which chooses them) and answers with one line.
+A worker reports that it is ready. Then it reads one line for each step (the lengths to force on its completions; of
+`answers`, how many prompts to complete) and answers with one line.
 """
 
 import json
@@ -13,13 +13,17 @@ from pathlib import Path
 
 
 class Turns:
-    """The steps that a contestant makes, and their clock."""
+    """The steps that a contestant makes, and their clock.
+
+    Attributes:
+      facts: what else a contestant says of itself, such as the rows of its batches.
+    """
 
     def __init__(self, steps: int, replies: object):
-        self.steps, self._replies = steps, replies
+        self.steps, self.facts, self._replies = steps, {}, replies
 
-    def __iter__(self) -> Iterator[list[int] | None]:
-        """Yields each step's forced lengths when it is this process's turn; the clock runs until `done`."""
+    def __iter__(self) -> Iterator[list[int] | int]:
+        """Yields each step's order from run.py when it is this process's turn; the clock runs until `done`."""
         self._reply({"peak_memory_bytes": peak_memory_bytes()})
         for _ in range(self.steps):
             line = sys.stdin.readline()
@@ -46,6 +50,7 @@ class Turns:
                 "phases": self._phases,
                 "lengths": [int(length) for length in lengths],
                 "peak_memory_bytes": peak_memory_bytes(),
+                "facts": self.facts,
             }
         )
 

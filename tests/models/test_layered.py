@@ -25,7 +25,9 @@ def test_a_loop_computes_what_layers_one_by_one_do(family, monkeypatch):
     """Log-probs and the adapters' gradient, with dropout, rematerialised or not, with and without our operand order."""
     window = {"sliding_window_tokens": None if family == "qwen2" else 4}
     config = building.tunix_config({"family": family, "num_layers": LAYERS[family], **SIZES, **window})
-    modules = list(FAMILIES[family].lora_modules)
+    modules = list(FAMILIES[family].lora_modules)[
+        ::5
+    ]  # the first and one of the feed-forward part: the noise of dropout compiles long
     lora = {"rank": 4, "alpha": 4, "dropout": 0.3, "base_weights": None, "target_modules": modules}
     graph, adapters, rest = nnx.split(
         with_lora(building.initialise(config, 0), lora, 0, make_mesh(1, 1)), nnx.LoRAParam, ...
