@@ -19,16 +19,21 @@ COMPLETIONS = jnp.arange(1, 25).reshape(4, 6) * 7 % 60 + 1
 
 
 @pytest.mark.parametrize(
-    "family", [name if name == "qwen2" else pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
+    ("family", "dropout"),
+    [
+        ("qwen2", 0.0),
+        *(
+            pytest.param(family, dropout, marks=pytest.mark.slow)
+            for family, dropout in (("qwen2", 0.3), ("gemma2", 0.0), ("gemma3", 0.0))
+        ),
+    ],
 )
-def test_a_loop_computes_what_layers_one_by_one_do(family, monkeypatch):
-    """Log-probs and the adapters' gradient, with dropout, rematerialised or not, with and without our operand order."""
+def test_a_loop_computes_what_layers_one_by_one_do(family, dropout, monkeypatch):
+    """Log-probs and the adapters' gradient, rematerialised or not, with and without our operand order."""
     window = {"sliding_window_tokens": None if family == "qwen2" else 4}
     config = building.tunix_config({"family": family, "num_layers": LAYERS[family], **SIZES, **window})
-    modules = list(FAMILIES[family].lora_modules)[
-        ::5
-    ]  # the first and one of the feed-forward part: the noise of dropout compiles long
-    lora = {"rank": 4, "alpha": 4, "dropout": 0.3, "base_weights": None, "target_modules": modules}
+    modules = list(FAMILIES[family].lora_modules)[::5]  # the first and one of the feed-forward part
+    lora = {"rank": 4, "alpha": 4, "dropout": dropout, "base_weights": None, "target_modules": modules}
     graph, adapters, rest = nnx.split(
         with_lora(building.initialise(config, 0), lora, 0, make_mesh(1, 1)), nnx.LoRAParam, ...
     )
