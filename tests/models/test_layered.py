@@ -39,12 +39,13 @@ def test_a_loop_computes_what_layers_one_by_one_do(family, dropout, monkeypatch)
     )
     adapters = jax.tree.map(lambda leaf: leaf + 0.05, adapters)  # or one half of the gradients would be zero
 
-    def differentiated(repeats, remat, reorder):
-        monkeypatch.setattr(layered, "LOOP_FROM_REPEATS", repeats)
+    monkeypatch.setattr(layered, "LOOP_FROM_REPEATS", 2)
+
+    def differentiated(loop, remat, reorder):
 
         def total(adapters):
             model = nnx.merge(graph, adapters, rest)
-            model.remat_layers = remat
+            model.remat_layers, model.loop_layers = remat, loop
             for index, layer in enumerate(model.layers):
                 layer.set_attributes(qwix_rngs=nnx.Rngs(dropout=index))
             logps, _ = log_probs.completion_log_probs(model, PROMPTS, COMPLETIONS, None, 0, 1.0)
@@ -55,10 +56,10 @@ def test_a_loop_computes_what_layers_one_by_one_do(family, dropout, monkeypatch)
         traced = function.trace(adapters)
         return traced.lower().compile()(adapters), "scan" in str(traced.jaxpr)
 
-    (expected, gradient), looped = differentiated(repeats=99, remat=False, reorder=False)
+    (expected, gradient), looped = differentiated(loop=False, remat=False, reorder=False)
     assert not looped
     for remat, reorder in ((False, False), (True, True)):
-        (found, same), looped = differentiated(2, remat, reorder)
+        (found, same), looped = differentiated(True, remat, reorder)
         assert looped
         assert float(found) == pytest.approx(float(expected), rel=1e-5)
         for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(same), strict=True):

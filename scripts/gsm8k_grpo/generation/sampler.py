@@ -257,6 +257,7 @@ class Sampler(tunix_sampler.Sampler):
 
         def compute(weights: object, prompt_ids: jax.Array) -> tuple:
             model = self._model(weights)
+            model.loop_layers = self._for_cpu
             hidden, real, cache = prefill(model, prompt_ids, self.tokenizer.pad_id())
             return output_logits(model, hidden)[:, 0], real, cache
 

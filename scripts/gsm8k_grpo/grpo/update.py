@@ -36,7 +36,8 @@ class PolicyUpdate:
           remat: as `Layered.remat_layers`.
           for_cpu: whether products get the operand order that is fast on a CPU.
         """
-        self._trainer, self._config, self._pad_id, self._mesh, self._remat = trainer, config, pad_id, mesh, remat
+        self._trainer, self._config, self._pad_id, self._mesh = trainer, config, pad_id, mesh
+        self._remat, self._for_cpu = remat, for_cpu
         gradient = matmul_order.with_smaller_operand_first(self._add_gradient) if for_cpu else self._add_gradient
         self._gradient = jax.jit(gradient, donate_argnums=3)
         self._optimizer_step = jax.jit(self._apply, donate_argnums=3)
@@ -97,7 +98,7 @@ class PolicyUpdate:
 
         def loss(trained: nnx.State) -> tuple[jax.Array, dict]:
             model = nnx.merge(graph, trained, frozen)
-            model.remat_layers = self._remat
+            model.remat_layers, model.loop_layers = self._remat, self._remat and self._for_cpu
             return policy_loss(model, example, self._config, self._pad_id)
 
         (value, figures), gradient = jax.value_and_grad(loss, has_aux=True)(trained)

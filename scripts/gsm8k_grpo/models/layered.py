@@ -17,9 +17,12 @@ class Layered:
     Attributes:
       remat_layers: whether the backward pass recomputes each layer's activations from the layer's input, which alone is
         kept. This trades a third more computation for memory (arXiv 1604.06174) and changes the numbers by rounding.
+      loop_layers: whether many alike layers run in a loop. On a CPU it saves most of the compilation, and no compiler
+        can undo rematerialisation in it, because the forward and the backward pass are two loops. It copies the
+        weights, and without rematerialisation it keeps more for the backward pass. On a TPU it only costs memory.
     """
 
-    remat_layers = False
+    remat_layers = loop_layers = False
 
     def __call__(
         self,
@@ -48,7 +51,7 @@ class Layered:
         return output_logits(self, x), cache
 
     def get_model_input(self) -> dict:
-        """Gives Qwix arguments to call the model with when it adds adapters: one token, so that layers are not looped.
+        """Gives Qwix arguments to call the model with when it adds adapters: of one token, whose layers it can change.
 
         Two rows are the least that the mesh's axis `fsdp` can share.
         """
@@ -69,10 +72,6 @@ def run_layers(
 ) -> tuple[jax.Array, dict | None]:
     """Runs all layers on x, [B, T, D].
 
-    Many alike layers run in a loop. A loop is compiled once, not once a layer, and no compiler can undo
-    rematerialisation in it, because the forward and the backward pass are two loops. A loop copies each layer's
-    weights. This is nothing beside the products of many tokens, but doubles the time of one token.
-
     Args:
       cache: of `attention.empty_cache`, or None.
       inputs: for each place in the pattern of layers, what `run_layer` gets beside x and the layer's cache.
@@ -82,7 +81,7 @@ def run_layers(
     """
     layers, period = list(model.layers), model.layer_period
     repeats = len(layers) // period
-    looped = repeats * period if x.shape[1] > 1 and repeats >= LOOP_FROM_REPEATS else 0
+    looped = repeats * period if model.loop_layers and repeats >= LOOP_FROM_REPEATS else 0
     caches = [cache and cache[f"layer_{index}"] for index in range(len(layers))]
     if looped:
         x, caches[:looped] = _looped(model, x, caches[:looped], inputs)

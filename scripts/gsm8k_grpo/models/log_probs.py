@@ -75,10 +75,12 @@ def log_probs_program(
     temperature: float,
     for_cpu: bool,
 ) -> jax.Array:
-    """Compiles the log-probs of `completion_log_probs` as a program of their own, on a CPU with `matmul_order`."""
+    """Compiles the log-probs of `completion_log_probs` as a program of their own, on a CPU by `matmul_order` and in a loop."""
 
     def log_probs(state: nnx.State, *arrays: jax.Array | None) -> jax.Array:
-        return completion_log_probs(nnx.merge(graph, state), *arrays, pad_id, temperature)[0]
+        model = nnx.merge(graph, state)
+        model.loop_layers = for_cpu
+        return completion_log_probs(model, *arrays, pad_id, temperature)[0]
 
     compute = matmul_order.with_smaller_operand_first(log_probs) if for_cpu else log_probs
     return compute(state, prompt_ids, completion_ids, packed_places)
