@@ -75,7 +75,7 @@ def log_probs_program(
     temperature: float,
     for_cpu: bool,
 ) -> jax.Array:
-    """Compiles the log-probs of `completion_log_probs` as a program of their own, on a CPU by `matmul_order` and in a loop."""
+    """Compiles the log-probs of `completion_log_probs`; on a CPU, with `matmul_order` and layers in a loop."""
 
     def log_probs(state: nnx.State, *arrays: jax.Array | None) -> jax.Array:
         model = nnx.merge(graph, state)
