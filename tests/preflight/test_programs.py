@@ -15,11 +15,11 @@ def recorded(on_eight_devices, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["rollout_prefill", "rollout_decode", "reference_log_probs", "old_log_probs", "gradient"]
+    "name", ["rollout_prefill", "rollout_decode", "reference_log_probs", "old_log_probs", "gradient", "optimizer_step"]
 )
 def test_programs_are_those_that_training_executes(recorded, name):
     ours, executed = recorded["programs"][name].values()
-    assert ours["flops"] > 1e5 and len(ours["inputs"]) > 10 and len(ours["outputs"]) >= 1
+    assert ours["flops"] > 1e4 and len(ours["inputs"]) > 10 and len(ours["outputs"]) >= 1
     # Shorter batches are other programs of the same name. This one was compiled once.
     (same,) = [each for each in executed if (each["inputs"], each["flops"]) == (ours["inputs"], ours["flops"])]
     assert same["outputs"] == ours["outputs"]

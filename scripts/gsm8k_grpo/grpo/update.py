@@ -39,9 +39,11 @@ class PolicyUpdate:
         self._trainer, self._config, self._pad_id, self._mesh = trainer, config, pad_id, mesh
         self._remat, self._for_cpu = remat, for_cpu
         gradient = matmul_order.with_smaller_operand_first(self._add_gradient) if for_cpu else self._add_gradient
-        self._gradient = jax.jit(gradient, donate_argnums=3)
-        self._optimizer_step = jax.jit(self._apply, donate_argnums=3)
-        self._zeros = jax.jit(lambda trained: jax.tree.map(jnp.zeros_like, trained))
+        # Sums and new weights lie where the weights lie, or each program would be compiled for a second placement.
+        _, trained, _ = self._model
+        placed = jax.tree.map(lambda leaf: leaf.sharding, trained)
+        self._gradient = jax.jit(gradient, donate_argnums=3, out_shardings=(placed, None))
+        self._optimizer_step = jax.jit(self._apply, donate_argnums=(3, 4), out_shardings=(placed, None))
 
     def lower_gradient(self, example: TrainExample) -> jax.stages.Lowered:
         """Traces the gradient of micro-batches of this shape."""
@@ -62,7 +64,8 @@ class PolicyUpdate:
         """
         graph, trained, frozen = self._model
         with self._mesh:
-            total, found = self._zeros(trained), []
+            total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), trained)
+            found = []
             for example in micro_batches:
                 total, figures = self._gradient(graph, trained, frozen, total, example)
                 found.append(figures)
