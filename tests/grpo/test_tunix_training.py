@@ -313,6 +313,7 @@ def test_unseen_prompts_are_skipped_on_resumption_by_stock(interrupted):
     with (
         mock.patch.object(learner, "_process_accumulated_batches", process),
         mock.patch.object(trainer, "_iter_steps", 2 * 2 * 2),
+        mock.patch.object(learner, "_last_iter_step", 2 * 2 * 2),
     ):
         learner._prepare_data(
             data,

@@ -39,7 +39,6 @@ SMALL = (
 STEPS = 4
 TRAINING = (
     f"training={{max_steps: {STEPS}, checkpoint_interval_steps: {STEPS}, prompts_per_step: 2, "
-    "micro_batch_completions: 16, "
     "num_generations: 4, max_completion_tokens: 12, rewards: [number, paused.py:pause]}"
 )
 # A reward that stops in the third call of a training until the first training is killed.

@@ -68,7 +68,9 @@ class PolicyUpdate:
             found = []
             for example in micro_batches:
                 total, figures = self._gradient(graph, trained, frozen, total, example)
-                found.append(figures)
+                # Waits for the program: devices that are simulated share threads, and two programs at once could wait
+                # for each other.
+                found.append(jax.device_get(figures))
             optimizer_graph, optimizer = nnx.split(self._trainer.optimizer)
             trained, optimizer = self._optimizer_step((graph, optimizer_graph), trained, frozen, optimizer, total)
         nnx.update(self._trainer.model, trained)

@@ -53,19 +53,22 @@ def require_memory(needed_bytes: int, mesh: Mesh, purpose: str, settings_to_lowe
 
 
 def require_training_memory(config: object, training_settings: dict, max_prompt_tokens: int, mesh: Mesh) -> None:
-    """Refuses a micro-batch whose logits and layer inputs, or whose KV cache, alone do not fit."""
-    sequences, rollouts = micro_batch(training_settings), rollout_batch(training_settings)
+    """Refuses a micro-batch whose logits and layer inputs, or a rollout whose KV cache, alone do not fit."""
+    completions, rollouts = micro_batch(training_settings), rollout_batch(training_settings)
     limit = training_settings["max_completion_tokens"]
-    logits = min(sequences * limit * vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
-    layer_inputs = sequences * limit * config.embed_dim * config.num_layers  # kept for the gradient
+    logits = min(completions * limit * vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
+    layer_inputs = completions * limit * config.embed_dim * config.num_layers  # kept for the gradient
     require_memory(
-        max(
-            2 * logits * BYTES_PER_LOGIT + layer_inputs * BYTES_PER_ACTIVATION,
-            least_kv_cache_bytes(config, rollouts, max_prompt_tokens + cache_capacities(limit)[0]),
-        ),
+        2 * logits * BYTES_PER_LOGIT + layer_inputs * BYTES_PER_ACTIVATION,
         mesh,
-        f"a training micro-batch of {sequences} sequences of {max_prompt_tokens + limit} tokens",
-        "training.micro_batch_completions, training.rollout_batch_completions or training.max_completion_tokens",
+        f"the gradient of {completions} completions of {limit} tokens",
+        "training.micro_batch_completions or training.max_completion_tokens",
+    )
+    require_memory(
+        least_kv_cache_bytes(config, rollouts, max_prompt_tokens + cache_capacities(limit)[0]),
+        mesh,
+        f"the rollout of {rollouts} completions of {limit} tokens",
+        "training.rollout_batch_completions, training.num_generations or training.max_completion_tokens",
     )
 
 
