@@ -46,7 +46,7 @@ def test_decoding_gathers_the_weights_once_and_draws_the_same_tokens(recorded):
 def test_the_tpu_gathers_weights_for_each_token_unless_they_are_gathered_before(on_eight_devices):
     pytest.importorskip("libtpu")
     found = on_eight_devices("compile_for_tpu.py", **COMPILE_ONLY)
-    tokens = 8 * 16 * 4  # the drawn tokens, whole in every process, after the loop
+    tokens = 16 * 16 * 4  # the drawn tokens of 16 rows, whole in every process, after the loop
     assert found["sharded"]["outside"] == {"count": 1, "bytes": tokens}
     count, moved = (found["gathered"]["outside"][key] - drawn for key, drawn in (("count", 1), ("bytes", tokens)))
     left, before = found["gathered"]["in_loops"], found["sharded"]["in_loops"]
