@@ -161,13 +161,8 @@ def _model(workload: Workload) -> nnx.Module:
 def _gemma2_config(workload: Workload) -> gemma.ModelConfig:
     local, whole = gemma.AttentionType.LOCAL_SLIDING, gemma.AttentionType.GLOBAL
     return gemma.ModelConfig(
-        num_layers=workload.num_layers,
+        **_sizes(workload),
         num_embed=workload.vocabulary_size,
-        embed_dim=workload.embed_dim,
-        hidden_dim=workload.hidden_dim,
-        num_heads=workload.num_heads,
-        head_dim=workload.head_dim,
-        num_kv_heads=workload.num_kv_heads,
         sliding_window_size=workload.window_tokens,
         attention_types=((local, whole) * workload.num_layers)[: workload.num_layers],
         final_logit_softcap=30.0,
@@ -179,17 +174,18 @@ def _gemma2_config(workload: Workload) -> gemma.ModelConfig:
 
 def _qwen2_config(workload: Workload) -> qwen2.ModelConfig:
     return qwen2.ModelConfig(
-        num_layers=workload.num_layers,
+        **_sizes(workload),
         vocab_size=workload.vocabulary_size,
-        embed_dim=workload.embed_dim,
-        hidden_dim=workload.hidden_dim,
-        num_heads=workload.num_heads,
-        head_dim=workload.head_dim,
-        num_kv_heads=workload.num_kv_heads,
         norm_eps=1e-6,
         rope_theta=1_000_000,
         use_tied_embedding=True,
     )
+
+
+def _sizes(workload: Workload) -> dict:
+    """What both families' configurations call by the same names."""
+    names = ("num_layers", "embed_dim", "hidden_dim", "num_heads", "head_dim", "num_kv_heads")
+    return {name: getattr(workload, name) for name in names}
 
 
 def _mesh() -> Mesh:

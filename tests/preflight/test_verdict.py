@@ -43,7 +43,9 @@ def test_each_program_has_sizes_and_bounds(fitting):
     # Moments of the adapters, and the counters.
     sizes = result["model"]
     assert 2 * sizes["adapter_bytes"] < sizes["optimizer_bytes"] < 2 * sizes["adapter_bytes"] + 100
-    assert decode["resident_bytes"] == sizes["optimizer_bytes"]
+    resident = {each["name"]: each["resident_bytes"] for each in result["programs"]}
+    assert resident["rollout_decode"] == resident["gradient"] == sizes["optimizer_bytes"]
+    assert resident["optimizer_step"] == sizes["base_bytes"]
     assert sizes["adapter_bytes"] == 4 * sizes["lora_parameters"]
     assert sizes["base_bytes"] == 4 * sizes["base_parameters"]
 

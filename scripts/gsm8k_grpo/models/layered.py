@@ -1,4 +1,4 @@
-"""The forward pass of all families: the embedding, the layers (in a loop where there are many), the logits."""
+"""The forward pass of all families: the embedding, the layers one by one or in a loop, the logits."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ LOOP_FROM_REPEATS = 6  # with fewer repeats of a pattern of layers, the loop's c
 
 
 class Layered:
-    """A forward pass that runs the layers as a loop; a family mixes it in.
+    """A forward pass that can run the layers as a loop; a family mixes it in.
 
     The family has `layer_period` (after how many layers they are alike again), `layer_inputs` and `run_layer`.
 

@@ -172,11 +172,11 @@ class Programs:
         if name == "reference_log_probs":
             quantised = self._reference is self._policy
             return second_model + (0 if quantised else self.adapter_bytes) + self.optimizer_bytes
-        if name in ("rollout_prefill", "rollout_decode", "old_log_probs"):
+        if name in ("rollout_prefill", "rollout_decode", "old_log_probs", "gradient"):
             return second_model + self.optimizer_bytes
-        if name == "gradient":
-            return second_model + self.optimizer_bytes
-        return second_model if name == "optimizer_step" else 0
+        if name == "optimizer_step":  # with LoRA, the frozen weights are none of its arguments
+            return second_model + (self.base_bytes if training["lora"] else 0)
+        return 0
 
     def abstract_array(self, shape: tuple[int, ...], dtype: object, axis: str | None = "fsdp") -> jax.ShapeDtypeStruct:
         """An array without values whose first dimension is sharded over a mesh axis."""
