@@ -43,7 +43,7 @@ class PolicyUpdate:
         _, trained, _ = self._model
         placed = jax.tree.map(lambda leaf: leaf.sharding, trained)
         self._gradient = jax.jit(gradient, donate_argnums=3, out_shardings=(placed, None))
-        self._optimizer_step = jax.jit(self._apply, donate_argnums=(3, 4), out_shardings=(placed, None))
+        self._optimizer_step = jax.jit(self._apply, donate_argnums=(2, 3), out_shardings=(placed, None))
 
     def lower_gradient(self, example: TrainExample) -> jax.stages.Lowered:
         """Traces the gradient of micro-batches of this shape."""
@@ -52,9 +52,9 @@ class PolicyUpdate:
 
     def lower_optimizer_step(self) -> jax.stages.Lowered:
         """Traces the change of the weights."""
-        graph, trained, frozen = self._model
-        optimizer_graph, optimizer = nnx.split(self._trainer.optimizer)
-        return self._optimizer_step.lower((graph, optimizer_graph), trained, frozen, optimizer, trained)
+        _, trained, _ = self._model
+        graph, optimizer = nnx.split(self._trainer.optimizer)
+        return self._optimizer_step.lower(graph, trained, optimizer, trained)
 
     def __call__(self, micro_batches: Sequence[TrainExample]) -> dict[str, float]:
         """Makes one update by the sum of the micro-batches' gradients.
@@ -72,7 +72,7 @@ class PolicyUpdate:
                 # for each other.
                 found.append(jax.device_get(figures))
             optimizer_graph, optimizer = nnx.split(self._trainer.optimizer)
-            trained, optimizer = self._optimizer_step((graph, optimizer_graph), trained, frozen, optimizer, total)
+            trained, optimizer = self._optimizer_step(optimizer_graph, trained, optimizer, total)
         nnx.update(self._trainer.model, trained)
         nnx.update(self._trainer.optimizer, optimizer)
         (norm,) = jax.tree.leaves(optax.tree.get(self._trainer.optimizer.opt_state, GRADIENT_NORM))
@@ -111,12 +111,9 @@ class PolicyUpdate:
 
     @staticmethod
     def _apply(
-        graphs: tuple[nnx.GraphDef, nnx.GraphDef],
-        trained: nnx.State,
-        frozen: nnx.State,
-        optimizer_state: nnx.State,
-        gradient: nnx.State,
+        graph: nnx.GraphDef, trained: nnx.State, state: nnx.State, gradient: nnx.State
     ) -> tuple[nnx.State, nnx.State]:
-        model, optimizer = nnx.merge(graphs[0], trained, frozen), nnx.merge(graphs[1], optimizer_state)
-        optimizer.update(model, gradient)
-        return nnx.state(model, optimizer.wrt), nnx.state(optimizer)
+        """Changes the weights by a gradient; `graph` and `state` are the optimizer's. Returns weights and state."""
+        optimizer = nnx.merge(graph, state)
+        optimizer.update(trained, gradient)
+        return trained, nnx.state(optimizer)
