@@ -192,9 +192,10 @@ def _warning(audited: Mapping[str, dict]) -> str | None:
 
 
 def _limit(audited: Mapping[str, dict]) -> str | None:
-    """A sentence if the same reasoning in every row earns as much as honest work. It is no warning: no setting mends
-    it, since a rule on the form of a reasoning cannot know which problem it is for. Where no reasoning at all earns as
-    much, the warning says so, and this goes without saying."""
+    """A sentence if the same reasoning in every row earns as much as honest work, and no reasoning at all earns less.
+
+    It is no warning, because no setting mends it: a rule on the form of a reasoning cannot know its problem.
+    """
     paying = _paying(audited, constant=True)
     if not paying or _paying(audited, constant=False):
         return None

@@ -20,8 +20,8 @@ class PolicyUpdate:
 
     Tunix compiles gradient, accumulation and optimizer as one program. That program returns all weights of the model,
     also the frozen ones, of which memory then holds a second copy. It compiles the optimizer again for each length of
-    completions, and it takes the same number of micro-batches for each update. Ours may leave out those that have no
-    gradient.
+    completions, and it takes the same number of micro-batches for each update. Here an update leaves out
+    micro-batches without a gradient.
     """
 
     def __init__(
