@@ -37,13 +37,13 @@ from gsm8k_grpo.preflight.collectives import collective_bytes
 from gsm8k_grpo.preflight.programs import Programs
 
 MESH = {"fsdp": 2, "tp": 4}
-PROGRAMS = ("ours", "stock", "ours-remat", "stock-remat")
+PROGRAMS = ("ours", "stock", "ours-selective", "ours-full", "stock-full")
 
 
 def lower_step(program: str, prompts: int) -> jax.stages.Lowered:
     """Traces one of `PROGRAMS` for micro-batches of so many prompts."""
     whose, _, remat = program.partition("-")
-    changes = {"prompts_per_step": prompts, "micro_batch_completions": 4 * prompts, "remat": bool(remat)}
+    changes = {"prompts_per_step": prompts, "micro_batch_completions": 4 * prompts, "remat": remat or None}
     settings = effective_settings("gemma2-2b-it", {"mesh": MESH, "training": changes})
     programs = Programs(settings, compilation.make_mesh(ACCELERATORS["v5e-8"], **MESH))
     if whose == "ours":

@@ -39,7 +39,7 @@ FAULTS = {
     ),
     "text for a text": ({"prompt": {"system": 3}}, "prompt.system: expected text, found 3"),
     "truth for a number": ({"training": {"beta": True}}, "training.beta: expected a number, found True"),
-    "number for a truth": ({"training": {"remat": 1}}, "training.remat: expected true or false, found 1"),
+    "number for a truth": ({"miniature": 1}, "miniature: expected true or false, found 1"),
     "no number": (
         {"training": {"learning_rate": float("nan")}},
         "training.learning_rate: expected a finite number, found nan",

@@ -12,6 +12,7 @@ import pytest
 from gsm8k_grpo.config.accelerators import ACCELERATORS
 from gsm8k_grpo.config.merging import merge
 from gsm8k_grpo.config.recipes import effective_settings
+from gsm8k_grpo.models import layered
 from gsm8k_grpo.preflight import alternatives, compilation, verdict
 from gsm8k_grpo.preflight.programs import Programs
 from gsm8k_grpo.preflight.text import result_text
@@ -70,6 +71,7 @@ def test_a_recipe_that_fits_gets_an_estimate(fitting):
 
 def test_other_settings_are_tried_until_the_recipe_fits(fitting, one_chip, monkeypatch):
     monkeypatch.setattr(Programs, "names", ["gradient"])  # the others fit
+    monkeypatch.setattr(layered, "KEEP_FROM_TERMS", 32)  # or nothing of so small a model is kept
     (largest,) = [each for each in fitting[0]["programs"] if each["name"] == "gradient"]
     smaller_card = dataclasses.replace(CARD, usable_hbm_bytes=largest["needed_bytes"] - 1)
     result = verdict.run_preflight(one_chip(), smaller_card, lambda _: None)
@@ -77,22 +79,23 @@ def test_other_settings_are_tried_until_the_recipe_fits(fitting, one_chip, monke
     assert result["reasons"][0].startswith("gradient needs ")
     assert any("ask again with preflight.level verdict" in text for text in result["warnings"])
     (tried,) = result["tried"]  # the first attempt succeeds
-    assert tried["settings"] == {"training": {"remat": True}} and tried["fits"]
+    assert tried["settings"] == {"training": {"remat": "selective"}} and tried["fits"]
     (smaller,) = tried["programs"]
     assert smaller["temporary_bytes"] < 0.9 * largest["temporary_bytes"]
     assert smaller["flops"] > 1.1 * largest["flops"]
-    assert "fits with {'training': {'remat': True}}" in result_text(result)
+    assert "fits with {'training': {'remat': 'selective'}}" in result_text(result)
 
 
 def test_the_cheapest_change_is_tried_first():
-    settings = effective_settings("minigrpo-fast", {"training": {"remat": False, "micro_batch_completions": 16}})
+    settings = effective_settings("minigrpo-fast", {"training": {"remat": None, "micro_batch_completions": 16}})
     meshes = alternatives.possible_meshes(settings, 1)
     assert list(alternatives.alternative_settings(settings, ["gradient", "evaluation_decode"], meshes)) == [
-        {"training": {"remat": True}},
+        *({"training": {"remat": remat}} for remat in ("selective", "full")),
         *({"training": {"micro_batch_completions": count}} for count in (8, 4, 2, 1)),
         *({"evaluation": {"batch_size": size}} for size in (32, 16, 8)),
     ]
-    assert {"training": {"remat": True}} not in alternatives.alternative_settings(settings, ["rollout_prefill"], [])
+    others = alternatives.alternative_settings(settings, ["evaluation_decode"], [])
+    assert not any("training" in each for each in others)
     sharded = effective_settings("gemma2-2b-it", {"mesh": {"fsdp": 2}})
     first = next(alternatives.alternative_settings(sharded, ["rollout_decode"], []))
     assert first == {"mesh": {"decode_weights": "sharded"}}
@@ -103,18 +106,20 @@ def test_changes_that_fail_alone_are_tried_together(monkeypatch):
 
     def compile_programs(settings, accelerator, names, log):
         training = settings["training"]
-        activations = training["micro_batch_completions"] / 16 * (0.25 if training["remat"] else 1)
+        share = {None: 1, "selective": 0.5, "full": 0.25}[training["remat"]]
+        activations = training["micro_batch_completions"] / 16 * share
         return {"programs": [{"name": "gradient", "fits": activations <= 0.125}]}
 
     monkeypatch.setattr(verdict, "compile_programs", compile_programs)
-    settings = effective_settings("minigrpo-fast", {"training": {"remat": False, "micro_batch_completions": 16}})
+    settings = effective_settings("minigrpo-fast", {"training": {"remat": None, "micro_batch_completions": 16}})
     tried = verdict.search_fitting_settings(settings, CARD, ["gradient"], lambda _: None)
     assert [each["settings"]["training"] for each in tried] == [
-        {"remat": True},
+        {"remat": "selective"},
+        {"remat": "full"},
         {"micro_batch_completions": 8},
-        {"remat": True, "micro_batch_completions": 8},
+        {"remat": "full", "micro_batch_completions": 8},
     ]
-    assert [each["fits"] for each in tried] == [False, False, True]
+    assert [each["fits"] for each in tried] == [False, False, False, True]
 
 
 @pytest.fixture

@@ -59,9 +59,12 @@ class Training(Block):
     rollout_batch_completions: Count | None = None
     """How many completions are sampled at a time; whole groups, and it divides the step's completions. null: all of
     them. A token costs little more for many rows than for one, so less than all only saves memory."""
-    remat: bool = False
-    """true: the backward pass computes each layer's activations again instead of keeping them (rematerialisation). This
-    saves memory and costs a third more compute; the preflight tries it where memory is short."""
+    remat: Literal["selective", "full"] | None = None
+    """Rematerialisation: what the backward pass computes again instead of keeping it. It saves memory; the preflight
+    tries it where memory is short.
+    - null: nothing.
+    - selective: attention, and what is done element by element. This costs a few percent more compute.
+    - full: each whole layer. This saves the most and costs a third more compute."""
     num_generations: Annotated[int, Field(ge=2, le=LARGEST_COUNT)] = 4
     """G: completions sampled for each prompt. Advantages are relative to this group, so a group of one has none."""
     advantage_estimator: Literal[tuple(estimators.ADVANTAGE_ESTIMATORS)] = "grpo"

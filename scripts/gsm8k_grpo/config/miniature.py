@@ -44,7 +44,7 @@ def miniature_overlay(recipe: str, settings: Mapping, tiny: Mapping) -> dict:
     small = {block: {key: tiny[block][key] for key in keys} for block, keys in KEYS_FROM_TINY.items()}
     small["mesh"]["fsdp"] = 1
     small["evaluation"]["rows"] = None  # all of the generated problems
-    small["training"]["remat"] = False  # a miniature needs no memory to be saved
+    small["training"]["remat"] = None  # a miniature needs no memory to be saved
     model, lora = small["model"], settings["training"]["lora"]
     family = family_of(settings["model"]["architecture"])
     model["name"] = f"{recipe}-miniature"

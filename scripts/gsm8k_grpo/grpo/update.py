@@ -25,7 +25,7 @@ class PolicyUpdate:
     """
 
     def __init__(
-        self, trainer: rl_trainer.Trainer, config: object, pad_id: int, mesh: Mesh, remat: bool, for_cpu: bool
+        self, trainer: rl_trainer.Trainer, config: object, pad_id: int, mesh: Mesh, remat: str | None, for_cpu: bool
     ):
         """
         Args:
@@ -33,7 +33,7 @@ class PolicyUpdate:
           config: of `tunix_setup.grpo_config`.
           pad_id: of padding.
           mesh: where the model lies.
-          remat: as `Layered.remat_layers`.
+          remat: as `Layered.remat`.
           for_cpu: whether products get the operand order that is fast on a CPU.
         """
         self._trainer, self._config, self._pad_id, self._mesh = trainer, config, pad_id, mesh
@@ -103,7 +103,7 @@ class PolicyUpdate:
 
         def loss(trained: nnx.State) -> tuple[jax.Array, dict]:
             model = nnx.merge(graph, trained, frozen)
-            model.remat_layers, model.loop_layers = self._remat, self._remat and self._for_cpu
+            model.remat, model.loop_layers = self._remat, bool(self._remat) and self._for_cpu
             return policy_loss(model, example, self._config, self._pad_id)
 
         (value, figures), gradient = jax.value_and_grad(loss, has_aux=True)(trained)

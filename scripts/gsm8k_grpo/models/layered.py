@@ -1,12 +1,15 @@
 """The forward pass of all families: the embedding, the layers one by one or in a loop, the logits."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import Primitive
 
 LOOP_FROM_REPEATS = 6  # with fewer repeats of a pattern of layers, the loop's copies cost more than they save
+KEEP_FROM_TERMS = 256  # a result that is a sum of fewer products costs less to compute again than to keep
 
 
 class Layered:
@@ -15,14 +18,17 @@ class Layered:
     The family has `layer_period` (after how many layers they are alike again), `layer_inputs` and `run_layer`.
 
     Attributes:
-      remat_layers: whether the backward pass recomputes each layer's activations from the layer's input, which alone is
-        kept. This trades a third more computation for memory (arXiv 1604.06174) and changes the numbers by rounding.
+      remat: what the backward pass computes again instead of keeping it; this changes the numbers by rounding.
+        None: nothing. "selective": all but the results of large products with weights, so attention and what is done
+        element by element (arXiv 2205.05198). "full": each layer, from its input (arXiv 1604.06174), for a third more
+        compute.
       loop_layers: whether many alike layers run in a loop. On a CPU it saves most of the compilation, and no compiler
         can undo rematerialisation in it, because the forward and the backward pass are two loops. It copies the
         weights, and without rematerialisation it keeps more for the backward pass. On a TPU it only costs memory.
     """
 
-    remat_layers = loop_layers = False
+    remat: str | None = None
+    loop_layers = False
 
     def __call__(
         self,
@@ -126,5 +132,19 @@ def _layer_function(model: nnx.Module, graph: nnx.GraphDef, in_loop: bool = Fals
         # A copy, or the draws of dropout would be counted in the model itself.
         return model.run_layer(nnx.merge(graph, state, copy=True), x, layer_cache, *given)
 
+    if model.remat is None:
+        return run
     # The barriers that keep a compiler from undoing rematerialisation are of no use in a loop.
-    return jax.checkpoint(run, prevent_cse=not in_loop) if model.remat_layers else run
+    policy = _keeps if model.remat == "selective" else None
+    return jax.checkpoint(run, prevent_cse=not in_loop, policy=policy)
+
+
+def _keeps(primitive: Primitive, *operands: jax.core.ShapedArray, **parameters: object) -> bool:
+    """Whether selective rematerialisation keeps a result: of a product of a token's features and a matrix of weights.
+
+    Attention's output is a product over two dimensions, heads and their features. It is computed again with attention.
+    """
+    if primitive.name != "dot_general":
+        return False
+    (over, _), (batch, _) = parameters["dimension_numbers"]
+    return not batch and len(over) == 1 and math.prod(operands[0].shape[dim] for dim in over) >= KEEP_FROM_TERMS

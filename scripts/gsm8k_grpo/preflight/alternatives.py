@@ -29,8 +29,9 @@ def alternative_settings(settings: Mapping, failing: list[str], meshes: list[dic
             yield {"mesh": other}
     if mesh["fsdp"] > 1 and mesh["decode_weights"] == "gathered" and any(name.endswith("decode") for name in failing):
         yield {"mesh": {"decode_weights": "sharded"}}
-    if "gradient" in failing and not training["remat"]:
-        yield {"training": {"remat": True}}
+    if "gradient" in failing:
+        stronger = {None: ("selective", "full"), "selective": ("full",), "full": ()}
+        yield from ({"training": {"remat": remat}} for remat in stronger[training["remat"]])
     if {"gradient", "reference_log_probs", "old_log_probs"} & set(failing):
         for size in _halves(micro_batch(training), 1, mesh["fsdp"]):
             yield {"training": {"micro_batch_completions": size}}
