@@ -15,6 +15,7 @@ from gsm8k_grpo.config.fields import (
     ShareAboveZero,
     Text,
 )
+from gsm8k_grpo.rewards import answers
 
 
 class Evaluation(Block):
@@ -44,7 +45,7 @@ class Evaluation(Block):
     """Completions of each prompt. More than one needs a temperature above 0."""
     seed: Seed = 0
     """Seed of sampling."""
-    extraction: Literal["strict", "flexible", "cascade", "published_cascade"] = "strict"
+    extraction: Literal[answers.READINGS] = "strict"
     """Which reading of a completion answer_accuracy counts.
     - strict: the answer tags, or ####.
     - flexible: the last number.

@@ -6,10 +6,11 @@ from operator import itemgetter
 
 from gsm8k_grpo.evaluation import stats
 from gsm8k_grpo.rewards import published_cascade
+from gsm8k_grpo.rewards.answers import READINGS
 
 # Verdicts of `grading.grade_completion` that have a rate of their own, `NAME_accuracy`. Their labels are in
 # report/metric_catalogue.py, so that a new label evaluates nothing again.
-COUNTED_VERDICTS = ("strict", "flexible", "cascade", "published_cascade", "partial", "format")
+COUNTED_VERDICTS = (*READINGS, "partial", "format")
 
 
 def accuracy_rates(rows: list[dict]) -> dict:

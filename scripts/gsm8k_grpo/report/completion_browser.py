@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 from gsm8k_grpo.evaluation.comparison import OUTCOMES
 from gsm8k_grpo.report import numbers
+from gsm8k_grpo.rewards.answers import READINGS
 
 OUTCOME_NAMES = tuple(OUTCOMES.values())
-READINGS = ("strict", "flexible", "cascade", "published_cascade")
 # The keys that the page needs in a row of completions.jsonl.
 KEYS = ("completion", "answer", "tokens", "stop_reason", "partial_correct", "format_correct")
 KEYS += (*READINGS, *(f"{name}_correct" for name in READINGS))

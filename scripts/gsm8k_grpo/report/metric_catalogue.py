@@ -7,6 +7,8 @@ imports this module, so a new label evaluates nothing again.
 from collections.abc import Iterable
 from typing import NamedTuple
 
+COLOUR = "#0b6e99"  # of the SVG plots' main line; the page's colours are in templates/report.css
+
 
 class Rate(NamedTuple):
     """A rate in an evaluation's metrics.json."""
@@ -42,7 +44,7 @@ class Panel(NamedTuple):
 
 
 _RATES = (
-    Rate("answer_accuracy", "answer", "the recipe's own reading", True, "answer", "#0b6e99"),
+    Rate("answer_accuracy", "answer", "the recipe's own reading", True, "answer", COLOUR),
     Rate("strict_accuracy", "strict", "answer tags or ####", True),
     Rate("flexible_accuracy", "flexible", "last number, format ignored", True, "format ignored", "#b3541e"),
     Rate("cascade_accuracy", "cascade", "\\boxed{}, else answer tags, else last number"),

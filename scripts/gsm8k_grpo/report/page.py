@@ -19,7 +19,7 @@ from gsm8k_grpo.report.caveats import across_machines, list_caveats, machine
 from gsm8k_grpo.report.charts import accuracy_curve, cost_points
 from gsm8k_grpo.report.metric_catalogue import RATES
 from gsm8k_grpo.report.run_summary import paired_completions, summarise_run
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.answers import READINGS, Tags
 from gsm8k_grpo.rewards.controls import CONTROLS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -79,7 +79,7 @@ def render_page(results: Path, names: list[str], seeded: list[str], defaults: Ma
                 "curves": {run["name"]: run["curve"] for run in runs},
                 "costs": cost_points(runs),
                 "outcomes": completion_browser.OUTCOME_NAMES,
-                "readings": completion_browser.READINGS,
+                "readings": READINGS,
             },
             blobs=blobs,
             script=script,

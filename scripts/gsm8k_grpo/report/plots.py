@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import matplotlib.ticker
 import pandas as pd
 
-from gsm8k_grpo.report.metric_catalogue import CURVES, panels_of
+from gsm8k_grpo.report.metric_catalogue import COLOUR, CURVES, panels_of
 
 matplotlib.use("svg")
 matplotlib.rcParams.update(
@@ -95,8 +95,8 @@ def draw_training(metrics: pd.DataFrame, path: Path) -> None:
     window = max(1, len(metrics) // 20)
     for axes, name in zip(grid.flat, drawn, strict=False):
         smoothed = metrics[name].rolling(window, center=True, min_periods=1).mean()
-        axes.plot(metrics["step"], metrics[name], color="#0b6e99", alpha=0.3, linewidth=0.8)
-        axes.plot(metrics["step"], smoothed, color="#0b6e99", linewidth=1.5)
+        axes.plot(metrics["step"], metrics[name], color=COLOUR, alpha=0.3, linewidth=0.8)
+        axes.plot(metrics["step"], smoothed, color=COLOUR, linewidth=1.5)
         axes.set_title(titles[name], fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
         low, high = metrics[name].min(), metrics[name].max()

@@ -20,6 +20,8 @@ from fractions import Fraction
 from itertools import islice
 from typing import Self
 
+READINGS = ("strict", "flexible", "cascade", "published_cascade")
+
 MAX_DIGITS = 400  # a longer number is noise, not an answer
 MAX_OPERANDS = 32  # a longer calculation is noise too, and exact fractions would make it slow
 
