@@ -9,8 +9,6 @@ grading alone. It counts processor seconds of its own, so other load on the mach
 """
 
 import argparse
-import contextlib
-import io
 import json
 import random
 import runpy
@@ -60,18 +58,15 @@ def main() -> None:
     rng = random.Random(0)
     made = [make_completion(row, rng) for row in range(arguments.rows)]
     lengths = [len(text) for text, _ in made]
-    entry = runpy.run_path(str(SCRIPTS / "grade.py"))
-    grade, tags = entry["main"], Tags(*entry["TAGS"])
+    tags = Tags(*runpy.run_path(str(SCRIPTS / "grade.py"))["TAGS"])
     whole, alone = [], []
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("completions.jsonl", "gold.jsonl")]
         for path, key, column in zip(paths, ("completion", "answer"), zip(*made, strict=True), strict=True):
             path.write_text("".join(json.dumps({"id": row, key: value}) + "\n" for row, value in enumerate(column)))
-        sys.argv = ["grade.py", "--completions", str(paths[0]), "--answers", str(paths[1]), "--output", f"{folder}/out"]
         for _ in range(arguments.repeats):
             started = time.process_time()
-            with contextlib.redirect_stdout(io.StringIO()):
-                grade()
+            external.grade_files(*paths, Path(folder) / "out", tags, subset=False)
             whole.append(arguments.rows / (time.process_time() - started))
             completions, golds = external.read_completions(paths[0]), external.read_golds(paths[1])
             started = time.process_time()

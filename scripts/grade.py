@@ -6,16 +6,12 @@ Completions are rows with `id` and `completion`. Gold answers are rows with `id`
 of GSM8K that ends in `#### 18`. Other keys are ignored. Writes rows.jsonl (verdicts) and metrics.json (rates).
 """
 
-import time
 from pathlib import Path
 
-from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import OutputFolder, run_stage
-from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.evaluation import external
-from gsm8k_grpo.evaluation.metrics import accuracy_rates, format_rate
-from gsm8k_grpo.rewards.answers import Reasoning, Tags
+from gsm8k_grpo.evaluation.metrics import format_rate
+from gsm8k_grpo.rewards.answers import Reasoning
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
@@ -38,44 +34,9 @@ def main(
       reasoning: calculations and different words, either of which is enough reasoning; 0 does not count
       subset: allow gold answers without a completion
     """
-    tags = Tags(*tags, Reasoning(*reasoning))
-    if (tag := tags.find_overlap()) is not None:
-        raise PipelineError(f"--tags: {tag!r} is a part of another tag; give four tags that do not contain each other")
-    if min(reasoning) < 0 or not tags.reasoning.can_be_met():
-        found = " ".join(map(str, reasoning))
-        raise PipelineError(f"--reasoning: is {found}, expected two counts, such as 1 6, of which one is more than 0")
-    inputs = (completions, answers)
-    rows_file, metrics_file = output / "rows.jsonl", output / "metrics.json"
-    if output.exists() and not output.is_dir():
-        raise PipelineError(f"--output: {output} is a file, expected a folder; name another one")
-    if {rows_file.resolve(), metrics_file.resolve()} & {path.resolve() for path in inputs}:
-        raise PipelineError(f"--output: {output} would overwrite the graded files; name another folder")
-    for option, path in zip(("--completions", "--answers"), inputs, strict=True):
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise PipelineError(
-                f"{option}: {path} is a pipe or device, which cannot be read twice to hash it; give a file"
-            )
-    started = time.monotonic()
-    found, golds = external.read_completions(completions), external.read_golds(answers)
-    external.require_matches(found, golds, inputs, subset)
-    graded = external.grade_all(found, golds, tags)
-    rates = accuracy_rates(graded)
-    files.write_jsonl(rows_file, graded)
-    seconds = time.monotonic() - started
-    metrics = {
-        "completions": {"path": str(completions), "sha256": files.sha256_file(completions)},
-        "answers": {"path": str(answers), "sha256": files.sha256_file(answers)},
-        "tags": list(tags.all()),
-        "reasoning": list(reasoning),
-        "rows": len(graded),
-        "rows_without_completion": len(golds) - len(graded),
-        **rates,
-        "seconds": round(seconds, 3),
-        "completions_per_second": round(len(graded) / seconds, 1),
-        "provenance": collect_provenance(),
-    }
-    files.write_json(metrics_file, metrics)
-    for name, rate in rates.items():
+    tags = external.parse_tags(tags, reasoning)
+    external.require_files(completions, answers, output)
+    for name, rate in external.grade_files(completions, answers, output, tags, subset).items():
         print(format_rate(name, rate))
 
 

@@ -8,18 +8,16 @@ library versions, and a checkpoint continues only a run with the same fingerprin
 step), samples.jsonl (some completions with their rewards), checkpoints.json and, last, summary.json.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
 from gsm8k_grpo.config.stage_settings import stage_settings
-from gsm8k_grpo.grpo import health
 from gsm8k_grpo.grpo.artifacts import write_artifacts
 from gsm8k_grpo.grpo.checkpoint_names import checkpoint_steps
 from gsm8k_grpo.grpo.run_folder import Run
 from gsm8k_grpo.grpo.run_identity import run_inputs
-from gsm8k_grpo.grpo.trackers import Trackers
+from gsm8k_grpo.grpo.run_start import begin_run
 
 
 def main(
@@ -36,51 +34,22 @@ def main(
     training_settings = settings["training"]
     prompts = files.read_jsonl(rows, keys=("id", "prompt", "answer", "prompt_tokens"))
     manifest = files.read_json(model / "model.json")
-    steps = checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
     inputs = run_inputs(settings, rows, manifest["sha256"])
     run = Run.of_inputs(output, inputs, training_settings["num_iterations"])
-    if distributed:
-        jax_setup.configure_jax()
-        jax_setup.join_processes()
-    leads = not distributed or jax_setup.is_lead_process()
-    start = 0
-    if leads:
-        run.create(inputs)
-        start = run.resume(steps)
-    if distributed:
-        from jax.experimental import multihost_utils
-
-        start = int(multihost_utils.broadcast_one_to_all(start))
+    steps = checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
+    start, leads = begin_run(run, inputs, steps, distributed)
     if start < steps[-1]:
-        if leads:
-            run.add_start(start)
-        _train(model, manifest["architecture"], settings, prompts, run)
-    elif leads:  # a kill right after the last checkpoint may have left these two undone
-        run.prune(steps)
-        Trackers(run.folder, run.history(start), {"wandb_project": None}, "").close()
+        jax_setup.configure_jax()
+        from gsm8k_grpo.grpo.loop import train_to_end
+        from gsm8k_grpo.grpo.session import make_learner
+        from gsm8k_grpo.models.mesh import make_mesh
+        from gsm8k_grpo.preflight.memory_check import require_training_memory
+
+        mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
+        require_training_memory(manifest["architecture"], settings, mesh)
+        train_to_end(make_learner(model, settings, prompts, run, mesh), training_settings, run)
     if leads:
         write_artifacts(output, run, steps, settings, len(prompts))
-
-
-def _train(model_folder: Path, architecture: Mapping | str, settings: Mapping, rows: list[dict], run: Run) -> None:
-    """Trains from the run's newest checkpoint to the end."""
-    training_settings = settings["training"]
-    print(f"{len(rows)} prompts, {training_settings['max_steps']} steps", flush=True)
-    for warning in health.settings_warnings(training_settings):
-        print(f"WARNING: {warning}", flush=True)
-    jax_setup.configure_jax()
-    from gsm8k_grpo.common.process_memory import memory_used
-    from gsm8k_grpo.grpo.loop import train_to_end
-    from gsm8k_grpo.grpo.session import make_learner
-    from gsm8k_grpo.models.building import tunix_config
-    from gsm8k_grpo.models.mesh import make_mesh
-    from gsm8k_grpo.preflight.memory_check import require_training_memory
-
-    mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
-    require_training_memory(tunix_config(architecture), training_settings, settings["prompt"]["max_tokens"], mesh)
-    train_to_end(make_learner(model_folder, settings, rows, run, mesh), training_settings, run)
-    if jax_setup.is_lead_process():
-        run.add_memory(memory_used())
 
 
 if __name__ == "__main__":

@@ -69,6 +69,15 @@ def test_a_stage_that_does_not_compute_needs_no_jax_and_loads_only_its_files(roo
     assert not {f"scripts/gsm8k_grpo/{name}.py" for name in COMPUTING} & files
 
 
+@pytest.mark.parametrize("entry", ["train", "evaluate", "grade"])
+def test_a_stage_starts_no_jax_before_it_knows_that_it_must_compute(root, entry):
+    assert "jax" not in loaded(root, f"runpy.run_path('scripts/{entry}.py', run_name='imported')")
+
+
+def test_training_does_not_depend_on_how_it_is_evaluated():
+    assert not [name for name in source_hash.source_files("train") if "/evaluation/" in name or "/report/" in name]
+
+
 def test_the_types_of_settings_and_the_rewards_that_they_name_rerun_no_other_stage():
     files = {entry: " ".join(source_hash.source_files(entry)) for entry in ("download", "evaluate", "train")}
     assert not any("config/schema.py" in names or "config/blocks_" in names for names in files.values())

@@ -177,6 +177,7 @@ def test_partial_accuracy_of_the_published_cascade_reads_its_text():
     ],
 )
 def test_a_format_that_never_occurs_gives_a_warning(completions, exact, words):
-    found = summarise_format(completions, SHORT)
+    found = summarise_format([f"dev-{index}" for index in range(len(completions))], completions, SHORT)
     assert found["exact"]["value"] == exact
     assert (found["warning"] is None) if words is None else words in found["warning"]
+    assert found["examples"][0] == {"id": "dev-0", "completion": completions[0]}

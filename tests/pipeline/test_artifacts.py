@@ -78,7 +78,9 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
     compared = read(results / "tiny/comparison.json")
     assert {name: verdicts["flexible"]["n"] for name, verdicts in compared["groups"].items()} == of_groups
     assert yaml.safe_load((results / "tiny/settings.yaml").read_text())["training"]["max_steps"] == 4
-    assert read(results / "tiny/training/summary.json")["starts"] == [0]
+    trained = read(results / "tiny/training/summary.json")
+    assert trained["starts"] == [0] and trained["memory"]["host_peak_bytes"] > 2**20
+    assert trained["memory"]["held_bytes"] > 4 * read(results / "models/tiny/model.json")["parameters"]  # float32
     audit = read(results / "tiny/reward_audit.json")
     assert audit["sources"]["gold"]["n"] == 20 and audit["sources"]["gold"]["honest"]["total"] == 9.5
     assert audit["sources"]["gold"]["edits"].keys() == audit["edits"].keys()

@@ -43,7 +43,8 @@ def exit_on_error(stage: Callable[[], None]) -> None:
     Unexpected exceptions keep their traceback: they are faults of ours, not of the input.
 
     A full disk is handled here for artifacts, in `grpo/recorder.py` for checkpoints, in `huggingface/weight_writing.py`
-    for exports, in `data/retries.py` for downloads, and in `scripts/stage.py` for the log and the mark.
+    for exports, in `data/retries.py` for downloads, in `common/stage_runner.py` for the log, and in `scripts/stage.py`
+    for the mark.
     """
     try:
         stage()

@@ -11,6 +11,7 @@ class BatchLog:
     """A file beside the artifacts, named after a fingerprint; `finish` deletes it.
 
     Attributes:
+      folder, fingerprint: as given.
       batches: `rows` and `seconds` of each finished batch.
       starts: processes that have worked on the evaluation, with this one.
     """
@@ -22,7 +23,7 @@ class BatchLog:
           folder: where the artifacts will be written.
           fingerprint: of everything that the rows depend on; only batches with the same fingerprint are used.
         """
-        self._folder = folder
+        self.folder, self.fingerprint = folder, fingerprint
         self._path = folder / f"unfinished-{fingerprint[:16]}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.batches: list[dict] = []
@@ -51,5 +52,5 @@ class BatchLog:
     def finish(self) -> None:
         """Deletes this log and those of other fingerprints. Call it once the artifacts are written."""
         self._handle.close()
-        for path in self._folder.glob("unfinished-*.jsonl"):
+        for path in self.folder.glob("unfinished-*.jsonl"):
             path.unlink()

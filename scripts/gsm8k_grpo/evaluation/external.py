@@ -1,16 +1,67 @@
 """Completions of any program (this pipeline, vLLM, TRL, an API), matched to gold answers by id and graded."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.evaluation.grading import grade_completion
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.evaluation.metrics import accuracy_rates
+from gsm8k_grpo.rewards.answers import Reasoning, Tags
 
+ROWS, METRICS = "rows.jsonl", "metrics.json"  # written to the output folder
 SHOWN_IDS = 5  # that an error lists; it counts the others
+
+
+def parse_tags(tags: tuple[str, str, str, str], reasoning: tuple[int, int]) -> Tags:
+    """The output format that `--tags` and `--reasoning` describe; a faulty one is an error that names the option."""
+    found = Tags(*tags, Reasoning(*reasoning))
+    if (tag := found.find_overlap()) is not None:
+        raise PipelineError(f"--tags: {tag!r} is a part of another tag; give four tags that do not contain each other")
+    if min(reasoning) < 0 or not found.reasoning.can_be_met():
+        counts = " ".join(map(str, reasoning))
+        raise PipelineError(f"--reasoning: is {counts}, expected two counts, such as 1 6, of which one is more than 0")
+    return found
+
+
+def require_files(completions: Path, answers: Path, output: Path) -> None:
+    """Checks that the output cannot overwrite an input, and that the inputs can be read twice."""
+    if output.exists() and not output.is_dir():
+        raise PipelineError(f"--output: {output} is a file, expected a folder; name another one")
+    if {(output / name).resolve() for name in (ROWS, METRICS)} & {completions.resolve(), answers.resolve()}:
+        raise PipelineError(f"--output: {output} would overwrite the graded files; name another folder")
+    for option, path in (("--completions", completions), ("--answers", answers)):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise PipelineError(f"{option}: {path} is a pipe or device, which cannot be read twice; give a file")
+
+
+def grade_files(completions: Path, answers: Path, output: Path, tags: Tags, subset: bool) -> dict:
+    """Grades a file of completions, writes rows.jsonl (verdicts) and metrics.json (rates), and returns the rates."""
+    started = time.monotonic()
+    found, golds = read_completions(completions), read_golds(answers)
+    _require_matches(found, golds, (completions, answers), subset)
+    graded = grade_all(found, golds, tags)
+    rates = accuracy_rates(graded)
+    files.write_jsonl(output / ROWS, graded)
+    seconds = time.monotonic() - started
+    metrics = {
+        "completions": {"path": str(completions), "sha256": files.sha256_file(completions)},
+        "answers": {"path": str(answers), "sha256": files.sha256_file(answers)},
+        "tags": list(tags.all()),
+        "reasoning": [tags.reasoning.calculations, tags.reasoning.words],
+        "rows": len(graded),
+        "rows_without_completion": len(golds) - len(graded),
+        **rates,
+        "seconds": round(seconds, 3),
+        "completions_per_second": round(len(graded) / seconds, 1),
+        "provenance": collect_provenance(),
+    }
+    files.write_json(output / METRICS, metrics)
+    return rates
 
 
 def read_completions(path: str | Path) -> dict[str, dict]:
@@ -53,18 +104,8 @@ def read_golds(path: str | Path) -> dict[str, str]:
     return golds
 
 
-def require_matches(completions: Mapping, golds: Mapping, paths: tuple[Path, Path], subset: bool) -> None:
-    """Checks that each completion has a gold answer and each gold answer a completion.
-
-    Args:
-      completions: by id.
-      golds: by id.
-      paths: the files of both, for errors.
-      subset: allows gold answers without a completion.
-
-    Raises:
-      PipelineError: names ids without a counterpart.
-    """
+def _require_matches(completions: Mapping, golds: Mapping, paths: tuple[Path, Path], subset: bool) -> None:
+    """Checks that each id of a completion has a gold answer and, without `subset`, each gold answer a completion."""
     if unknown := [identity for identity in completions if identity not in golds]:
         raise PipelineError(
             f"{paths[0]}: {paths[1]} has no row with {_list_ids(unknown)}, only ids such as {next(iter(golds))!r}; "

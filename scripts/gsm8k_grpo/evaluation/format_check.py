@@ -4,13 +4,16 @@ from gsm8k_grpo.evaluation import stats
 from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
+EXAMPLES = 4  # the number of completions to read
 
-def summarise_format(completions: list[str], tags: Tags) -> dict:
+
+def summarise_format(ids: list[str], completions: list[str], tags: Tags) -> dict:
     """How often completions of the base model have the recipe's tags and its whole format.
 
     Returns:
       `tags` (for each of the four the rate of completions that have it exactly once), `exact` (the rate of the exact
-      format), each as `stats.wilson_rate`, and `warning`: a sentence if the format never occurs, else None.
+      format), each as `stats.wilson_rate`, `warning`: a sentence if the format never occurs, else None, and `examples`:
+      the first completions with their rows' ids.
     """
     n = len(completions)
     found = {tag: stats.wilson_rate(sum(text.count(tag) == 1 for text in completions), n) for tag in tags.all()}
@@ -26,4 +29,6 @@ def summarise_format(completions: list[str], tags: Tags) -> dict:
             "it. Describe the format more plainly in prompt.system, with an example, or start from a model that "
             "follows it"
         )
-    return {"tags": found, "exact": exact, "warning": warning}
+    shown = zip(ids[:EXAMPLES], completions[:EXAMPLES], strict=True)
+    examples = [{"id": row_id, "completion": completion} for row_id, completion in shown]
+    return {"tags": found, "exact": exact, "warning": warning, "examples": examples}

@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from flax import nnx
 from jax.sharding import Mesh
 
 from gsm8k_grpo.common.progress import Progress
+from gsm8k_grpo.config.batches import rollout_batch
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.evaluation.batch_log import BatchLog
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.generation.batches import Completion, Decoding, complete_batch, plan_batches
 from gsm8k_grpo.generation.cache_length import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
-from gsm8k_grpo.models.base_model import BaseModel
+from gsm8k_grpo.models.base_model import BaseModel, load_base_model
+from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.rewards.answers import Tags, gold_of
 
 
@@ -65,23 +68,35 @@ def sample_texts(batch_sampler: BatchSampler, prompts: list[str]) -> list[str]:
     return [texts[index] for index in range(len(prompts))]
 
 
+def sample_base_model(model_folder: Path, prompts: list[str], settings: Mapping) -> list[str]:
+    """One completion of each prompt by the base model, sampled as training does."""
+    mesh, training = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"]), settings["training"]
+    base, batch_size = load_base_model(model_folder, mesh), rollout_batch(training)
+    gathered, max_tokens = settings["mesh"]["decode_weights"] == "gathered", settings["prompt"]["max_tokens"]
+    sampler = BatchSampler(base, base.model, mesh, gathered, training, settings["seed"], batch_size, max_tokens)
+    return sample_texts(sampler, prompts)
+
+
 def evaluate_rows(
-    batch_sampler: BatchSampler, rows: list[dict], settings: Mapping, tags: Tags, log: BatchLog, title: str
+    base: BaseModel, model: nnx.Module, mesh: Mesh, rows: list[dict], settings: Mapping, log: BatchLog, title: str
 ) -> list[dict]:
     """Completes and grades rows; goes on after the batches that `log` already has.
 
     Args:
-      batch_sampler: the model that answers.
+      base, model, mesh: as in `BatchSampler`.
       rows: with `id`, `prompt`, `answer` and perhaps `group`.
-      settings: the block `evaluation`.
-      tags: the tags that mark reasoning and answer.
+      settings: the blocks mesh, prompt and evaluation.
       log: keeps each batch as soon as it is done.
       title: names the evaluation in the progress lines.
 
     Returns:
       the rows of completions.jsonl, in the order of `rows`, the samples of a prompt beside each other.
     """
-    prompts, samples = [row["prompt"] for row in rows], settings["samples"]
+    evaluation, tags = settings["evaluation"], Tags.of(settings["prompt"])
+    gathered, max_tokens = settings["mesh"]["decode_weights"] == "gathered", settings["prompt"]["max_tokens"]
+    batch_size = min(evaluation["batch_size"], len(rows))
+    batch_sampler = BatchSampler(base, model, mesh, gathered, evaluation, evaluation["seed"], batch_size, max_tokens)
+    prompts, samples = [row["prompt"] for row in rows], evaluation["samples"]
     batches = plan_batches(prompts, samples, batch_sampler.batch_size)
     finished = len(log.batches)
     if finished:
@@ -98,7 +113,7 @@ def evaluate_rows(
                 "sample": sample,
                 "completion": completion.text,
                 "answer": rows[index]["answer"],
-                **grade_completion(completion.text, gold_of(rows[index]).text, tags, settings["extraction"]),
+                **grade_completion(completion.text, gold_of(rows[index]).text, tags, evaluation["extraction"]),
                 "tokens": completion.tokens,
                 "stop_reason": "limit" if completion.truncated else "end_of_turn",
             }

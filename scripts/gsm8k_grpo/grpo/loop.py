@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 
 from gsm8k_grpo.common import jax_setup
+from gsm8k_grpo.common.process_memory import memory_used
 from gsm8k_grpo.grpo import health
 from gsm8k_grpo.grpo.checkpoint_names import checkpoint_steps
 from gsm8k_grpo.grpo.learner import Learner
@@ -46,3 +47,4 @@ def train_to_end(learner: Learner, training_settings: Mapping, run: Run) -> None
     learner.rl_cluster.actor_trainer.checkpoint_manager.close()
     if recorder:
         recorder.close()
+        run.add_memory(memory_used())

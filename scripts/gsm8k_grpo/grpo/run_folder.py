@@ -5,7 +5,7 @@
       metrics.jsonl          a row for each step
       samples.jsonl          the completions that are kept
       starts.json            for each process that trained the run: the step after which it began
-      memory.json            the most memory that a process used (memory.memory_used); only processes that ended well
+      memory.json            the most memory that a process which ended well used (process_memory.memory_used)
       checkpoints/actor/N/   as Tunix writes them; N counts updates, μ in each step
       checkpoints.json       the hash of each checkpoint, written after it: a folder that is not listed is incomplete
       set-aside/             damaged and incomplete checkpoints

@@ -6,7 +6,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.grpo import tunix_setup
+from gsm8k_grpo.grpo import health, tunix_setup
 from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.run_folder import Run
 from gsm8k_grpo.models import building
@@ -28,6 +28,9 @@ def make_learner(model_folder: Path, settings: Mapping, rows: list[dict], run: R
       PipelineError: a custom reward, the base model or the checkpoint cannot be loaded.
     """
     training_settings, prompt_settings, seed = settings["training"], settings["prompt"], settings["seed"]
+    print(f"{len(rows)} prompts, {training_settings['max_steps']} steps", flush=True)
+    for warning in health.settings_warnings(training_settings):
+        print(f"WARNING: {warning}", flush=True)
     for name in filter(custom.is_custom, training_settings["rewards"]):
         custom.load_function(name, ROOT)  # so that its errors come before the model is loaded
     base = load_base_model(model_folder, mesh)

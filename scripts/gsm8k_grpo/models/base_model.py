@@ -98,11 +98,14 @@ def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh)
     return policy
 
 
-def load_for_evaluation(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh) -> nnx.Module:
+def load_for_evaluation(base: BaseModel, manifest_file: Path | None, name: str, mesh: Mesh) -> nnx.Module:
     """Loads the policy and merges its adapters where `can_merge` allows it, so that it shares the base's programs.
 
-    `base.model` cannot be used afterwards. Raises what `checkpoint_folder` raises.
+    `base.model` is the policy named `base`; with another name, it cannot be used afterwards. Raises what
+    `checkpoint_folder` raises.
     """
+    if name == "base":
+        return base.model
     policy, lora = load_checkpoint(base, manifest_file, name, mesh), files.read_json(manifest_file)["lora"]
     if not can_merge(lora, base.model.embedder.input_embedding.dtype, matmul_order.on_cpu(mesh)):
         return policy

@@ -2,6 +2,7 @@
 `programs`.) The check counts less than a batch really takes, so it never refuses one that would fit."""
 
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.config.batches import micro_batch, rollout_batch
 from gsm8k_grpo.generation.cache_length import cache_capacities
 from gsm8k_grpo.models import log_probs
-from gsm8k_grpo.models.building import vocabulary_size
+from gsm8k_grpo.models.building import tunix_config, vocabulary_size
 
 BYTES_PER_LOGIT = 4  # log-probs are computed in float32, whatever the precision of the weights
 BYTES_PER_ACTIVATION = 2  # the least: bfloat16
@@ -39,11 +40,7 @@ def least_kv_cache_bytes(config: object, rows: int, tokens: int) -> int:
 
 
 def require_memory(needed_bytes: int, mesh: Mesh, purpose: str, settings_to_lower: str) -> None:
-    """Checks that the mesh's devices have so much memory.
-
-    Raises:
-      PipelineError: they have less.
-    """
+    """Checks that the mesh's devices have so much memory; if not, an error names the settings to lower."""
     available = available_bytes(mesh)
     if needed_bytes > available:
         raise PipelineError(
@@ -52,8 +49,9 @@ def require_memory(needed_bytes: int, mesh: Mesh, purpose: str, settings_to_lowe
         )
 
 
-def require_training_memory(config: object, training_settings: dict, max_prompt_tokens: int, mesh: Mesh) -> None:
+def require_training_memory(architecture: Mapping | str, settings: Mapping, mesh: Mesh) -> None:
     """Refuses a micro-batch whose logits and layer inputs, or a rollout whose KV cache, alone do not fit."""
+    config, training_settings = tunix_config(architecture), settings["training"]
     completions, rollouts = micro_batch(training_settings), rollout_batch(training_settings)
     limit = training_settings["max_completion_tokens"]
     logits = min(completions * limit * vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
@@ -65,19 +63,18 @@ def require_training_memory(config: object, training_settings: dict, max_prompt_
         "training.micro_batch_completions or training.max_completion_tokens",
     )
     require_memory(
-        least_kv_cache_bytes(config, rollouts, max_prompt_tokens + cache_capacities(limit)[0]),
+        least_kv_cache_bytes(config, rollouts, settings["prompt"]["max_tokens"] + cache_capacities(limit)[0]),
         mesh,
         f"the rollout of {rollouts} completions of {limit} tokens",
         "training.rollout_batch_completions, training.num_generations or training.max_completion_tokens",
     )
 
 
-def require_evaluation_memory(
-    config: object, rows: int, max_prompt_tokens: int, completion_tokens: int, mesh: Mesh
-) -> None:
+def require_evaluation_memory(config: object, settings: Mapping, prompts: int, mesh: Mesh) -> None:
     """Refuses an evaluation batch whose KV cache and next logits alone do not fit."""
+    rows, limit = min(settings["evaluation"]["batch_size"], prompts), settings["evaluation"]["max_completion_tokens"]
     logits = rows * vocabulary_size(config) * BYTES_PER_LOGIT
-    cache = least_kv_cache_bytes(config, rows, max_prompt_tokens + cache_capacities(completion_tokens)[0])
+    cache = least_kv_cache_bytes(config, rows, settings["prompt"]["max_tokens"] + cache_capacities(limit)[0])
     require_memory(
         logits + cache,
         mesh,

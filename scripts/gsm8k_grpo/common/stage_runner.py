@@ -1,0 +1,87 @@
+"""The run of one stage: its log, the mark of its failure, and the check that it wrote what it must write.
+
+A mark is left before the stage starts and taken away when it succeeds, so a full disk or a kill cannot hide a failure.
+The log outlives a signal to the whole process group: a stage that is told to end may still save and say so.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[Path]) -> int:
+    """Runs a stage; returns its status, or 1 where it did not write an output.
+
+    Args:
+      command: the stage.
+      log_file: gets everything that the stage prints.
+      mark: is there while the stage runs, and stays when it fails.
+      outputs: must be written by the stage, not by an earlier one.
+    """
+    before = mark.with_name(f"{mark.name}.before")  # the mark of an earlier failure
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    if mark.exists():
+        mark.replace(before)
+    mark.write_text(f"{time.time_ns()}\n")
+    started = mark.stat().st_mtime_ns
+    with open(log_file, "wb", buffering=0) as log:
+        status = _run_and_log(command, log.fileno())
+        error = _describe_signal(-status) if status < 0 else None
+        unwritten = [path for path in outputs if not path.exists() or path.stat().st_mtime_ns < started]
+        if status == 0 and unwritten:
+            status, error = 1, f"the stage ended without an error but did not write {unwritten[0]}"
+        if error:
+            _write(f"ERROR: {error}\n".encode(), log.fileno())
+    if status == 0:
+        if before.exists():
+            before.replace(mark)
+        else:
+            mark.unlink()
+    return status if status >= 0 else 128 - status
+
+
+def _run_and_log(command: list[str], log: int) -> int:
+    """Runs a command and copies what it prints to a log too; returns its status, or minus the signal that ended it."""
+    default = {number: signal.getsignal(number) for number in SIGNALS}
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in SIGNALS],
+    )
+    # A signal to this process alone is passed on; one to the whole group reaches the stage by itself.
+    signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while block := os.read(child.stdout.fileno(), 2**16):
+        _write(block, log)
+    status = child.wait()
+    for number, handler in default.items():
+        signal.signal(number, handler)
+    return status
+
+
+def _describe_signal(number: int) -> str:
+    """What to say of a stage that a signal ended."""
+    name = signal.Signals(number).name
+    if number != signal.SIGKILL:
+        return f"the stage was ended by {name}"
+    gibibytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # kilobytes on Linux
+    return (
+        f"the stage was killed ({name}), perhaps because memory ran out: it had used up to {gibibytes:.1f} GiB; lower "
+        "training.micro_batch_completions, training.rollout_batch_completions or evaluation.batch_size, or take a "
+        "larger machine"
+    )
+
+
+def _write(block: bytes, log: int) -> None:
+    """Bytes for standard output and the log; where one of them is full or gone, the other still gets them."""
+    for descriptor in (log, 1):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, block)
