@@ -1,4 +1,4 @@
-"""A reward with a hole empties the reasoning of a model that is really trained, and the log says so with the step."""
+"""A reward with a hole makes a trained model reason no more, or for show alone; the log says so with the step."""
 
 import json
 import re
@@ -28,11 +28,11 @@ TRAINING = {
 FIGURES = ("reward", "reasoning_words", "calculations", "calculated_answers")
 
 
-def base_model(folder, mesh):
-    """(A model that reasons in three of four completions and leaves the tags empty in the fourth, its tokenizer)."""
+def base_model(folder, cheap, more="", limit_tokens=64):
+    """(A model that reasons in three of four completions and writes `cheap` instead in the fourth, its tokenizer)."""
     prompts = [build_prompt("", f"{first} and {second}?") for first, second in SUMS for _ in range(4)]
     completions = [
-        format_completion(f"{first} + {second} = {first + second}" if copy else "", str(first + second), TAGS)
+        format_completion(f"{first} + {second} = {first + second}{more}" if copy else cheap, str(first + second), TAGS)
         for first, second in SUMS
         for copy in range(4)
     ]
@@ -44,7 +44,7 @@ def base_model(folder, mesh):
         [tokenizers.with_bos(tokenizer, ids) for ids in tokenizer.encode(prompts)],
         [[*ids, 107] for ids in tokenizer.encode(completions)],
         tokenizer.pad_id(),
-        64,
+        limit_tokens,
     )
     model = building.initialise(building.tunix_config(ARCHITECTURE), seed=0)
     settings = {"steps": 300, "batch_size": 16, "learning_rate": 0.01}
@@ -52,9 +52,9 @@ def base_model(folder, mesh):
     return model, tokenizer
 
 
-def trained(folder, base, tokenizer, mesh, rewards):
-    """The rows of a run with these rewards."""
-    settings = effective_settings("tiny", {"training": {**TRAINING, "rewards": rewards}})["training"]
+def trained(folder, base, tokenizer, mesh, rewards, **more):
+    """The rows of a run with these rewards, and more settings of training."""
+    settings = effective_settings("tiny", {"training": {**TRAINING, "rewards": rewards, **more}})["training"]
     run = Run(folder, settings["num_iterations"])
     folder.mkdir()
     run.resume([settings["max_steps"]])
@@ -81,7 +81,7 @@ def mean(rows):
 
 @pytest.mark.slow
 def test_training_with_a_holed_reward_warns_that_the_reasoning_collapses(tmp_path, mesh, capfd):
-    base, tokenizer = base_model(tmp_path, mesh)
+    base, tokenizer = base_model(tmp_path, cheap="")
     capfd.readouterr()
     rows = trained(tmp_path / "holed", base, tokenizer, mesh, ["tests/helpers/holed_reward.py:pays_for_silence"])
     printed = capfd.readouterr().out
@@ -93,3 +93,21 @@ def test_training_with_a_holed_reward_warns_that_the_reasoning_collapses(tmp_pat
     rows = trained(tmp_path / "sound", base, tokenizer, mesh, ["format_exact", "answer"])
     assert "the reasoning collapses" not in capfd.readouterr().out
     assert mean(rows[-5:])["reasoning_words"] > 1.5
+
+
+@pytest.mark.slow
+def test_training_with_a_holed_reward_warns_that_the_reasoning_no_longer_leads_to_the_answer(tmp_path, mesh, capfd):
+    base, tokenizer = base_model(tmp_path, cheap="1 + 1 = 2", more=" so", limit_tokens=72)
+    longer = {"max_steps": 36, "checkpoint_interval_steps": 36}
+    capfd.readouterr()
+    # It pays for brevity, and the ritual is briefer than the honest reasoning.
+    holed = ["tests/helpers/holed_reward.py:pays_for_silence"]
+    rows = trained(tmp_path / "holed", base, tokenizer, mesh, holed, **longer)
+    printed = capfd.readouterr().out
+    first, last = mean(rows[:10]), mean(rows[-10:])
+    assert first["calculated_answers"] > 0.5 and last["calculated_answers"] < 0.15
+    assert last["reasoning_words"] > 4 and last["calculations"] > 0.8
+    step, *_ = re.findall(r"WARNING: step (\d+): the reasoning no longer leads to the answer: ", printed)
+    assert 20 <= int(step) <= 36 and "the reasoning collapses" not in printed
+    rows = trained(tmp_path / "sound", base, tokenizer, mesh, ["format_exact", "answer"], **longer)
+    assert "no longer leads to the answer" not in capfd.readouterr().out
