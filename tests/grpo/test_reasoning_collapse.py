@@ -98,14 +98,14 @@ def test_training_with_a_holed_reward_warns_that_the_reasoning_collapses(tmp_pat
 @pytest.mark.slow
 def test_training_with_a_holed_reward_warns_that_the_reasoning_no_longer_leads_to_the_answer(tmp_path, mesh, capfd):
     base, tokenizer = base_model(tmp_path, cheap="1 + 1 = 2", more=" so", limit_tokens=72)
-    longer = {"max_steps": 36, "checkpoint_interval_steps": 36}
+    longer = {"max_steps": 36, "checkpoint_interval_steps": 36, "schedule_steps": 60}
     capfd.readouterr()
     # It pays for brevity, and the ritual is briefer than the honest reasoning.
     holed = ["tests/helpers/holed_reward.py:pays_for_silence"]
     rows = trained(tmp_path / "holed", base, tokenizer, mesh, holed, **longer)
     printed = capfd.readouterr().out
     first, last = mean(rows[:10]), mean(rows[-10:])
-    assert first["calculated_answers"] > 0.5 and last["calculated_answers"] < 0.15
+    assert first["calculated_answers"] > 0.4 and last["calculated_answers"] < 0.15
     assert last["reasoning_words"] > 4 and last["calculations"] > 0.8
     step, *_ = re.findall(r"WARNING: step (\d+): the reasoning no longer leads to the answer: ", printed)
     assert 20 <= int(step) <= 36 and "the reasoning collapses" not in printed
