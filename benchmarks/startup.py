@@ -63,7 +63,7 @@ def phase_seconds(results: Path, recipe: str) -> dict[str, float]:
         return marks[-1] - marks[-2]
 
     from gsm8k_grpo.common import jax_setup
-    from gsm8k_grpo.config.stage_settings import stage_settings
+    from gsm8k_grpo.config.settings_argument import stage_settings
     from gsm8k_grpo.grpo.run_folder import Run
     from gsm8k_grpo.rewards.answers import Tags
 

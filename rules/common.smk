@@ -21,7 +21,7 @@ from gsm8k_grpo.config import job_resources
 from gsm8k_grpo.config.merging import merge, parse_scalars, read_yaml
 from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
 from gsm8k_grpo.data import model_files
-from gsm8k_grpo.grpo.checkpoint_names import checkpoint_names
+from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
 from gsm8k_grpo.rewards import custom
 
 

@@ -14,7 +14,7 @@ from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.command_line import OutputFolder, Settings, run_stage
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import to_plain
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.data import demonstrations, hubs
 from gsm8k_grpo.models.families import family_of
 

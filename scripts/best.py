@@ -8,8 +8,8 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import OutputFile, run_stage
+from gsm8k_grpo.evaluation.best_checkpoint import choose_best
 from gsm8k_grpo.evaluation.metrics import format_rate
-from gsm8k_grpo.evaluation.selection import choose_best
 
 
 def main(*, metrics: list[Path], output: OutputFile) -> None:

@@ -9,7 +9,7 @@ r"""Stage `compare`: base against final and against best, on the same rows (exac
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import Completions, OutputFile, Settings, run_stage
 from gsm8k_grpo.common.provenance import collect_provenance
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.evaluation.comparison import compare_checkpoints
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import OutputFolder, Settings, run_stage
 from gsm8k_grpo.common.provenance import collect_provenance
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.data.sources import load_rows
 
 

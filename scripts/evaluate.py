@@ -12,7 +12,7 @@ from typing import Literal
 
 from gsm8k_grpo.common import jax_setup
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.evaluation import inputs
 from gsm8k_grpo.evaluation.artifact_writing import take_over_evaluation, write_evaluation
 from gsm8k_grpo.evaluation.batch_log import BatchLog

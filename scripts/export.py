@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common import jax_setup, layout
 from gsm8k_grpo.common.command_line import OutputFolder, ResultsFolder, run_stage
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.huggingface import export
 from gsm8k_grpo.report import model_card
 

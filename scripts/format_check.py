@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFile, Settings, run_stage
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.evaluation.format_check import summarise_format
 from gsm8k_grpo.rewards.answers import Tags
 

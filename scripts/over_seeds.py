@@ -5,7 +5,7 @@ python scripts/over_seeds.py --results results --runs tiny-seed-0 tiny-seed-1 --
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import OutputFile, ResultsFolder, run_stage
-from gsm8k_grpo.evaluation.artifacts import read_metrics
+from gsm8k_grpo.evaluation.artifact_reading import read_metrics
 from gsm8k_grpo.evaluation.seeds import summarise_seeds
 
 

@@ -16,7 +16,7 @@ from gsm8k_grpo.common.command_line import OutputFile, Settings, run_stage
 from gsm8k_grpo.common.provenance import collect_provenance, package_version
 from gsm8k_grpo.config.accelerators import ACCELERATORS
 from gsm8k_grpo.config.merging import to_plain
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.preflight.environment import COMPILE_ONLY
 
 BLOCKS = ("seed", "mesh", "model", "prompt", "training", "evaluation", "preflight")

@@ -14,7 +14,7 @@ from pathlib import Path
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
 from gsm8k_grpo.common.provenance import collect_provenance
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.data.prompts import build_prompts, split_rows
 from gsm8k_grpo.models import tokenizers
 from gsm8k_grpo.models.families import family_of

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import Completions, OutputFile, Settings, run_stage
-from gsm8k_grpo.config.stage_settings import stage_settings
-from gsm8k_grpo.evaluation.artifacts import first_completions
+from gsm8k_grpo.config.settings_argument import stage_settings
+from gsm8k_grpo.evaluation.artifact_reading import first_completions
 from gsm8k_grpo.evaluation.reward_audit import audit_rewards, base_completions, gold_completions
 from gsm8k_grpo.rewards.answers import Tags
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import Completions, OutputFile, Settings, run_stage
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.evaluation.reward_scores import score_evaluations
 from gsm8k_grpo.rewards.answers import Tags
 

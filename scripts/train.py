@@ -12,9 +12,9 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
-from gsm8k_grpo.config.stage_settings import stage_settings
-from gsm8k_grpo.grpo.artifacts import write_artifacts
-from gsm8k_grpo.grpo.checkpoint_names import checkpoint_steps
+from gsm8k_grpo.config.settings_argument import stage_settings
+from gsm8k_grpo.grpo.artifact_writing import write_artifacts
+from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_steps
 from gsm8k_grpo.grpo.run_folder import Run
 from gsm8k_grpo.grpo.run_identity import run_inputs
 from gsm8k_grpo.grpo.run_start import begin_run

@@ -17,7 +17,7 @@ sys.path.insert(0, "scripts")
 from gsm8k_grpo.common import jax_setup
 jax_setup.configure_jax()
 from gsm8k_grpo.generation import sampler
-from gsm8k_grpo.grpo import artifacts, session, loop
+from gsm8k_grpo.grpo import artifact_writing, session, loop
 from gsm8k_grpo.models import base_model
 from gsm8k_grpo.preflight import memory_check
 from tunix.rl import rl_cluster

@@ -134,7 +134,7 @@ def test_the_hash_changes_with_what_code_means_alone(root, tmp_path, monkeypatch
 def test_loading_the_workflow_does_not_import_jax(root):
     lines = (root / "rules" / "common.smk").read_text(encoding="utf-8").splitlines()
     modules = loaded(root, "\n".join(line for line in lines if line.startswith("from gsm8k_grpo")))
-    assert "gsm8k_grpo.grpo.checkpoint_names" in modules
+    assert "gsm8k_grpo.grpo.kept_checkpoints" in modules
     assert not {"jax", "flax", "tunix", "orbax"} & modules
 
 

@@ -13,7 +13,7 @@ from gsm8k_grpo.config.conflicts import check_settings
 from gsm8k_grpo.config.merging import merge, read_only, read_yaml, to_plain
 from gsm8k_grpo.config.recipes import effective_settings, load_selected, recipe_names, runs_by_recipe
 from gsm8k_grpo.config.schema import Settings
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.grpo.run_identity import identity_settings
 
 ROOT = Path(__file__).parents[2]

@@ -4,11 +4,11 @@ import pytest
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.evaluation import stats
+from gsm8k_grpo.evaluation.best_checkpoint import choose_best
 from gsm8k_grpo.evaluation.format_check import summarise_format
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, summarise_metrics
 from gsm8k_grpo.evaluation.seeds import summarise_seeds
-from gsm8k_grpo.evaluation.selection import choose_best
 from gsm8k_grpo.rewards.answers import Tags
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")

@@ -22,7 +22,7 @@ from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.grpo import tunix_setup
-from gsm8k_grpo.grpo.checkpoint_names import checkpoint_steps
+from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_steps
 from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.loop import train_to_end
 from gsm8k_grpo.grpo.run_folder import Run

@@ -11,7 +11,7 @@ import pandas as pd
 
 import synthetic
 from gsm8k_grpo.common import files
-from gsm8k_grpo.evaluation.artifacts import read_metrics
+from gsm8k_grpo.evaluation.artifact_reading import read_metrics
 from gsm8k_grpo.evaluation.comparison import OUTCOMES
 from gsm8k_grpo.evaluation.seeds import summarise_seeds
 from gsm8k_grpo.report.page import render_page

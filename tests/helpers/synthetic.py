@@ -17,12 +17,12 @@ from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.data.gsm8k import group_of
 from gsm8k_grpo.data.prompts import build_prompt, format_completion
 from gsm8k_grpo.evaluation import comparison, stats
+from gsm8k_grpo.evaluation.best_checkpoint import choose_best
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, summarise_metrics
 from gsm8k_grpo.evaluation.reward_audit import audit_rewards, gold_completions
 from gsm8k_grpo.evaluation.reward_scores import score_evaluations
-from gsm8k_grpo.evaluation.selection import choose_best
-from gsm8k_grpo.grpo.checkpoint_names import checkpoint_name, checkpoint_steps
+from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_name, checkpoint_steps
 from gsm8k_grpo.report.metric_catalogue import PANELS, PHASES
 from gsm8k_grpo.rewards.answers import Tags
 

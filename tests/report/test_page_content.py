@@ -12,7 +12,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.config.recipes import effective_settings
-from gsm8k_grpo.evaluation.artifacts import read_metrics
+from gsm8k_grpo.evaluation.artifact_reading import read_metrics
 from gsm8k_grpo.evaluation.seeds import summarise_seeds
 from gsm8k_grpo.report import numbers, page, run_summary, sentences
 from gsm8k_grpo.report.page import render_page

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.config.batches import micro_batch, rollout_batch, step_completions
+from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch, step_completions
 from gsm8k_grpo.config.blocks_training import REWARDS
 from gsm8k_grpo.config.schema import validated
 from gsm8k_grpo.models import families

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.config.stage_settings import stage_settings
+from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.evaluation import stats
-from gsm8k_grpo.evaluation.artifacts import first_completions
+from gsm8k_grpo.evaluation.artifact_reading import first_completions
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, rows_by_group
 
 # What can become of a row, by whether base and trained model answer it.

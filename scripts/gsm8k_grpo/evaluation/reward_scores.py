@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.evaluation.artifacts import first_completions
+from gsm8k_grpo.evaluation.artifact_reading import first_completions
 from gsm8k_grpo.evaluation.comparison import require_same_rows
 from gsm8k_grpo.rewards import scoring
 from gsm8k_grpo.rewards.answers import Tags

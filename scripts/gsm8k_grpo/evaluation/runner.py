@@ -8,7 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from gsm8k_grpo.common.progress import Progress
-from gsm8k_grpo.config.batches import rollout_batch
+from gsm8k_grpo.config.batch_sizes import rollout_batch
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.evaluation.batch_log import BatchLog
 from gsm8k_grpo.evaluation.grading import grade_completion

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gsm8k_grpo.evaluation import stats
-from gsm8k_grpo.evaluation.artifacts import REPORTED_CHECKPOINTS
+from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS
 
 RATES = (*(f"{name}_accuracy" for name in ("answer", *COUNTED_VERDICTS)), "truncated_rate")

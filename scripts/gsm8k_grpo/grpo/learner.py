@@ -18,7 +18,7 @@ from tunix.rl.grpo import grpo_learner
 from tunix.rl.rl_cluster import RLCluster, Role
 
 from gsm8k_grpo.common import estimators
-from gsm8k_grpo.config.batches import rollout_batch
+from gsm8k_grpo.config.batch_sizes import rollout_batch
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.groups import Group, count_tokens, sample_rows, sampling_metrics

@@ -7,7 +7,7 @@ import jax
 from gsm8k_grpo.common import jax_setup
 from gsm8k_grpo.common.process_memory import memory_used
 from gsm8k_grpo.grpo import health
-from gsm8k_grpo.grpo.checkpoint_names import checkpoint_steps
+from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_steps
 from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.preemption import Preemption
 from gsm8k_grpo.grpo.recorder import Recorder, write_checkpoint

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gsm8k_grpo.common import estimators
-from gsm8k_grpo.config.batches import micro_batch
+from gsm8k_grpo.config.batch_sizes import micro_batch
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.grpo.groups import Group
 from gsm8k_grpo.grpo.loss import TrainExample

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping
 
-from gsm8k_grpo.config.batches import micro_batch, rollout_batch
+from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch
 from gsm8k_grpo.config.conflicts import mesh_conflicts
 from gsm8k_grpo.config.merging import merge
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from gsm8k_grpo.config.accelerators import Accelerator
-from gsm8k_grpo.config.batches import micro_batch, rollout_batch, step_completions
+from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch, step_completions
 
 
 def program_bounds(record: Mapping, accelerator: Accelerator, dtype: str) -> dict:

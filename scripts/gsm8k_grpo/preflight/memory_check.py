@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.units import size_text
-from gsm8k_grpo.config.batches import micro_batch, rollout_batch
+from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch
 from gsm8k_grpo.generation.cache_length import cache_capacities
 from gsm8k_grpo.models import log_probs
 from gsm8k_grpo.models.building import tunix_config, vocabulary_size

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.rl import trainer as rl_trainer
 
-from gsm8k_grpo.config.batches import micro_batch, rollout_batch
+from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
 from gsm8k_grpo.generation.sampler import DecodingState, DrawingOptions, Sampler

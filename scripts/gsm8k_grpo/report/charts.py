@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from gsm8k_grpo.evaluation.artifacts import REPORTED_CHECKPOINTS
+from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS
 from gsm8k_grpo.report.metric_catalogue import CURVES, RATES
 
 

@@ -13,9 +13,9 @@ from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import merge, read_yaml
 from gsm8k_grpo.evaluation import stats
-from gsm8k_grpo.evaluation.artifacts import REPORTED_CHECKPOINTS, first_completions
+from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS, first_completions
 from gsm8k_grpo.evaluation.comparison import pair_rows
-from gsm8k_grpo.grpo.checkpoint_names import checkpoint_names
+from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
 from gsm8k_grpo.report import artifact_schema, completion_browser, training_figures
 
 BLOCKS = ("recipes", "seed", "seeds", "dataset", "model", "prompt", "training", "evaluation", "report")

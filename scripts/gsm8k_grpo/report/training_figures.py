@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from gsm8k_grpo.common import files, layout
-from gsm8k_grpo.evaluation.artifacts import read_metrics
+from gsm8k_grpo.evaluation.artifact_reading import read_metrics
 from gsm8k_grpo.report import numbers
 from gsm8k_grpo.report.metric_catalogue import PHASES, panels_of
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gsm8k_grpo.grpo.checkpoint_names import checkpoint_names, checkpoint_steps
+from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names, checkpoint_steps
 
 
 @pytest.mark.parametrize(

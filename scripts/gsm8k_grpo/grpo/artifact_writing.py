@@ -9,7 +9,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.config.merging import to_plain
 from gsm8k_grpo.grpo import health
-from gsm8k_grpo.grpo.checkpoint_names import checkpoint_name
+from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_name
 from gsm8k_grpo.grpo.run_folder import Run
 
 
