@@ -1,4 +1,7 @@
-"""Which checkpoints a run keeps, by step and by name. This module does not import JAX, because the rules use it too."""
+"""Which checkpoints a run keeps, by step and by name, from `max_steps` and `checkpoint_interval_steps`.
+
+This module does not import JAX, because the rules use it too.
+"""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Everything that training writes in each step: rows, kept completions, checkpoints."""
+"""Everything that training writes in each step: rows of metrics.jsonl, kept completions, checkpoints."""
 
 import re
 import time

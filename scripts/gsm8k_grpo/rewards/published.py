@@ -1,6 +1,7 @@
 r"""The rewards of Tunix's GSM8K demo, of the study with Unsloth and of MiniGRPO, as published, faults and all.
 
 Reproductions need them. tags_and_answer.py and minigrpo.py have them mended; docs/rewards.md has the cases that differ.
+The five published rewards of gemma2-2b-reasoning are in published_weighted.py.
 `format_approximate` is the same in both, so that there is only one.
 
 They compare texts, with the gold answer as the data set writes it (`1,000`). Each pattern is written anew from what the
