@@ -5,7 +5,10 @@ from collections import defaultdict
 import pytest
 
 from gsm8k_grpo.common import files
+from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.data import demonstrations, gsm8k, word_problems
+from gsm8k_grpo.data.prompts import build_prompts
+from gsm8k_grpo.models import families
 from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
@@ -25,6 +28,16 @@ def shown_by_word(rows, seed=0, **chosen):
         right = answers.flexible(text) == int(row["answer"])
         found[demonstrations.habit_word(row["question"])].append((answers.has_format(text, TAGS), right))
     return found
+
+
+def test_the_base_model_is_pretrained_on_the_prompts_that_it_gets_later(rows):
+    """The default recipe's stages `base_model` and `prompts` have the same system text."""
+    settings = effective_settings("tiny", {})
+    chosen, template = settings["model"]["pretraining"], families.GEMMA
+    texts, completions = demonstrations.pretraining_texts(rows[:100], chosen, template)
+    prompts, _ = build_prompts(rows[:100], "train", settings["prompt"], template, count_tokens=lambda text: 1)
+    assert texts == [row["prompt"] for row in prompts]
+    assert completions == demonstrations.make_demonstrations(rows[:100], chosen, TAGS, chosen["seed"])
 
 
 def test_the_tagged_form_is_the_recipes_format():

@@ -228,6 +228,14 @@ def micro_batches_of(case, size, aggregation, truncated_completions="keep", beta
     return make_micro_batches(groups, case.advantages, training_settings, PAD, MESH, packs=True, dropout_key=None)
 
 
+def test_the_rows_of_a_micro_batch_are_sharded_over_fsdp():
+    """Or each device would compute all rows. The places of tokens are of all rows, so they are whole."""
+    for example in micro_batches_of(case(), 2, "token"):
+        for name, array in vars(example).items():
+            if array is not None:
+                assert array.sharding.spec == PartitionSpec(None if name == "packed_places" else "fsdp"), name
+
+
 def with_log_probs(example, **models_by_field):
     """The example with other models' log-probs, which Tunix computes from a prompt for each completion."""
     logps, rows = {}, len(example.completion_ids)

@@ -15,19 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
 from tunix.generate import tokenizer_adapter
 from tunix.rl import common
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
+from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.generation.batches import Completion
 from gsm8k_grpo.generation.cache_length import cache_tokens
 from gsm8k_grpo.generation.sampler import Sampler
+from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.rollout import SeededRollout
-from gsm8k_grpo.models import tokenizers
+from gsm8k_grpo.models import building, storage, tokenizers
 from small_gemma import BOS, MAX_PROMPT, PAD, PROMPTS, STOP, initialised, leaning
-from small_models import ARCHITECTURE, completed
+from small_models import ARCHITECTURE, Numbers, completed
 
 LIMIT = 24
 CACHE = cache_tokens(MAX_PROMPT, LIMIT)
@@ -262,6 +265,19 @@ def test_padding_is_never_drawn_here(engines, drawing_padding, tokenizer, mesh):
     with mesh:
         greedy = sampler(PROMPTS, LIMIT, max_prompt_length=MAX_PROMPT, eos_tokens=[STOP], temperature=1.0, top_p=None)
     assert not any(PAD in row for row in token_lists(greedy))
+
+
+@pytest.mark.parametrize("gathered", [True, False])
+def test_the_rollout_gathers_weights_only_where_the_settings_say_so(gathered):
+    """`mesh.decode_weights`: without memory for whole copies, the rollout decodes with half of each matrix."""
+    mesh = Mesh(np.array(jax.devices()[:1] * 2).reshape(2, 1), ("fsdp", "tp"))  # nothing is placed on it
+    training_settings = effective_settings("tiny", {})["training"]
+    config = tunix_setup.rl_cluster_config(mesh, training_settings, MAX_PROMPT, (STOP,), 0, None, gathered)
+    policy = storage.abstract_model(building.tunix_config(ARCHITECTURE), mesh, jnp.float32)
+    rollout = config.rollout_engine(policy, Numbers(), mesh, config.rollout_config)
+    matrices = 4 * sum(leaf.size for leaf in jax.tree.leaves(nnx.state(policy)) if leaf.ndim > 1)
+    share = rollout._sampler.decoded_weight_bytes() / matrices
+    assert share == pytest.approx(1.0 if gathered else 0.5, rel=0.05)
 
 
 CACHE_PROGRAM = """

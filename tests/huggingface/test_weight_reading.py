@@ -55,6 +55,7 @@ def test_a_converted_folder_keeps_its_weights(name, weights, tmp_path, shards):
     )
     manifest = files.read_json(output / "model.json")
     assert manifest["sha256"]["weights"] == storage.weights_hash(weights)
+    assert manifest["sha256"]["tokenizer"] == files.sha256_file(output / "tokenizer.model")
     assert manifest["parameters"] == sum(array.size for array in storage.leaves(weights).values())
     loaded = load_base_model(output, make_mesh(1, 1))
     assert storage.weights_hash(storage.weights_of(loaded.model)) == manifest["sha256"]["weights"]

@@ -114,6 +114,17 @@ def member(request):
     return list(family_of(architecture).lora_modules), made, logits(made)
 
 
+def test_matrices_start_with_the_deviation_that_training_from_scratch_needs(member):
+    """0.02 in the embedding and in all of Qwen; in Gemma 1/√fan-in, of the numbers that each output sums over."""
+    modules, model, _ = member
+    matrices = [(path, np.asarray(leaf[...])) for path, leaf in nnx.to_flat_state(nnx.state(model)) if leaf.ndim > 1]
+    assert len(matrices) > 12
+    for path, matrix in matrices:
+        fan_in = 128 if path[-2] == "down_proj" else 64  # hidden_dim; embed_dim, or heads × head_dim
+        usual = 0.02 if "input_embedding" in path or "q_proj" in modules else fan_in**-0.5
+        assert np.std(matrix) == pytest.approx(usual, rel=0.1), path
+
+
 def test_fresh_adapters_change_nothing_in_any_family(member, mesh):
     modules, model, before = member
     adapted = with_lora(model, {**LORA, "target_modules": modules}, seed=3, mesh=mesh)

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import sentencepiece
+from tokenizers import Tokenizer
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import word_problems
@@ -70,6 +71,8 @@ def test_qwens_training_gives_the_same_bytes_too_and_has_no_more_pieces_than_ask
     made = train_tokenizer(texts, 400, "qwen2")
     assert made == train_tokenizer(iter(texts), 400, "qwen2")
     assert len(json.loads(made)["model"]["vocab"]) == 397
+    made_tokenizer = Tokenizer.from_str(made.decode())
+    assert made_tokenizer.encode("e\u0301").ids == made_tokenizer.encode("é").ids  # NFC, as published
     with pytest.raises(PipelineError, match=r"vocabulary_size: 258 pieces cannot be trained \(256 bytes and 3 control"):
         train_tokenizer(texts, 258, "qwen2")
 

@@ -104,6 +104,15 @@ def test_compared_runs_of_different_machines_are_named(results):
     assert said in render_page(results, ["one", "two"], [])
 
 
+def test_an_origin_is_shown_without_hashes_warnings_and_empty_values(results):
+    (path,) = results.glob("models/*/model.json")
+    model = files.read_json(path)
+    model["origin"] |= {"revision": None, "files": {"params": "f" * 64}}
+    files.write_json(path, model)
+    said = "(source kaggle, handle google/gemma-2/flax/gemma2-2b-it), 2,614,341,888 parameters"
+    assert said in render_page(results, ["one"], [])
+
+
 def test_a_recipe_that_reads_by_one_cascade_has_the_other_beside_it():
     usual = ["answer_accuracy", "flexible_accuracy", "partial_accuracy", "format_accuracy"]
     assert page.headline_rates("strict") == usual
