@@ -18,8 +18,8 @@ from gsm8k_grpo.common.provenance import collect_provenance, library_versions
 from gsm8k_grpo.common.source_hash import source_hash
 from gsm8k_grpo.config.merging import to_plain
 from gsm8k_grpo.config.stage_settings import stage_settings
-from gsm8k_grpo.evaluation.batch_log import BatchLog
 from gsm8k_grpo.evaluation.metrics import format_rate, summarise_metrics
+from gsm8k_grpo.evaluation.row_log import RowLog
 from gsm8k_grpo.rewards.answers import Tags
 
 
@@ -132,7 +132,7 @@ def _evaluate(
     require_evaluation_memory(base.config, batch_size, max_tokens, evaluation["max_completion_tokens"], mesh)
     gathered = settings["mesh"]["decode_weights"] == "gathered"
     sampler = BatchSampler(base, model, mesh, gathered, evaluation, evaluation["seed"], batch_size, max_tokens)
-    log = BatchLog(output, fingerprint)
+    log = RowLog(output, fingerprint)
     title = f"evaluating {checkpoint['name']} on {split}"
     graded = evaluate_rows(sampler, rows, evaluation, Tags.of(prompt), log, title)
     metrics = {

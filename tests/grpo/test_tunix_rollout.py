@@ -21,8 +21,8 @@ from tunix.rl.rollout import base_rollout, vanilla_rollout
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
-from gsm8k_grpo.generation.batches import Completion
 from gsm8k_grpo.generation.cache_length import cache_tokens
+from gsm8k_grpo.generation.queue import Completion
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.grpo.rollout import SeededRollout
 from gsm8k_grpo.models import tokenizers
