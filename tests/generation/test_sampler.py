@@ -253,6 +253,14 @@ def test_prompts_that_differ_within_a_group_are_computed_row_by_row(engine, monk
     assert grouped == drawn(engine, step=0)
 
 
+def test_rollouts_in_fewer_slots_draw_the_same_tokens(engine, monkeypatch):
+    rolled, _ = engine
+    together, unsampled = drawn(engine, step=0), rolled.unsampled
+    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 2)
+    monkeypatch.setattr(rolled, "_slots", 2)
+    assert drawn(engine, step=0) == together and len(rolled.unsampled) == len(unsampled) == len(ASKED)
+
+
 @pytest.mark.slow
 def test_merged_weights_draw_the_tokens_of_the_current_policy(model, tokenizer, engine):
     lora = {
