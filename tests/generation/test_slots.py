@@ -73,12 +73,15 @@ def test_rows_of_refilled_slots_are_those_of_the_plain_path(family, monkeypatch)
 def test_samples_of_a_prompt_share_its_computation_and_parts_of_a_queue_have_the_same_rows(monkeypatch):
     monkeypatch.setattr(slots, "REFILLS", 2)
     model = building.initialise(building.tunix_config(FAMILIES["gemma2"]), seed=3)
-    sampler, shapes = Sampler(model, Numbers(), 32, MESH), []
+    sampler, shapes = Sampler(model, Numbers(), 32, MESH, for_cpu=False), []  # decodes with the weights themselves
     monkeypatch.setattr(sampler, "prefill", with_noted_shapes(sampler.prefill, shapes))
     prompts, queue = PROMPTS[:9], plan_queue(PROMPTS[:9], 2)
     whole, groups = completed(sampler, queue, 4, SAMPLED, samples=2, prompts=prompts)
     assert {rows for rows, _ in shapes} == {2, 1}  # 4 and 2 rows of a prompt each for 2
     assert len(set(whole.values())) > 9 and len(groups) > 4
+    keys = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 8), 1)
+    tokens = plain_tokens(model, prompts[8], keys, LIMIT, SAMPLED.temperature)
+    assert whole[8, 1].text.split() == [str(token) for token in tokens if token not in NUMBER_STOPS]
     # What a stopped evaluation has left: rows in any number, a prompt's samples apart.
     left = [row for row in queue if row not in groups[0] | groups[1]][1:]
     rest, _ = completed(sampler, left, 4, SAMPLED, samples=2, prompts=prompts)

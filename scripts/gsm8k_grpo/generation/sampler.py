@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -83,12 +82,13 @@ class Sampler(tunix_sampler.Sampler):
         merges = can_merge(lora, self._dtype, self._for_cpu)
         self._merged_lora = lora if merges else None
         self.prefill = jax.jit(self._prefill, static_argnames=("copies", "places", "options"))
-        self.lay_out = jax.jit(self._lay_out, static_argnames=("rows", "places"))
+        self.lay_out = jax.jit(self._lay_out)
         self.decode = jax.jit(self._decode, static_argnames="options", donate_argnames="state")
         self.insert = jax.jit(self._insert, donate_argnames="state")
         self.select_rows = jax.jit(self._select_rows)
         self.resize_cache = jax.jit(self._resize_cache, static_argnames="places")
-        self._next_logits = functools.lru_cache(maxsize=None)(self._traced_next_logits)
+        self._next_logits = functools.cache(self._traced_next_logits)
+        self._orders: list[tuple[int, ...]] | None = None  # of laid-out weights' dimensions
 
     def __call__(
         self,
@@ -190,10 +190,15 @@ class Sampler(tunix_sampler.Sampler):
 
     def weights_for_decoding(self, state: DecodingState) -> list[jax.Array]:
         """Makes what `decode` takes for weights, once for all programs from this state on."""
-        weights = self.weights()
         if not self.prepares_weights:
-            return jax.tree.leaves(weights)
-        return self.lay_out(weights, rows=len(state.done), places=state.places)
+            return jax.tree.leaves(self.weights())
+        self._find_orders(state)
+        return self.lay_out(self.weights())
+
+    def _find_orders(self, state: DecodingState) -> None:
+        """Notes how weights are laid out. It is the same for all states; the first one's trace serves decoding too."""
+        if self._for_cpu and not self._orders:
+            self._orders = self._next_logits(state.done.shape[0], state.places).dimension_orders()
 
     def _prefill(
         self,
@@ -234,14 +239,14 @@ class Sampler(tunix_sampler.Sampler):
         logits = jnp.repeat(logits, copies, axis=0)
         return self._constrain_shardings(self._append_token(state, logits, options))
 
-    def _lay_out(self, weights: object, *, rows: int, places: int) -> list[jax.Array]:
+    def _lay_out(self, weights: object) -> list[jax.Array]:
         """Gathers weights, merges adapters into them and lays them out as the decoding loop reads them."""
         if self._gathered:
             weights = jax.tree.map(self._without_fsdp, weights, self.weights())
         leaves = jax.tree.leaves(nnx.split(self._model(weights))[1])
-        if self._for_cpu:
-            leaves = self._next_logits(rows, places).laid_out(leaves)
-        if shardings := self._laid_out_shardings(rows, places):
+        if self._orders:
+            leaves = [jnp.transpose(*each) for each in zip(leaves, self._orders, strict=True)]
+        if shardings := self._laid_out_shardings():
             leaves = [jax.lax.with_sharding_constraint(*each) for each in zip(leaves, shardings, strict=True)]
         return leaves
 
@@ -355,15 +360,13 @@ class Sampler(tunix_sampler.Sampler):
             return stored.sharding
         return NamedSharding(self.mesh, PartitionSpec(*(_without_axis("fsdp", axes) for axes in stored.sharding.spec)))
 
-    def _laid_out_shardings(self, rows: int, places: int) -> list[NamedSharding] | None:
+    def _laid_out_shardings(self) -> list[NamedSharding] | None:
         """How `lay_out` shards its result; None on one device."""
         if self.mesh.size == 1:
             return None
         stored = {_path(path): leaf for path, leaf in jax.tree.leaves_with_path(self.transformer_state)}
         leaves = jax.tree.leaves_with_path(self._structure[1])
-        orders = [tuple(range(leaf.ndim)) for _, leaf in leaves]
-        if self._for_cpu:
-            orders = self._next_logits(rows, places).dimension_orders()
+        orders = self._orders or [tuple(range(leaf.ndim)) for _, leaf in leaves]
         found = []
         for (path, leaf), order in zip(leaves, orders, strict=True):
             spec = getattr(self._decoded_sharding(stored[_path(path)]), "spec", ())
@@ -395,16 +398,18 @@ class Sampler(tunix_sampler.Sampler):
 
     def lower_lay_out(self, state: DecodingState) -> jax.stages.Lowered:
         """Lowers the program that makes decoding's weights for such a state; only where `prepares_weights`."""
-        return self.lay_out.lower(self.weights(), rows=state.done.shape[0], places=state.places)
+        self._find_orders(state)
+        return self.lay_out.lower(self.weights())
 
     def lower_decode(self, state: DecodingState, options: DrawingOptions) -> jax.stages.Lowered:
         """Lowers the program that follows `lower_prefill`; `state` has its output's shapes and shardings."""
         weights = jax.tree.leaves(self.weights())
         if self.prepares_weights:
-            shardings = self._laid_out_shardings(state.done.shape[0], state.places) or itertools.repeat(None)
+            found = self.lower_lay_out(state).out_info
+            shardings = self._laid_out_shardings() or [None] * len(found)
             weights = [
                 jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-                for leaf, sharding in zip(self.lower_lay_out(state).out_info, shardings, strict=False)
+                for leaf, sharding in zip(found, shardings, strict=True)
             ]
         return self.decode.lower(weights, state, jax.ShapeDtypeStruct((), jnp.int32), options=options)
 
