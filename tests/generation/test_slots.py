@@ -22,7 +22,7 @@ GREEDY = Decoding(temperature=0.0, top_k=None, top_p=1.0, seed=5)
 
 @pytest.fixture(autouse=True)
 def worth(monkeypatch):
-    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 2)
+    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 1)
 
 
 def completed(sampler, queue, in_slots, decoding, samples=1, prompts=PROMPTS):
@@ -88,8 +88,9 @@ def test_samples_of_a_prompt_share_its_computation_and_parts_of_a_queue_have_the
     assert rest == {row: whole[row] for row in left}
 
 
-def test_short_completions_are_refilled_all_at_once():
-    assert [slots.refill_rows(100, 16, limit, 1) for limit in (1, 2, 64)] == [16, 2, 2]
+def test_short_completions_are_refilled_all_at_once(monkeypatch):
+    monkeypatch.undo()
+    assert [slots.refill_rows(100, 16, limit, 1) for limit in (32, 63, 64, 256)] == [16, 16, 2, 2]
     assert slots.refill_rows(16, 16, 64, 1) == 16  # no row waits
     assert [slots.refill_rows(100, size, 64, 1) for size in (1, 4, 9)] == [1, 1, 2]
     assert [slots.refill_rows(100, size, 64, 4) for size in (16, 18)] == [4, 3]  # shared by four devices, or not
