@@ -219,7 +219,7 @@ def test_completions_are_those_of_the_plain_path(family, monkeypatch):
 )
 def test_what_sampling_leaves_out_is_summed_over_a_rows_own_tokens(monkeypatch, top_k, top_p, slots):
     """Also where rows end, slots are refilled, batches become smaller and caches grow."""
-    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 2)
+    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 1)
     model = building.initialise(building.tunix_config(FAMILIES["gemma2"]), seed=3)
     keys = jax.random.split(jax.random.key(5), 12)
     asked = [prompt for prompt in NUMBER_PROMPTS for _ in range(4)]

@@ -25,12 +25,10 @@ def worth(monkeypatch):
     monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 1)
 
 
-def completed(sampler, queue, in_slots, decoding, samples=1, prompts=PROMPTS):
+def completed(sampler, queue, in_slots, decoding, samples=1, prompts=PROMPTS, stops=NUMBER_STOPS):
     """Completes a queue; returns {row: completion} and the rows that ended together."""
     found, groups = {}, []
-    for ended in complete_queue(
-        sampler, prompts, queue, in_slots, decoding, 12, LIMIT, tuple(NUMBER_STOPS), MESH, samples
-    ):
+    for ended in complete_queue(sampler, prompts, queue, in_slots, decoding, 12, LIMIT, tuple(stops), MESH, samples):
         assert not found.keys() & ended.keys()
         found |= ended
         groups.append(set(ended))
@@ -75,16 +73,16 @@ def test_samples_of_a_prompt_share_its_computation_and_parts_of_a_queue_have_the
     model = building.initialise(building.tunix_config(FAMILIES["gemma2"]), seed=3)
     sampler, shapes = Sampler(model, Numbers(), 32, MESH, for_cpu=False), []  # decodes with the weights themselves
     monkeypatch.setattr(sampler, "prefill", with_noted_shapes(sampler.prefill, shapes))
-    prompts, queue = PROMPTS[:9], plan_queue(PROMPTS[:9], 2)
-    whole, groups = completed(sampler, queue, 4, SAMPLED, samples=2, prompts=prompts)
+    prompts, queue, often = PROMPTS[:9], plan_queue(PROMPTS[:9], 2), range(7, 64, 6)
+    whole, groups = completed(sampler, queue, 4, SAMPLED, samples=2, prompts=prompts, stops=often)
     assert {rows for rows, _ in shapes} == {2, 1}  # 4 and 2 rows of a prompt each for 2
     assert len(set(whole.values())) > 9 and len(groups) > 4
     keys = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 8), 1)
-    tokens = plain_tokens(model, prompts[8], keys, LIMIT, SAMPLED.temperature)
-    assert whole[8, 1].text.split() == [str(token) for token in tokens if token not in NUMBER_STOPS]
+    tokens = plain_tokens(model, prompts[8], keys, LIMIT, SAMPLED.temperature, often)
+    assert whole[8, 1].text.split() == [str(token) for token in tokens if token not in often]
     # What a stopped evaluation has left: rows in any number, a prompt's samples apart.
     left = [row for row in queue if row not in groups[0] | groups[1]][1:]
-    rest, _ = completed(sampler, left, 4, SAMPLED, samples=2, prompts=prompts)
+    rest, _ = completed(sampler, left, 4, SAMPLED, samples=2, prompts=prompts, stops=often)
     assert rest == {row: whole[row] for row in left}
 
 

@@ -15,12 +15,12 @@ def plain_token(model, ids, last, key, temperature):
     return jax.random.categorical(key, logits / temperature) if temperature else logits.argmax()
 
 
-def plain_tokens(model, prompt, key, limit, temperature):
+def plain_tokens(model, prompt, key, limit, temperature, stops=NUMBER_STOPS):
     """Draws the tokens of one row."""
     ids, length = np.zeros((1, 32), np.int32), 1 + len(prompt.split())
     ids[0, :length] = [2, *map(int, prompt.split())]
     found = []
-    while len(found) < limit and not (found and found[-1] in NUMBER_STOPS):
+    while len(found) < limit and not (found and found[-1] in stops):
         place = length + len(found)
         found.append(int(plain_token(model, ids, place - 1, jax.random.fold_in(key, len(found)), temperature)))
         ids[0, place] = found[-1]
