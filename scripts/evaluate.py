@@ -15,8 +15,8 @@ from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, 
 from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.evaluation import inputs
 from gsm8k_grpo.evaluation.artifact_writing import take_over_evaluation, write_evaluation
-from gsm8k_grpo.evaluation.batch_log import BatchLog
 from gsm8k_grpo.evaluation.metrics import format_rate
+from gsm8k_grpo.evaluation.row_log import RowLog
 
 
 def main(
@@ -58,7 +58,7 @@ def main(
         base = load_base_model(model, mesh)
         policy = load_for_evaluation(base, checkpoints, chosen["name"], mesh)
         require_evaluation_memory(base.config, settings, len(prompts), mesh)
-        log, title = BatchLog(output, fingerprint), f"evaluating {chosen['name']} on {split}"
+        log, title = RowLog(output, fingerprint), f"evaluating {chosen['name']} on {split}"
         graded = evaluate_rows(base, policy, mesh, prompts, settings, log, title)
         metrics = write_evaluation(graded, split, chosen, settings["evaluation"], log)
     for name in ("answer_accuracy", "flexible_accuracy", "format_accuracy"):

@@ -33,12 +33,12 @@ def our_sampler(workload: Workload) -> type:
     class Forced(Sampler):
         lengths: list[int] = ()
 
-        def __call__(self, input_strings: list[str], *arguments: object, seed: jax.Array, **options: object) -> object:
-            own, Forced.lengths = Forced.lengths[: len(input_strings)], Forced.lengths[len(input_strings) :]
-            words = jax.random.key_data(seed)
+        def complete(self, prompts: list, keys: jax.Array, *arguments: object, **options: object) -> object:
+            own, Forced.lengths = Forced.lengths[: len(prompts)], Forced.lengths[len(prompts) :]
+            words = jax.random.key_data(keys)
             last = words[:, -1] >> LENGTH_BITS << LENGTH_BITS | jnp.array(own, words.dtype)
-            keys = jax.random.wrap_key_data(words.at[:, -1].set(last), impl=jax.random.key_impl(seed))
-            return super().__call__(input_strings, *arguments, seed=keys, **options)
+            keys = jax.random.wrap_key_data(words.at[:, -1].set(last), impl=jax.random.key_impl(keys))
+            return super().complete(prompts, keys, *arguments, **options)
 
         def next_token_logits(self, logits: jax.Array, keys: jax.Array, position: jax.Array) -> jax.Array:
             logits = super().next_token_logits(logits, keys, position)

@@ -30,9 +30,12 @@ def main() -> None:
         model = ours.make_model(workload, mesh, [], folder)
         base = BaseModel(model, model.config, Tokenizer(workload), (workload.stop,), {})
         drawing = {"temperature": 1.0, "top_k": None, "top_p": 1.0, "max_completion_tokens": workload.limit_tokens}
-        batch = [(prompt, sample) for prompt in range(workload.prompts) for sample in range(generations)]
-        sampler = BatchSampler(base, model, mesh, True, drawing, 0, len(batch), workload.prompt_tokens)
-        found = [each.tokens for each in sampler.complete(workload.prompt_texts(), batch, generations)]
+        queue = [(prompt, sample) for prompt in range(workload.prompts) for sample in range(generations)]
+        sampler = BatchSampler(base, model, mesh, True, drawing, 0, len(queue), workload.prompt_tokens)
+        completions = {}
+        for ended in sampler.complete(workload.prompt_texts(), queue, generations):
+            completions |= ended
+        found = [completions[row].tokens for row in queue]
     steps = [found[start : start + a_step] for start in range(0, len(found), a_step)]
     about = f"{inputs(workload)}, temperature 1, at most {workload.limit_tokens} tokens; by lengths.py"
     lines = ",\n".join(f"  {json.dumps(step)}" for step in steps)

@@ -56,13 +56,13 @@ def step(workload: Workload, turns: Turns, options: list[str]) -> None:
 
 
 def generation(workload: Workload, turns: Turns, options: list[str]) -> None:
-    """Completes one batch greedily by `Sampler` and `complete_batch`."""
+    """Completes one batch greedily by `Sampler` and `complete_queue`."""
     with tempfile.TemporaryDirectory() as folder:
         configure_jax(folder)
         from forced import our_sampler
 
-        from gsm8k_grpo.generation.batches import Decoding, complete_batch, plan_batches
         from gsm8k_grpo.generation.cache_length import cache_tokens
+        from gsm8k_grpo.generation.queue import Decoding, complete_queue, plan_queue
         from gsm8k_grpo.models.mesh import make_mesh
 
         mesh = make_mesh(1, 1)
@@ -71,11 +71,13 @@ def generation(workload: Workload, turns: Turns, options: list[str]) -> None:
         sampler = our_sampler(workload)(model, Tokenizer(workload), cache, mesh)
         decoding = Decoding(temperature=0.0, top_k=None, top_p=1.0, seed=0)
         prompts = workload.prompt_texts()
-        (batch,) = plan_batches(prompts, 1, len(prompts))
+        queue = plan_queue(prompts, 1)
         for type(sampler).lengths in turns:
             arguments = (workload.prompt_tokens, workload.limit_tokens, (workload.stop,), mesh)
-            completions = complete_batch(sampler, prompts, batch, len(batch), decoding, *arguments)
-            turns.done([completion.tokens for completion in completions])
+            completions = {}
+            for ended in complete_queue(sampler, prompts, queue, len(queue), decoding, *arguments):
+                completions |= ended
+            turns.done([completions[row].tokens for row in queue])
 
 
 def answers(workload: Workload, turns: Turns, options: list[str]) -> None:

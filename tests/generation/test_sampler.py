@@ -14,7 +14,7 @@ from tunix.rl.rollout import base_rollout
 
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.generation import cache_length
-from gsm8k_grpo.generation.batches import Decoding
+from gsm8k_grpo.generation.queue import Decoding
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.grpo.rollout import SeededRollout
 from gsm8k_grpo.models import building, families, tokenizers
@@ -22,6 +22,7 @@ from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.models.tokenizer_training import train_tokenizer
+from plain_sampling import plain_tokens, with_noted_shapes
 from small_models import (
     ARCHITECTURE,
     FAMILIES,
@@ -178,30 +179,10 @@ def test_log_probs_are_taken_at_the_rollouts_temperature(model, tokenizer):
 OPTIONS = {"greedy": {"top_p": None}, "all": {"temperature": 1.1, "top_p": 1.0}}
 
 
-@nnx.jit(static_argnames="temperature")
-def plain_token(model, ids, last, key, temperature):
-    """Draws what follows place `last` from a whole pass over [1, T]: no cache, no padding, no other rows."""
-    places = jax.numpy.arange(ids.shape[1])[None]
-    logits = model(ids, places, None, jax.numpy.tri(ids.shape[1], dtype=bool)[None])[0][0, last].at[0].set(-np.inf)
-    return jax.random.categorical(key, logits / temperature) if temperature else logits.argmax()
-
-
-def plain_tokens(model, prompt, key, limit, temperature):
-    """Draws the tokens of one row."""
-    ids, length = np.zeros((1, 32), np.int32), 1 + len(prompt.split())
-    ids[0, :length] = [2, *map(int, prompt.split())]
-    found = []
-    while len(found) < limit and not (found and found[-1] in NUMBER_STOPS):
-        place = length + len(found)
-        found.append(int(plain_token(model, ids, place - 1, jax.random.fold_in(key, len(found)), temperature)))
-        ids[0, place] = found[-1]
-    return found
-
-
 @pytest.mark.parametrize("family", ONE_FAMILY_QUICK)
 def test_completions_are_those_of_the_plain_path(family, monkeypatch):
     """Grouped prompts, padding, shorter prompts, a growing cache and smaller batches do not change the tokens."""
-    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 2)
+    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 1)
     model = building.initialise(building.tunix_config(FAMILIES[family]), seed=3)
     limit, repeats = 14, 4
     keys = jax.random.split(jax.random.key(5), len(NUMBER_PROMPTS) * repeats)
@@ -228,18 +209,23 @@ def test_completions_are_those_of_the_plain_path(family, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("top_k", "top_p"),
-    [(20, 0.7), pytest.param(5, 1.0, marks=pytest.mark.slow), pytest.param(None, 0.7, marks=pytest.mark.slow)],
+    ("top_k", "top_p", "slots"),
+    [
+        (20, 0.7, 4),
+        pytest.param(20, 0.7, None, marks=pytest.mark.slow),
+        pytest.param(5, 1.0, None, marks=pytest.mark.slow),
+        pytest.param(None, 0.7, None, marks=pytest.mark.slow),
+    ],
 )
-def test_what_sampling_leaves_out_is_summed_over_a_rows_own_tokens(monkeypatch, top_k, top_p):
-    """Also where rows end, batches become smaller and caches grow. Nothing is counted after a row's stop token."""
-    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 2)
+def test_what_sampling_leaves_out_is_summed_over_a_rows_own_tokens(monkeypatch, top_k, top_p, slots):
+    """Also where rows end, slots are refilled, batches become smaller and caches grow."""
+    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 1)
     model = building.initialise(building.tunix_config(FAMILIES["gemma2"]), seed=3)
     keys = jax.random.split(jax.random.key(5), 12)
     asked = [prompt for prompt in NUMBER_PROMPTS for _ in range(4)]
     sampler, shapes = Sampler(model, Numbers(), 80, MESH), []
     monkeypatch.setattr(sampler, "decode", with_noted_shapes(sampler.decode, shapes))
-    arguments = {"eos_tokens": NUMBER_STOPS, "seed": keys, "temperature": 1.3, "repeats": 4}
+    arguments = {"eos_tokens": NUMBER_STOPS, "seed": keys, "temperature": 1.3, "repeats": 4, "slots": slots}
     with MESH:
         found = sampler(asked, 14, 40, top_k=top_k, top_p=top_p, **arguments)
         whole = sampler(asked, 14, 40, top_p=1.0, **arguments)
@@ -260,22 +246,19 @@ def test_what_sampling_leaves_out_is_summed_over_a_rows_own_tokens(monkeypatch, 
     assert whole.unsampled.tolist() == [0] * 12
 
 
-def with_noted_shapes(program, shapes):
-    """Makes a program note the prompts' shape, or the numbers of rows and of places in the cache."""
-
-    def call(weights, given, *arguments, **options):
-        prompts = isinstance(given, np.ndarray)
-        shapes.append(given.shape if prompts else given.cache["layer_0"]["v"].shape[::2])
-        return program(weights, given, *arguments, **options)
-
-    return call
-
-
 def test_prompts_that_differ_within_a_group_are_computed_row_by_row(engine, monkeypatch):
     monkeypatch.setattr(engine[0], "_generations", 4)
     grouped = drawn(engine, step=0)
     monkeypatch.undo()
     assert grouped == drawn(engine, step=0)
+
+
+def test_rollouts_in_fewer_slots_draw_the_same_tokens(engine, monkeypatch):
+    rolled, _ = engine
+    together, unsampled = drawn(engine, step=0), rolled.unsampled
+    monkeypatch.setattr(cache_length, "WORTH_A_PROGRAM_TOKENS", 2)
+    monkeypatch.setattr(rolled, "_slots", 2)
+    assert drawn(engine, step=0) == together and len(rolled.unsampled) == len(unsampled) == len(ASKED)
 
 
 @pytest.mark.slow
@@ -329,8 +312,21 @@ for fsdp, tp in ((1, 1), (2, 4)):
     sampler.decode = noting
     asked = [prompt for prompt in NUMBER_PROMPTS for _ in range(4)]
     with mesh:
-        output = sampler(asked, 14, 40, eos_tokens=NUMBER_STOPS, temperature=1.0, top_p=1.0, seed=keys, repeats=4)
-    found[f"{fsdp} {tp}"] = {"tokens": [row.tolist() for row in output.tokens], "batches": batches}
+        output, refilled = (
+            sampler(
+                *(asked, 14, 40),
+                eos_tokens=NUMBER_STOPS,
+                temperature=1.0,
+                top_p=1.0,
+                seed=keys,
+                repeats=4,
+                slots=slots,
+            )
+            for slots in (12, 4)
+        )
+    tokens = [row.tolist() for row in output.tokens]
+    assert [row.tolist() for row in refilled.tokens] == tokens
+    found[f"{fsdp} {tp}"] = {"tokens": tokens, "batches": batches}
 print(json.dumps(found))
 """
 

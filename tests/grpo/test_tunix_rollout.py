@@ -23,8 +23,8 @@ from tunix.rl.rollout import base_rollout, vanilla_rollout
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.recipes import effective_settings
-from gsm8k_grpo.generation.batches import Completion
 from gsm8k_grpo.generation.cache_length import cache_tokens
+from gsm8k_grpo.generation.queue import Completion
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.rollout import SeededRollout
@@ -285,7 +285,8 @@ import json, jax, jax.numpy as jnp
 from flax import nnx
 from tunix.generate import sampler
 from tunix.models.gemma import model as gemma
-from gsm8k_grpo.generation.sampler import DrawingOptions, Sampler
+from gsm8k_grpo.generation.decoding_state import DrawingOptions
+from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.models import building, storage
 from gsm8k_grpo.models.mesh import make_mesh
 config = building.tunix_config(json.loads(input()))
@@ -297,7 +298,7 @@ stock = sampler.Sampler(model, tokenizer, sampler.CacheConfig(16, 2, 2, 8))
 print(json.dumps(keys))
 mesh = make_mesh(2, 2)
 ours = Sampler(storage.abstract_model(config, mesh, jnp.float32), tokenizer, 16, mesh)
-prefill = ours.lower_prefill(4, 1, 8, DrawingOptions(8, (1,), 0.0, None, 1.0))
+prefill = ours.lower_prefill(4, 1, 8, 16, DrawingOptions(8, (1,), 0.0, None, 1.0))
 program = prefill.compile()
 shards = {tuple(sharding.shard_shape(leaf.shape)) for leaf, sharding in zip(
     jax.tree.leaves(prefill.out_info.cache), jax.tree.leaves(program.output_shardings.cache)) if len(leaf.shape) == 4}

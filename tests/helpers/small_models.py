@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gsm8k_grpo.generation.batches import Decoding, complete_batch, plan_batches
+from gsm8k_grpo.generation.queue import Decoding, complete_queue, plan_queue
 
 ARCHITECTURE = {
     "family": "gemma2",
@@ -33,10 +33,11 @@ ONE_FAMILY_QUICK = ["gemma2", *(pytest.param(name, marks=pytest.mark.slow) for n
 
 def completed(sampler, prompts, batch_size, max_prompt_tokens, limit, stop_ids, mesh, decoding=GREEDY, samples=1):
     """Completes all prompts; returns {(index of the prompt, number of the sample): its completion}."""
-    completions = {}
-    for batch in plan_batches(prompts, samples, batch_size):
-        arguments = (sampler, prompts, batch, batch_size, decoding, max_prompt_tokens, limit, stop_ids, mesh)
-        completions.update(zip(batch, complete_batch(*arguments), strict=True))
+    completions, queue = {}, plan_queue(prompts, samples)
+    arguments = (sampler, prompts, queue, batch_size, decoding, max_prompt_tokens, limit, stop_ids, mesh, samples)
+    for ended in complete_queue(*arguments):
+        assert not completions.keys() & ended.keys()
+        completions |= ended
     return completions
 
 

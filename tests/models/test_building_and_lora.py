@@ -12,7 +12,8 @@ from tunix.models.gemma3 import model as gemma3_lib
 from tunix.models.qwen2 import model as qwen2_lib
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.generation.sampler import DrawingOptions, Sampler
+from gsm8k_grpo.generation.decoding_state import DrawingOptions
+from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.models import building, families, storage
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import can_merge, merge_adapters, with_lora, with_zero_adapters
@@ -197,7 +198,7 @@ def lowered(model, mesh):
     options = DrawingOptions(8, (1,), 0.0, None, 1.0)
     with mesh:
         sampler = Sampler(model, programs.PlaceholderTokenizer(), 16, mesh)
-        prefill = sampler.lower_prefill(2, 1, 8, options)
+        prefill = sampler.lower_prefill(2, 1, 8, 16, options)
         return prefill.as_text(), sampler.lower_decode(sampler.abstract_state(prefill), options).as_text()
 
 

@@ -61,7 +61,8 @@ import numpy as np
 from flax import nnx
 
 sys.path.insert(0, "scripts")
-from gsm8k_grpo.generation.sampler import DrawingOptions, Sampler
+from gsm8k_grpo.generation.decoding_state import DrawingOptions
+from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.models import building
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
@@ -91,8 +92,8 @@ class Tokenizer:
 sampler = Sampler(adapted, Tokenizer(), 16, mesh)
 ids, keys = np.full((4, 8), 5, np.int32), jax.random.split(jax.random.key(0), 4)
 options = DrawingOptions(8, (1,), 0.0, None, 1.0)
-weights = sampler.model_def_and_state()[1]
-cache = sampler.prefill(weights, ids, keys, copies=1, capacity=8, options=options).cache["layer_0"]
+filled, weights = np.ones(4, bool), sampler.weights()
+cache = sampler.prefill(weights, ids, keys, filled, copies=1, places=16, options=options).cache["layer_0"]
 for name, shape in (("k", (8, 16)), ("v", (16, 8))):
     assert cache[name].shape == (4, 4, *shape)
     assert cache[name].addressable_shards[0].data.shape == (2, 1, *shape), cache[name].sharding

@@ -55,7 +55,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
     killed.kill()
     killed.communicate()
     assert not (stopped / "metrics.json").exists()
-    assert "of 15 batches" in ended(start(stopped))
+    assert "of 60 completions" in ended(start(stopped))
     assert (whole / "completions.jsonl").read_bytes() == (stopped / "completions.jsonl").read_bytes()
     assert not list(stopped.glob("unfinished-*"))
     graded = rows(whole / "completions.jsonl")

@@ -25,4 +25,6 @@ for weights in ("gathered", "sharded"):
     programs = Programs(settings, mesh)
     all_gathers("rollout_prefill")
     found[weights] = all_gathers("rollout_decode")
+    if weights == "gathered":
+        found["weights"] = all_gathers("rollout_weights")
 print(json.dumps(found | {name: all_gathers(name) for name in ("reference_log_probs", "gradient")}))

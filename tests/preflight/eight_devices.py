@@ -1,8 +1,8 @@
 """Trains and decodes for real on a mesh of eight CPU devices, for test_programs.py: eight_devices.py SETTINGS FOLDER
 
 Prints two things. `programs`: facts about each of the preflight's programs and about those of that name that two
-training steps executed. `decoding`: with gathered and with sharded weights the drawn tokens, the program's
-collectives, the bytes of the weights and the shards of the KV cache.
+training steps executed. `decoding`: with gathered and with sharded weights the drawn tokens, the collectives of the
+program that prepares the weights and of the one that decodes, the bytes of the weights and the shards of the KV cache.
 """
 
 import json
@@ -16,7 +16,8 @@ from flax import nnx
 from jax._src import compiler
 
 from gsm8k_grpo.data.prompts import build_prompt
-from gsm8k_grpo.generation.sampler import DrawingOptions, Sampler
+from gsm8k_grpo.generation.decoding_state import DrawingOptions
+from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.run_folder import Run
@@ -93,11 +94,11 @@ for weights in ("gathered", "sharded"):
     sampler = Sampler(base, tokenizer, 80, mesh, weights == "gathered")
     with mesh:
         output = sampler(prompts[:8], max_generation_steps=12, max_prompt_length=64, eos_tokens=[107, 1])
-        state = sampler.abstract_state(sampler.lower_prefill(8, 1, 64, greedy))
-        program = sampler.lower_decode(state, greedy).compile()
+        state = sampler.abstract_state(sampler.lower_prefill(8, 1, 64, 80, greedy))
+        lowered = {"weights": sampler.lower_lay_out(state), "decode": sampler.lower_decode(state, greedy)}
     decoding[weights] = {
         "tokens": [row.tolist() for row in output.tokens],
-        "collectives": count_collectives(program.as_text()),
+        **{name: count_collectives(each.compile().as_text()) for name, each in lowered.items()},
         "weight_bytes": sampler.decoded_weight_bytes(),
         "cache": sorted({str(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state.cache)}),
     }

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.provenance import collect_provenance
-from gsm8k_grpo.evaluation.batch_log import BatchLog
 from gsm8k_grpo.evaluation.metrics import summarise_metrics
+from gsm8k_grpo.evaluation.row_log import RowLog
 
 
 def take_over_evaluation(same: list[Path], fingerprint: str, folder: Path) -> dict | None:
@@ -21,7 +21,7 @@ def take_over_evaluation(same: list[Path], fingerprint: str, folder: Path) -> di
     return None
 
 
-def write_evaluation(graded: list[dict], split: str, checkpoint: Mapping, settings: Mapping, log: BatchLog) -> dict:
+def write_evaluation(graded: list[dict], split: str, checkpoint: Mapping, settings: Mapping, log: RowLog) -> dict:
     """Writes graded rows and their metrics beside the log, then deletes it. Returns the metrics."""
     metrics = {
         "split": split,

@@ -1,7 +1,7 @@
-"""Completing prompts batch by batch: graded rows for an evaluation, plain texts for the format check."""
+"""Completing prompts: graded rows for an evaluation, plain texts for the format check."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from flax import nnx
@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 from gsm8k_grpo.common.progress import Progress
 from gsm8k_grpo.config.batch_sizes import rollout_batch
 from gsm8k_grpo.data import gsm8k
-from gsm8k_grpo.evaluation.batch_log import BatchLog
 from gsm8k_grpo.evaluation.grading import grade_completion
-from gsm8k_grpo.generation.batches import Completion, Decoding, complete_batch, plan_batches
+from gsm8k_grpo.evaluation.row_log import RowLog
 from gsm8k_grpo.generation.cache_length import cache_tokens
+from gsm8k_grpo.generation.queue import Completion, Decoding, complete_queue, plan_queue
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.models.base_model import BaseModel, load_base_model
 from gsm8k_grpo.models.mesh import make_mesh
@@ -21,7 +21,7 @@ from gsm8k_grpo.rewards.answers import Tags, gold_of
 
 
 class BatchSampler:
-    """Completes batches of prompts with one model and one set of sampling settings."""
+    """Completes prompts with one model and one set of sampling settings."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class BatchSampler:
           gather_weights: whether decoding gathers sharded weights first.
           sampling_settings: a block with `temperature`, `top_k`, `top_p` and `max_completion_tokens`.
           seed: of the draws.
-          batch_size: rows of a batch.
+          batch_size: rows that are decoded at a time.
           max_prompt_tokens: room for a prompt.
         """
         temperature, top_k, top_p, max_completion_tokens = (
@@ -53,18 +53,20 @@ class BatchSampler:
         self._decoding, self.batch_size = Decoding(temperature, top_k, top_p, seed), batch_size
         self._limits = (max_prompt_tokens, max_completion_tokens, base.stop_ids, mesh)
 
-    def complete(self, prompts: list[str], batch: list[tuple[int, int]], samples: int = 1) -> list[Completion]:
-        """The completions of one batch of `plan_batches`, in its order."""
-        batch_size, decoding = self.batch_size, self._decoding
-        return complete_batch(self._sampler, prompts, batch, batch_size, decoding, *self._limits, samples)
+    def complete(
+        self, prompts: list[str], queue: list[tuple[int, int]], samples: int = 1
+    ) -> Iterator[dict[tuple[int, int], Completion]]:
+        """The completions of `plan_queue`'s rows, or of a part of them, as they end."""
+        return complete_queue(
+            self._sampler, prompts, queue, self.batch_size, self._decoding, *self._limits, samples=samples
+        )
 
 
 def sample_texts(batch_sampler: BatchSampler, prompts: list[str]) -> list[str]:
     """One completion of each prompt, in the order of the prompts."""
     texts = {}
-    for batch in plan_batches(prompts, 1, batch_sampler.batch_size):
-        for (index, _), completion in zip(batch, batch_sampler.complete(prompts, batch), strict=True):
-            texts[index] = completion.text
+    for ended in batch_sampler.complete(prompts, plan_queue(prompts, 1)):
+        texts |= {index: completion.text for (index, _), completion in ended.items()}
     return [texts[index] for index in range(len(prompts))]
 
 
@@ -78,15 +80,15 @@ def sample_base_model(model_folder: Path, prompts: list[str], settings: Mapping)
 
 
 def evaluate_rows(
-    base: BaseModel, model: nnx.Module, mesh: Mesh, rows: list[dict], settings: Mapping, log: BatchLog, title: str
+    base: BaseModel, model: nnx.Module, mesh: Mesh, rows: list[dict], settings: Mapping, log: RowLog, title: str
 ) -> list[dict]:
-    """Completes and grades rows; goes on after the batches that `log` already has.
+    """Completes and grades rows, but for those that `log` already has.
 
     Args:
       base, model, mesh: as in `BatchSampler`.
       rows: with `id`, `prompt`, `answer` and perhaps `group`.
       settings: the blocks mesh, prompt and evaluation.
-      log: keeps each batch as soon as it is done.
+      log: keeps rows as soon as they end.
       title: names the evaluation in the progress lines.
 
     Returns:
@@ -97,15 +99,15 @@ def evaluate_rows(
     batch_size = min(evaluation["batch_size"], len(rows))
     batch_sampler = BatchSampler(base, model, mesh, gathered, evaluation, evaluation["seed"], batch_size, max_tokens)
     prompts, samples = [row["prompt"] for row in rows], evaluation["samples"]
-    batches = plan_batches(prompts, samples, batch_sampler.batch_size)
-    finished = len(log.batches)
+    finished = {(row["id"], row["sample"]) for row in log.rows}
+    queue = [
+        (index, sample) for index, sample in plan_queue(prompts, samples) if (rows[index]["id"], sample) not in finished
+    ]
     if finished:
-        print(f"resuming after {finished} of {len(batches)} batches", flush=True)
-    done = sum(map(len, batches[:finished]))
-    progress = Progress(title, len(rows) * samples, "completion", done)
-    for batch in batches[finished:]:
-        started = time.monotonic()
-        completions = batch_sampler.complete(prompts, batch, samples)
+        print(f"resuming after {len(finished)} of {len(rows) * samples} completions", flush=True)
+    progress, started = Progress(title, len(rows) * samples, "completion", len(finished)), time.monotonic()
+    for ended in batch_sampler.complete(prompts, queue, samples):
+        seconds = time.monotonic() - started
         graded = [
             {
                 "id": rows[index]["id"],
@@ -117,10 +119,10 @@ def evaluate_rows(
                 "tokens": completion.tokens,
                 "stop_reason": "limit" if completion.truncated else "end_of_turn",
             }
-            for (index, sample), completion in zip(batch, completions, strict=True)
+            for (index, sample), completion in ended.items()
         ]
-        log.append(graded, time.monotonic() - started)
-        progress.advance(len(batch))
+        log.append(graded, seconds)
+        progress.advance(len(graded))
+        started = time.monotonic()
     position = {row["id"]: index for index, row in enumerate(rows)}
-    graded = [row for batch in log.batches for row in batch["rows"]]
-    return sorted(graded, key=lambda row: (position[row["id"]], row["sample"]))
+    return sorted(log.rows, key=lambda row: (position[row["id"]], row["sample"]))

@@ -1,10 +1,10 @@
 """Generates completions through Tunix's sampler, for training's rollouts and for evaluation."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,30 +14,13 @@ from tunix.generate import base_sampler
 from tunix.generate import sampler as tunix_sampler
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.generation import cache_length, next_token, padding
-from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
+from gsm8k_grpo.generation import next_token, padding
+from gsm8k_grpo.generation.decoding_state import DecodingState, DrawingOptions
+from gsm8k_grpo.generation.slots import Finished, Slots
 from gsm8k_grpo.models import attention, matmul_order
 from gsm8k_grpo.models.hidden_states import prefill
 from gsm8k_grpo.models.layered import output_logits
 from gsm8k_grpo.models.lora import can_merge, merge_adapters
-
-HALVINGS = 3  # how often decoding may go on with half as many rows
-
-
-@dataclasses.dataclass(frozen=True)
-class DrawingOptions:
-    """What programs are compiled for: limit and stop tokens of completions, how to draw (temperature 0: greedily)."""
-
-    max_completion_tokens: int
-    stop_ids: tuple[int, ...]
-    temperature: float
-    top_k: int | None
-    top_p: float
-
-    @property
-    def limits_tokens(self) -> bool:
-        """Whether sampling leaves tokens out."""
-        return self.temperature > 0 and next_token.limits_tokens(self.top_k, self.top_p)
 
 
 @dataclasses.dataclass
@@ -51,42 +34,20 @@ class SamplerOutput(base_sampler.SamplerOutput):
     unsampled: np.ndarray
 
 
-@flax.struct.dataclass
-class DecodingState:
-    """The state of a batch between programs.
-
-    Attributes:
-      tokens: [B, max_completion_tokens] of the completions.
-      drawn: the number of drawn tokens, equal in all rows; those after a row's stop token mean nothing.
-      done: [B] which rows have drawn a stop token.
-      keys: [B] of the rows' noise.
-      padding: [B] the number of padding places before the prompts.
-      unsampled: [B] sums over the rows' tokens of the probability that top_k and top_p left out; None without them.
-      cache: of `attention.empty_cache`, with all tokens but the newest; `cache_capacities` says how long it is.
-    """
-
-    tokens: jax.Array
-    drawn: jax.Array
-    done: jax.Array
-    keys: jax.Array
-    padding: jax.Array
-    unsampled: jax.Array | None
-    cache: dict
-
-
 class Sampler(tunix_sampler.Sampler):
     """Tunix's sampler with our own programs, whose cost follows the number of tokens.
 
     - A prompt is computed once for all its rows, with little padding, and only its last place gets logits.
-    - Decoding ends when the last row is done. Where many tokens may follow, it goes on with a smaller batch of the rows
-      that are not done.
+    - A row that is done gives its slot to the next prompt (`slots`). Once no prompt waits, and where many tokens may
+      follow, decoding goes on with a smaller batch of the rows that are not done.
     - Each row has its own noise, from its own key: its tokens do not depend on the batch.
     - The padding token is never drawn, because all later code tells tokens from padding by it.
     - A drawn stop token stays at the end of a row's tokens, but not of its text. Tunix cuts it off, so that a model
       never learns to stop.
     - The KV cache is created in its shards, not on the first device. For long completions it starts with half of the
       limit, because every token attends to all of it.
-    - Weights that are sharded over `fsdp` are gathered once per program, not for every token.
+    - Weights that are sharded over `fsdp` are gathered once for all tokens of a call, and so are adapters merged and
+      weights laid out for a CPU's products.
     """
 
     def __init__(
@@ -103,26 +64,31 @@ class Sampler(tunix_sampler.Sampler):
 
         Args:
           cache_tokens: the most that a prompt and its completion take.
-          gather_weights: whether the decoding loop holds copies of the weights that are whole along `fsdp` (and still
-            sharded over `tp`). Without memory for them, each token gathers them layer by layer.
+          gather_weights: whether decoding holds copies of the weights that are whole along `fsdp` (and still sharded
+            over `tp`). Without memory for them, each token gathers them layer by layer.
           lora: as in `with_lora`. Where `can_merge` allows it, programs first merge the adapters, whose separate
             products are slow on a CPU. None never merges.
           for_cpu: whether to order products for a CPU (`matmul_order`); None: if the mesh is of CPUs.
         """
-        config = model.config
+        config = self._config = model.config
+        self._dtype = model.embedder.input_embedding.dtype
         self._gathered = gather_weights and mesh.shape["fsdp"] > 1
         super().__init__(
             model,
             tokenizer,
             tunix_sampler.CacheConfig(cache_tokens, config.num_layers, config.num_kv_heads, config.head_dim),
         )
-        self._mesh, self._for_cpu = mesh, matmul_order.on_cpu(mesh) if for_cpu is None else for_cpu
-        merges = can_merge(lora, model.embedder.input_embedding.dtype, self._for_cpu)
+        self.mesh, self._for_cpu = mesh, matmul_order.on_cpu(mesh) if for_cpu is None else for_cpu
+        merges = can_merge(lora, self._dtype, self._for_cpu)
         self._merged_lora = lora if merges else None
-        self.prefill = jax.jit(self._prefill, static_argnames=("copies", "capacity", "options"))
+        self.prefill = jax.jit(self._prefill, static_argnames=("copies", "places", "options"))
+        self.lay_out = jax.jit(self._lay_out)
         self.decode = jax.jit(self._decode, static_argnames="options", donate_argnames="state")
+        self.insert = jax.jit(self._insert, donate_argnames="state")
         self.select_rows = jax.jit(self._select_rows)
-        self.grow_cache = jax.jit(self._grow_cache, static_argnames="tokens")
+        self.resize_cache = jax.jit(self._resize_cache, static_argnames="places")
+        self._next_logits = functools.cache(self._traced_next_logits)
+        self._orders: list[tuple[int, ...]] | None = None  # of laid-out weights' dimensions
 
     def __call__(
         self,
@@ -135,12 +101,14 @@ class Sampler(tunix_sampler.Sampler):
         top_k: int | None = None,
         seed: jax.Array | None = None,
         repeats: int = 1,
+        slots: int | None = None,
     ) -> SamplerOutput:
         """Completes prompts. Arguments and output are Tunix's, with these differences.
 
         Args:
           seed: [B] keys of the rows; greedy decoding needs none.
           repeats: how many neighbouring prompts are equal, throughout the batch; each group is computed once.
+          slots: how many rows are decoded at a time; None is all.
 
         Returns:
           `tokens`: each row's tokens, including the stop token unless the limit cut the row off;
@@ -151,109 +119,105 @@ class Sampler(tunix_sampler.Sampler):
         """
         if [text for text in input_strings[::repeats] for _ in range(repeats)] != list(input_strings):
             raise ValueError(f"expected prompts in groups of {repeats} equal ones")
-        prompts = [self.tokenize(text) for text in input_strings[::repeats]]
-        longest = max(map(len, prompts))
-        max_prompt_length = max_prompt_length or longest
-        if longest > max_prompt_length:
-            raise PipelineError(
-                f"prompt.max_tokens: a prompt of {longest} tokens is longer than {max_prompt_length}; "
-                "make the prompts again with --forcerun prompts"
-            )
-        if max_prompt_length + max_generation_steps > self.cache_config.cache_size:
-            raise ValueError(f"{max_prompt_length} + {max_generation_steps} tokens are more than the cache can hold")
-        ids = np.full((len(prompts), max_prompt_length), self.tokenizer.pad_id(), np.int32)
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[max_prompt_length - len(prompt) :] = prompt
-        stop_ids = tuple(eos_tokens or (self.tokenizer.eos_id(),))
+        prompts = [tokens for text in input_strings[::repeats] for tokens in [self.tokenize(text)] * repeats]
+        max_prompt_length = max_prompt_length or max(map(len, prompts))
         greedy = top_p is None
         options = DrawingOptions(
-            max_generation_steps, stop_ids, 0.0 if greedy else temperature, top_k, 1.0 if greedy else top_p
+            max_generation_steps,
+            tuple(eos_tokens or (self.tokenizer.eos_id(),)),
+            0.0 if greedy else temperature,
+            top_k,
+            1.0 if greedy else top_p,
         )
-        keys = jax.random.split(jax.random.key(0), len(input_strings)) if seed is None else seed
-        length = padding.padded_length(longest, max_prompt_length, padding.PROMPT_LENGTHS)
-        drawn, unsampled = self._complete(ids[:, max_prompt_length - length :], keys, options)
-        ends = [np.flatnonzero(np.isin(row, stop_ids))[:1] for row in drawn]
-        tokens = [row[: end[0] + 1] if len(end) else row for row, end in zip(drawn, ends, strict=True)]
+        keys = jax.random.split(jax.random.key(0), len(prompts)) if seed is None else seed
+        slots = min(slots or len(prompts), len(prompts))
+        tokens, unsampled = [np.zeros(0)] * len(prompts), np.zeros(len(prompts))
+        for ended in self.complete(prompts, keys, options, max_prompt_length, slots, repeats):
+            unsampled[ended.rows] = ended.unsampled
+            for row, drawn in zip(ended.rows, ended.tokens, strict=True):
+                tokens[row] = drawn
+        ids = np.full((len(prompts), max_prompt_length), self.tokenizer.pad_id(), np.int32)
+        for line, prompt in zip(ids, prompts, strict=True):
+            line[max_prompt_length - len(prompt) :] = prompt
         return SamplerOutput(
-            text=[
-                self.tokenizer.decode(row[: len(row) - len(end)].tolist())
-                for row, end in zip(tokens, ends, strict=True)
-            ],
+            text=[self.text(row, options.stop_ids) for row in tokens],
             logits=[],
             tokens=tokens,
-            padded_prompt_tokens=np.repeat(ids, repeats, axis=0),
+            padded_prompt_tokens=ids,
             logprobs=None,
             unsampled=unsampled,
         )
 
-    def _complete(
-        self, prompt_ids: np.ndarray, keys: jax.Array, options: DrawingOptions
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draws [B, max_completion_tokens] tokens for [B / repeats, P] prompts and [B] keys.
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: jax.Array,
+        options: DrawingOptions,
+        max_prompt_tokens: int,
+        slots: int,
+        repeats: int = 1,
+    ) -> Iterator[Finished]:
+        """Completes a queue of prompts' tokens, `slots` at a time, and gives rows as they end; arguments as in `Slots`.
 
-        Returns:
-          (the tokens, `SamplerOutput.unsampled`).
+        Raises:
+          PipelineError: a prompt has more than `max_prompt_tokens` tokens.
         """
-        weights, limit = self._weights(), options.max_completion_tokens
-        *larger_capacities, capacity = reversed(cache_capacities(limit))
-        copies = padding.prompt_copies(len(prompt_ids), len(keys) // len(prompt_ids), self._mesh.shape["fsdp"])
-        state = self.prefill(
-            weights,
-            np.repeat(prompt_ids, copies, axis=0),
-            keys,
-            copies=len(keys) // len(prompt_ids) // copies,
-            capacity=capacity,
-            options=options,
-        )
-        tokens, rows, drawn = np.zeros((len(keys), limit), np.int32), np.arange(len(keys)), 1
-        unsampled = np.zeros(len(keys))
-        sizes = self._batch_sizes(len(keys))
-        while True:
-            smaller = max((size for size in sizes if size < len(rows)), default=0)
-            left = smaller if limit - drawn >= cache_length.WORTH_A_PROGRAM_TOKENS else 0
-            state = self.decode(weights, state, np.int32(left), np.int32(capacity), options=options)
-            drawn, done = int(state.drawn), np.asarray(state.done)
-            tokens[rows] = np.asarray(state.tokens)
-            if state.unsampled is not None:
-                unsampled[rows] = np.asarray(state.unsampled)
-            if drawn == limit or done.all():
-                return tokens, unsampled
-            size = min(size for size in sizes if size >= np.count_nonzero(~done))
-            if size < len(rows):
-                kept = np.argsort(done, kind="stable")[:size]  # all rows that go on, filled up with rows that are done
-                state, rows = self.select_rows(state, kept), rows[kept]
-            if drawn == capacity:
-                places = cache_tokens(prompt_ids.shape[1], capacity)
-                capacity = larger_capacities.pop()
-                state = self.grow_cache(state, tokens=cache_tokens(prompt_ids.shape[1], capacity) - places)
+        longest = max(map(len, prompts))
+        if longest > max_prompt_tokens:
+            raise PipelineError(
+                f"prompt.max_tokens: a prompt of {longest} tokens is longer than {max_prompt_tokens}; "
+                "make the prompts again with --forcerun prompts"
+            )
+        if max_prompt_tokens + options.max_completion_tokens > self.cache_config.cache_size:
+            raise ValueError(
+                f"{max_prompt_tokens} + {options.max_completion_tokens} tokens are more than the cache can hold"
+            )
+        return Slots(self, prompts, keys, options, max_prompt_tokens, slots, repeats).finished()
 
-    def _batch_sizes(self, rows: int) -> list[int]:
-        """Lists with how many rows decoding may go on: all, half, and so on, if they are sharded over `fsdp` alike."""
-        fsdp = self._mesh.shape["fsdp"]
-        sizes = [rows]
-        while len(sizes) <= HALVINGS and sizes[-1] % 2 == 0 and (rows % fsdp or sizes[-1] // 2 % fsdp == 0):
-            sizes.append(sizes[-1] // 2)
-        return sizes
+    def text(self, tokens: np.ndarray, stop_ids: tuple[int, ...]) -> str:
+        """The text of a row's tokens, without the stop token."""
+        ends = len(tokens) - 1 if tokens[-1] in stop_ids else len(tokens)
+        return self.tokenizer.decode(tokens[:ends].tolist())
 
-    def _weights(self) -> object:
+    def weights(self) -> object:
         """The model's variables as they are now, for programs."""
         return self.model_def_and_state()[1]
+
+    @property
+    def prepares_weights(self) -> bool:
+        """Whether decoding needs copies of the weights: gathered, with adapters merged, or laid out for a CPU."""
+        return self._gathered or self._for_cpu
+
+    def weights_for_decoding(self, state: DecodingState) -> list[jax.Array]:
+        """Makes what `decode` takes for weights, once for all programs from this state on."""
+        if not self.prepares_weights:
+            return jax.tree.leaves(self.weights())
+        self._find_orders(state)
+        return self.lay_out(self.weights())
+
+    def _find_orders(self, state: DecodingState) -> None:
+        """Notes how weights are laid out. It is the same for all states; the first one's trace serves decoding too."""
+        if self._for_cpu and not self._orders:
+            self._orders = self._next_logits(state.done.shape[0], state.places).dimension_orders()
 
     def _prefill(
         self,
         weights: object,
         prompt_ids: jax.Array,
         keys: jax.Array,
+        filled: jax.Array,
         *,
         copies: int,
-        capacity: int,
+        places: int,
         options: DrawingOptions,
     ) -> DecodingState:
         """Computes left-padded prompts, [B / copies, P], and draws each row's first token.
 
-        The cache has room for `capacity` completion tokens.
+        Args:
+          filled: [B] false where a row only fills up the batch; it is done.
+          places: of the cache.
         """
-        tokens = cache_tokens(prompt_ids.shape[1], capacity) - prompt_ids.shape[1]
+        tokens = places - prompt_ids.shape[1]
 
         def compute(weights: object, prompt_ids: jax.Array) -> tuple:
             model = self._model(weights)
@@ -265,96 +229,109 @@ class Sampler(tunix_sampler.Sampler):
         logits, real, cache = compute(weights, prompt_ids)
         state = DecodingState(
             tokens=jnp.zeros((len(keys), options.max_completion_tokens), jnp.int32),
-            drawn=jnp.int32(0),
-            done=jnp.zeros(len(keys), bool),
+            drawn=jnp.zeros(len(keys), jnp.int32),
+            done=~filled,
             keys=keys,
-            padding=jnp.repeat(jnp.sum(~real, axis=1), copies),
+            prompt_tokens=jnp.repeat(jnp.sum(real, axis=1, dtype=jnp.int32), copies),
             unsampled=jnp.zeros(len(keys), jnp.float32) if options.limits_tokens else None,
             cache=attention.repeat_and_extend(cache, copies, tokens),
         )
         logits = jnp.repeat(logits, copies, axis=0)
-        return self._constrain_shardings(self._append_token(state, logits, state.cache, options))
+        return self._constrain_shardings(self._append_token(state, logits, options))
+
+    def _lay_out(self, weights: object) -> list[jax.Array]:
+        """Gathers weights, merges adapters into them and lays them out as the decoding loop reads them."""
+        if self._gathered:
+            weights = jax.tree.map(self._without_fsdp, weights, self.weights())
+        leaves = jax.tree.leaves(nnx.split(self._model(weights))[1])
+        if self._orders:
+            leaves = [jnp.transpose(*each) for each in zip(leaves, self._orders, strict=True)]
+        if shardings := self._laid_out_shardings():
+            leaves = [jax.lax.with_sharding_constraint(*each) for each in zip(leaves, shardings, strict=True)]
+        return leaves
 
     def _decode(
-        self,
-        weights: object,
-        state: DecodingState,
-        rows_left: jax.Array,
-        capacity: jax.Array,
-        *,
-        options: DrawingOptions,
+        self, weights: list[jax.Array], state: DecodingState, rows_left: jax.Array, *, options: DrawingOptions
     ) -> DecodingState:
-        """Draws one token per row and round, until `capacity` are drawn or at most `rows_left` rows are not done."""
-        if self._gathered:
-            weights = jax.tree.map(self._without_fsdp, weights, self._weights())
-        graph, weights = nnx.split(self._model(weights))
-        leaves, structure = jax.tree.flatten(weights)
+        """Draws a token per row and round, until at most `rows_left` rows are not done or one needs a longer cache.
 
-        def next_logits(leaves: list, newest: jax.Array, places: jax.Array, cache: dict, seen: jax.Array) -> tuple:
-            # The model is merged inside the loop because Qwix writes attributes to it.
-            model = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
-            return model(newest, places, cache, seen)
-
-        def inputs(state: DecodingState) -> tuple:
-            newest = jax.lax.dynamic_slice_in_dim(state.tokens, state.drawn - 1, 1, axis=1)
-            place = state.cache["layer_0"]["end_index"][0]
-            places = jnp.arange(state.cache["layer_0"]["v"].shape[2])
-            seen = (places <= place) & (places >= state.padding[:, None])
-            return newest, (place - state.padding)[:, None], state.cache, seen[:, None]
-
-        if self._for_cpu:
-            next_logits = matmul_order.WeightsFirst(next_logits, leaves, *jax.eval_shape(inputs, state))
-            leaves = next_logits.laid_out(leaves)
+        Args:
+          weights: of `weights_for_decoding`.
+        """
+        next_logits = self._next_logits(len(state.done), state.places)
 
         def goes_on(state: DecodingState) -> jax.Array:
-            return (state.drawn < capacity) & (jnp.sum(~state.done) > rows_left)
+            return (jnp.sum(~state.done) > rows_left) & jnp.all(state.done | (state.held <= state.places))
 
         def step(state: DecodingState) -> DecodingState:
-            logits, cache = next_logits(leaves, *inputs(state))
-            return self._append_token(state, logits[:, 0], cache, options)
+            logits, cache = next_logits(weights, state.newest, state.held[:, None] - 1, state.cache, state.seen())
+            return self._append_token(state.replace(cache=cache), logits[:, 0], options)
 
         return self._constrain_shardings(jax.lax.while_loop(goes_on, step, state))
+
+    def _traced_next_logits(self, rows: int, places: int) -> Callable:
+        """Makes the function from weights and the newest tokens to logits and the new cache."""
+        graph, weights = self._structure
+        leaves, structure = jax.tree.flatten(weights)
+
+        def next_logits(leaves: list, newest: jax.Array, positions: jax.Array, cache: dict, seen: jax.Array) -> tuple:
+            # The model is merged inside the loop because Qwix writes attributes to it.
+            model = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
+            return model(newest, positions, cache, seen)
+
+        if not self._for_cpu:
+            return next_logits
+        one = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
+        seen = jax.ShapeDtypeStruct((rows, 1, places), bool)
+        cache = jax.eval_shape(lambda: attention.empty_cache(self._config, rows, places, self._dtype))
+        return matmul_order.WeightsFirst(next_logits, leaves, one, one, cache, seen)
+
+    @functools.cached_property
+    def _structure(self) -> tuple[nnx.GraphDef, nnx.State]:
+        """The model that decodes, taken apart, its weights without values."""
+        graph = None
+
+        def split(weights: object) -> nnx.State:
+            nonlocal graph
+            graph, state = nnx.split(self._model(weights))
+            return state
+
+        state = jax.eval_shape(split, self.weights())
+        return graph, state
 
     def _model(self, weights: object) -> nnx.Module:
         """Makes the model that computes, within a program."""
         model = nnx.merge(self.model_def_and_state()[0], weights)
         return merge_adapters(model, self._merged_lora) if self._merged_lora else model
 
-    def _append_token(
-        self, state: DecodingState, logits: jax.Array, cache: dict, options: DrawingOptions
-    ) -> DecodingState:
+    def _append_token(self, state: DecodingState, logits: jax.Array, options: DrawingOptions) -> DecodingState:
         """Draws the next token of each row from logits [B, V]."""
         logits, left_out = self.next_token_logits(logits, state.keys, state.drawn), None
         if options.temperature:
-            keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.drawn)
+            keys = jax.vmap(jax.random.fold_in)(state.keys, state.drawn)
             newest, left_out = next_token.sample_token(logits, keys, options.temperature, options.top_k, options.top_p)
         else:
             newest = next_token.most_likely(logits)
-        return state.replace(
-            tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, newest[:, None], state.drawn, axis=1),
-            drawn=state.drawn + 1,
-            done=state.done | jnp.isin(newest, jnp.array(options.stop_ids)),
-            unsampled=None if left_out is None else state.unsampled + jnp.where(state.done, 0.0, left_out),
-            cache=cache,
-        )
+        return state.append(newest, left_out, options)
 
     def next_token_logits(self, logits: jax.Array, keys: jax.Array, position: jax.Array) -> jax.Array:
         """Changes the logits, [B, V], that tokens are drawn from: rules out the padding token.
 
         Args:
           keys: [B] of the rows; a subclass can tell rows apart by them.
-          position: of the token in the completion.
+          position: [B] of the tokens in their completions.
         """
         del keys, position
         return logits.at[:, self.tokenizer.pad_id()].set(-jnp.inf)
 
-    def _select_rows(self, state: DecodingState, rows: jax.Array) -> DecodingState:
-        """Takes the state of some rows, in any order."""
-        return self._constrain_shardings(jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state))
+    def _insert(self, state: DecodingState, new: DecodingState, rows: jax.Array) -> DecodingState:
+        return self._constrain_shardings(state.insert(new, rows))
 
-    def _grow_cache(self, state: DecodingState, *, tokens: int) -> DecodingState:
-        """Adds room for `tokens` more tokens to the cache."""
-        return self._constrain_shardings(state.replace(cache=attention.repeat_and_extend(state.cache, 1, tokens)))
+    def _select_rows(self, state: DecodingState, rows: jax.Array) -> DecodingState:
+        return self._constrain_shardings(state.select(rows))
+
+    def _resize_cache(self, state: DecodingState, *, places: int) -> DecodingState:
+        return self._constrain_shardings(state.resize(places))
 
     def _constrain_shardings(self, state: DecodingState) -> DecodingState:
         """Shards caches, and keeps whole what the host reads, so that every process of a multi-host run can read it."""
@@ -362,18 +339,17 @@ class Sampler(tunix_sampler.Sampler):
         cache = jax.tree.map(
             lambda leaf: jax.lax.with_sharding_constraint(leaf, self._cache_sharding(leaf, rows)), state.cache
         )
-        whole = NamedSharding(self._mesh, PartitionSpec())
-        tokens, drawn, done, unsampled = jax.tree.map(
-            lambda leaf: jax.lax.with_sharding_constraint(leaf, whole),
-            (state.tokens, state.drawn, state.done, state.unsampled),
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        rest = jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, whole), state.replace(cache=None, keys=None)
         )
-        return state.replace(tokens=tokens, drawn=drawn, done=done, unsampled=unsampled, cache=cache)
+        return rest.replace(keys=state.keys, cache=cache)
 
     def _cache_sharding(self, leaf: jax.ShapeDtypeStruct, batch_size: int) -> NamedSharding:
         """Shards a cache's array by rows (fsdp) and KV heads (tp)."""
-        rows = "fsdp" if batch_size % self._mesh.shape["fsdp"] == 0 else None
+        rows = "fsdp" if batch_size % self.mesh.shape["fsdp"] == 0 else None
         spec = PartitionSpec(rows, "tp", None, None) if leaf.ndim == 4 else PartitionSpec()
-        return NamedSharding(self._mesh, spec)
+        return NamedSharding(self.mesh, spec)
 
     def _without_fsdp(self, traced: jax.Array, stored: jax.Array) -> jax.Array:
         """Shards a weight as it is stored, except along `fsdp`."""
@@ -382,33 +358,60 @@ class Sampler(tunix_sampler.Sampler):
     def _decoded_sharding(self, stored: jax.Array) -> jax.sharding.Sharding:
         if not self._gathered or not isinstance(stored.sharding, NamedSharding):
             return stored.sharding
-        return NamedSharding(self._mesh, PartitionSpec(*(_without_axis("fsdp", axes) for axes in stored.sharding.spec)))
+        return NamedSharding(self.mesh, PartitionSpec(*(_without_axis("fsdp", axes) for axes in stored.sharding.spec)))
+
+    def _laid_out_shardings(self) -> list[NamedSharding] | None:
+        """How `lay_out` shards its result; None on one device."""
+        if self.mesh.size == 1:
+            return None
+        stored = {_path(path): leaf for path, leaf in jax.tree.leaves_with_path(self.transformer_state)}
+        leaves = jax.tree.leaves_with_path(self._structure[1])
+        orders = self._orders or [tuple(range(leaf.ndim)) for _, leaf in leaves]
+        found = []
+        for (path, leaf), order in zip(leaves, orders, strict=True):
+            spec = getattr(self._decoded_sharding(stored[_path(path)]), "spec", ())
+            axes = [*spec, *[None] * (leaf.ndim - len(spec))]
+            found.append(NamedSharding(self.mesh, PartitionSpec(*(axes[dimension] for dimension in order))))
+        return found
 
     def decoded_weight_bytes(self) -> int:
         """Counts the bytes of all weights on each device in the decoding loop."""
         return sum(
             math.prod(self._decoded_sharding(leaf).shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            for leaf in jax.tree.leaves(self._weights())
+            for leaf in jax.tree.leaves(self.weights())
         )
 
     def lower_prefill(
-        self, rows: int, repeats: int, max_prompt_tokens: int, options: DrawingOptions
+        self, rows: int, repeats: int, max_prompt_tokens: int, places: int, options: DrawingOptions
     ) -> jax.stages.Lowered:
-        """Lowers the program of the longest prompts and the longest cache, without values, for another device."""
-        copies = padding.prompt_copies(rows // repeats, repeats, self._mesh.shape["fsdp"])
+        """Lowers the program of the longest prompts, without values, for another device."""
+        copies = padding.prompt_copies(rows // repeats, repeats, self.mesh.shape["fsdp"])
         return self.prefill.lower(
-            self._weights(),
+            self.weights(),
             jax.ShapeDtypeStruct((rows // repeats * copies, max_prompt_tokens), jnp.int32),
             jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)),
+            jax.ShapeDtypeStruct((rows,), bool),
             copies=repeats // copies,
-            capacity=options.max_completion_tokens,
+            places=places,
             options=options,
         )
 
+    def lower_lay_out(self, state: DecodingState) -> jax.stages.Lowered:
+        """Lowers the program that makes decoding's weights for such a state; only where `prepares_weights`."""
+        self._find_orders(state)
+        return self.lay_out.lower(self.weights())
+
     def lower_decode(self, state: DecodingState, options: DrawingOptions) -> jax.stages.Lowered:
         """Lowers the program that follows `lower_prefill`; `state` has its output's shapes and shardings."""
-        number = jax.ShapeDtypeStruct((), jnp.int32)
-        return self.decode.lower(self._weights(), state, number, number, options=options)
+        weights = jax.tree.leaves(self.weights())
+        if self.prepares_weights:
+            found = self.lower_lay_out(state).out_info
+            shardings = self._laid_out_shardings() or [None] * len(found)
+            weights = [
+                jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+                for leaf, sharding in zip(found, shardings, strict=True)
+            ]
+        return self.decode.lower(weights, state, jax.ShapeDtypeStruct((), jnp.int32), options=options)
 
     def abstract_state(self, prefill: jax.stages.Lowered) -> DecodingState:
         """Makes what a lowered prefill returns, without values, with the cache's shardings."""
@@ -420,6 +423,11 @@ class Sampler(tunix_sampler.Sampler):
             state.cache,
         )
         return state.replace(cache=cache)
+
+
+def _path(path: tuple) -> str:
+    """A leaf's path in a model's variables, as text."""
+    return jax.tree_util.keystr(path)
 
 
 def _without_axis(axis: str, axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:

@@ -18,7 +18,6 @@ from tunix.rl.grpo import grpo_learner
 from tunix.rl.rl_cluster import RLCluster, Role
 
 from gsm8k_grpo.common import estimators
-from gsm8k_grpo.config.batch_sizes import rollout_batch
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.groups import Group, count_tokens, sample_rows, sampling_metrics
@@ -179,7 +178,7 @@ class Learner(grpo_learner.GRPOLearner):
         self.rl_cluster.rollout.start_draw(step, draw)
         output = self.rl_cluster.generate(
             prompts=[row["prompt"] for row in repeated],
-            micro_batch_size=min(rollout_batch(settings), len(repeated)),
+            micro_batch_size=len(repeated),  # the rollout samples `rollout_batch` of them at a time
         )
         rewards = {
             name: np.asarray(values, np.float64)

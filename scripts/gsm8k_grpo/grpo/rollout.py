@@ -35,18 +35,20 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         generations: int = 1,
         gather_weights: bool = True,
         lora: Mapping | None = None,
+        slots: int | None = None,
     ):
         """
         Args:
           seed: the run's seed.
           generations: G. Prompts come in groups of G equal ones, and each group's prompt is computed once.
           gather_weights, lora: as in `Sampler`.
+          slots: how many completions are sampled at a time; None is all.
         """
         # Not `super().__init__`, which would make a second sampler. Its other methods read `_sampler`.
         self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights, lora)
         self.mesh = mesh
         self._temperature = rollout_config.temperature
-        self._seed, self._generations = seed, generations
+        self._seed, self._generations, self._slots = seed, generations, slots
         self.start_draw(0)
 
     def start_draw(self, step: int, draw: int = 0) -> None:
@@ -77,6 +79,7 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
             top_k=rollout_config.top_k,
             seed=keys,
             repeats=self._generations if grouped else 1,
+            slots=self._slots,
         )
         self.unsampled = np.concatenate([self.unsampled, output.unsampled])
         return base_rollout.RolloutOutput(

@@ -13,6 +13,7 @@ from tunix.rl.rl_cluster import ClusterConfig, RLCluster, RLTrainingConfig, Role
 from tunix.rl.rollout import base_rollout
 
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.config.batch_sizes import rollout_batch
 from gsm8k_grpo.generation.cache_length import cache_tokens
 from gsm8k_grpo.grpo.loss import LOSS
 from gsm8k_grpo.grpo.optimizer import make_optimizer
@@ -38,6 +39,7 @@ def rl_cluster_config(
             generations=training_settings["num_generations"],
             gather_weights=gather_weights,
             lora=training_settings["lora"],
+            slots=rollout_batch(training_settings),
         ),
         training_config=RLTrainingConfig(
             actor_optimizer=make_optimizer(training_settings),

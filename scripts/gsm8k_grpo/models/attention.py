@@ -2,6 +2,10 @@
 
 Tunix 0.1.7 stores both token by token, [B, S, K, H]. XLA's CPU compiler then transposes the keys and values of every
 layer for each new token.
+
+The cache is a ring: the place after the last one is the first. All rows write at the same place, so that a new token is
+one slice of the cache, but each row has tokens of its own number before it. A mask tells them apart. So a row can end
+and give its part of the cache to another one at any time.
 """
 
 import jax
@@ -13,7 +17,9 @@ MASKED_LOGIT = -2.3819763e38  # the logit of a masked key, as in Tunix's models
 
 
 def empty_cache(config: object, rows: int, tokens: int, dtype: jnp.dtype) -> dict:
-    """Makes an empty cache of all layers: keys, values, and [B] the number of used places, equal in all rows.
+    """Makes an empty cache of all layers: keys, values, and [B] the number of places written so far, equal in all rows.
+
+    The next place to write is that number modulo S.
 
     Args:
       config: of any Tunix model.
@@ -40,6 +46,50 @@ def repeat_and_extend(cache: dict, copies: int, tokens: int) -> dict:
     }
 
 
+def resize(cache: dict, tokens: int) -> dict:
+    """Moves a ring's newest tokens into a ring of S = `tokens` places."""
+
+    def resized(leaves: dict) -> dict:
+        places, shift = leaves["v"].shape[2], -leaves["end_index"][0]
+        keys, values = (jnp.roll(leaves[name], shift, axis) for name, axis in (("k", 3), ("v", 2)))  # oldest first
+        more, dropped = max(tokens - places, 0), max(places - tokens, 0)
+        return {
+            "k": jnp.pad(keys[..., dropped:], ((0, 0), (0, 0), (0, 0), (0, more))),
+            "v": jnp.pad(values[:, :, dropped:], ((0, 0), (0, 0), (0, more), (0, 0))),
+            "end_index": jnp.full_like(leaves["end_index"], min(places, tokens)),
+        }
+
+    return {layer: resized(leaves) for layer, leaves in cache.items()}
+
+
+def insert(cache: dict, new: dict, rows: jax.Array) -> dict:
+    """Puts other rows into a ring, so that their tokens end before the next place to write.
+
+    Args:
+      cache: the ring, of S places.
+      new: a cache of R rows that is full: its places, at most S, are all written.
+      rows: [R] of the ring, which the new ones replace.
+    """
+
+    def inserted(leaves: dict, given: dict) -> dict:
+        end, missing = leaves["end_index"][0], leaves["v"].shape[2] - given["v"].shape[2]
+        keys = jnp.roll(jnp.pad(given["k"], ((0, 0), (0, 0), (0, 0), (missing, 0))), end, 3)
+        values = jnp.roll(jnp.pad(given["v"], ((0, 0), (0, 0), (missing, 0), (0, 0))), end, 2)
+        return {**leaves, "k": leaves["k"].at[rows].set(keys), "v": leaves["v"].at[rows].set(values)}
+
+    return {layer: inserted(leaves, new[layer]) for layer, leaves in cache.items()}
+
+
+def token_ages(cache: dict, tokens: int = 1) -> jax.Array:
+    """Counts how many places lie between each of the next `tokens` tokens, T, and each place of a layer's ring.
+
+    Returns:
+      [T, S]; 0 is the token's own place.
+    """
+    places = cache["v"].shape[2]
+    return (cache["end_index"][0] + jnp.arange(tokens)[:, None] - jnp.arange(places)) % places
+
+
 def with_packed_tokens(cache: dict, packed: Packed) -> dict:
     """Tells a cache that its new tokens come packed."""
     return {layer: {**leaves, "packed": packed} for layer, leaves in cache.items()}
@@ -59,7 +109,7 @@ def cached_attention(
     Args:
       query: [B, T, N, H], scaled; [1, M, N, H] where the cache's entry `packed` is a `Packed`.
       key, value: [B, T, K, H] of the new tokens, or [1, M, K, H]; K divides N.
-      cache: the layer's part of `empty_cache`.
+      cache: the layer's part of `empty_cache`; several tokens must not wrap around its end.
       mask: [B, T, S] which places each query sees.
       softcap: of the logits, as in Gemma 2; None is no cap.
       precision: of the softmax; None is the query's.
@@ -72,7 +122,7 @@ def cached_attention(
         query, key, value = (packed.unpack(each, rows) for each in (query, key, value))
     rows, tokens, heads, head_dim = query.shape
     groups = heads // key.shape[2]
-    place = cache["end_index"][0]
+    place = cache["end_index"][0] % cache["v"].shape[2]
     keys = jax.lax.dynamic_update_slice(cache["k"], key.transpose(0, 2, 3, 1), (0, 0, 0, place))
     values = jax.lax.dynamic_update_slice(cache["v"], value.swapaxes(1, 2), (0, 0, place, 0))
     query = (

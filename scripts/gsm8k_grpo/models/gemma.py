@@ -167,12 +167,12 @@ def local_mask(attention_mask: jax.Array, cache: dict | None, window_tokens: int
 
     Args:
       attention_mask: [B, T, S], causal and without padding.
-      cache: tells the place of the first query; without a cache it is 0.
+      cache: tells the distances; without a cache, place follows place.
 
     Returns:
       [B, T, S].
     """
-    first = 0 if cache is None else cache["layer_0"]["end_index"][0]
-    queries = first + jnp.arange(attention_mask.shape[-2])
-    keys = jnp.arange(attention_mask.shape[-1])
-    return attention_mask & (keys[None, :] > queries[:, None] - window_tokens)
+    queries, keys = attention_mask.shape[-2:]
+    if cache is None:
+        return attention_mask & (jnp.arange(keys) > jnp.arange(queries)[:, None] - window_tokens)
+    return attention_mask & (attention.token_ages(cache["layer_0"], queries) < window_tokens)

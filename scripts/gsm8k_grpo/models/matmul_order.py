@@ -47,10 +47,15 @@ class WeightsFirst:
 
     def laid_out(self, weights: Sequence[jax.Array]) -> list[jax.Array]:
         """Lays out weights for a call: those that are multiplied get their contracted dimensions last."""
-        return [
-            jnp.moveaxis(weight, dims, _trailing(dims)) if (dims := self._contracted.get(var)) else weight
-            for var, weight in zip(self._weights, weights, strict=True)
-        ]
+        return [jnp.transpose(*each) for each in zip(weights, self.dimension_orders(), strict=True)]
+
+    def dimension_orders(self) -> list[tuple[int, ...]]:
+        """The dimensions of each weight in the order in which `laid_out` leaves them."""
+        orders = []
+        for var in self._weights:
+            last = self._contracted.get(var, ())
+            orders.append((*(dim for dim in range(len(var.aval.shape)) if dim not in last), *last))
+        return orders
 
     def __call__(self, weights: Sequence[jax.Array], *rest: object) -> object:
         """Calls the function with weights from `laid_out` and the other arguments."""

@@ -27,7 +27,8 @@ def alternative_settings(settings: Mapping, failing: list[str], meshes: list[dic
     for other in meshes:
         if other != {"fsdp": mesh["fsdp"], "tp": mesh["tp"]}:
             yield {"mesh": other}
-    if mesh["fsdp"] > 1 and mesh["decode_weights"] == "gathered" and any(name.endswith("decode") for name in failing):
+    gathers = mesh["fsdp"] > 1 and mesh["decode_weights"] == "gathered"
+    if gathers and any(name.endswith(("weights", "decode", "refill")) for name in failing):
         yield {"mesh": {"decode_weights": "sharded"}}
     if "gradient" in failing:
         stronger = {None: ("selective", "full"), "selective": ("full",), "full": ()}

@@ -10,15 +10,13 @@ def program_bounds(record: Mapping, accelerator: Accelerator, dtype: str) -> dic
     """The least seconds that a program takes on a chip, and the resource that limits it.
 
     For a decoding program the bound is that of one token, which reads at least the weights and the KV cache. The
-    compiler's byte count does not serve there: it includes what runs once, before the loop. `before_loop_seconds` is
-    the time to gather the weights.
+    compiler's byte count does not serve there: it includes what runs once, outside of the loop.
     """
     decodes = record["name"].endswith("decode")
     seconds = {
         "compute": record["flops"] / accelerator.peak_flops[dtype],
         "memory": record["read_bytes" if decodes else "bytes_accessed"] / accelerator.hbm_bytes_per_second,
     }
-    before_loop = 0.0
     if accelerator.interconnect_bytes_per_second:
         in_loops, outside = (
             sum(kind["bytes"] for kind in record["collectives"][place].values())
@@ -26,13 +24,11 @@ def program_bounds(record: Mapping, accelerator: Accelerator, dtype: str) -> dic
             for place in ("in_loops", "outside")
         )
         seconds["interconnect"] = in_loops if decodes else in_loops + outside
-        before_loop = outside
     bound_by = max(seconds, key=seconds.get)
     return {
         "bound_seconds": seconds[bound_by],
         "bound_by": bound_by,
         "seconds_by": seconds,
-        **({"before_loop_seconds": before_loop} if decodes else {}),
     }
 
 
@@ -41,14 +37,13 @@ def estimate_training(
 ) -> dict:
     """The least time of a step and of the whole training: the programs' bounds, each as often as it runs."""
     training = settings["training"]
-    by_name = {record["name"]: record for record in records}
-    bound = {name: record["bound_seconds"] for name, record in by_name.items()}
+    bound = {record["name"]: record["bound_seconds"] for record in records}
     completions = step_completions(training)
     micro_batches, batches = completions // micro_batch(training), completions // rollout_batch(training)
     batch = {
         stage: bound[f"{stage}_prefill"]
         + settings[block]["max_completion_tokens"] * bound[f"{stage}_decode"]
-        + by_name[f"{stage}_decode"]["before_loop_seconds"]
+        + bound.get(f"{stage}_weights", 0.0)
         for stage, block in (("rollout", "training"), ("evaluation", "evaluation"))
     }
     rollouts = batches * batch["rollout"]

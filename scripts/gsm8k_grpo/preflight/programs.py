@@ -11,10 +11,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.rl import trainer as rl_trainer
 
-from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch
+from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch, step_completions
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
-from gsm8k_grpo.generation.sampler import DecodingState, DrawingOptions, Sampler
+from gsm8k_grpo.generation.decoding_state import DecodingState, DrawingOptions
+from gsm8k_grpo.generation.sampler import Sampler
+from gsm8k_grpo.generation.slots import refill_rows
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.loss import TrainExample
 from gsm8k_grpo.grpo.update import PolicyUpdate
@@ -48,12 +50,18 @@ def bytes_per_chip(tree: object) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class SamplerPrograms:
-    """A sampler, its drawing options, its lowered prefill and the abstract state that the prefill returns."""
+    """A sampler, its drawing options, its lowered prefills and the abstract states that they return.
+
+    Attributes:
+      refill, refilled: the prefill of some slots while the others go on; None where all are filled at once.
+    """
 
     sampler: Sampler
     drawing: DrawingOptions
     prefill: jax.stages.Lowered
     state: DecodingState
+    refill: jax.stages.Lowered | None
+    refilled: DecodingState | None
 
 
 class Programs:
@@ -99,22 +107,32 @@ class Programs:
         """The programs' names in the order in which a step runs them; evaluation comes last."""
         training = self._settings["training"]
         return [
-            "rollout_prefill",
-            "rollout_decode",
+            *self._sampler_names("rollout"),
             *(["reference_log_probs"] if training["beta"] else []),
             *(["old_log_probs"] if training["num_iterations"] > 1 else []),
             "gradient",
             "optimizer_step",
-            "evaluation_prefill",
-            "evaluation_decode",
+            *self._sampler_names("evaluation"),
+        ]
+
+    def _sampler_names(self, stage: str) -> list[str]:
+        """The programs of `rollout` or `evaluation`: all slots' prompts, decoding's own weights, decoding, a refill."""
+        traced = self._sampler(stage)
+        return [
+            f"{stage}_prefill",
+            *([f"{stage}_weights"] if traced.sampler.prepares_weights else []),
+            f"{stage}_decode",
+            *([f"{stage}_refill"] if traced.refill else []),
         ]
 
     def lower(self, name: str) -> jax.stages.Lowered:
         """Traces the program with abstract arguments."""
         stage, _, part = name.partition("_")
         with jax_internals.devices_seen_as(self.mesh):
-            if part == "prefill":
-                return self._sampler(stage).prefill
+            if part in ("prefill", "refill"):
+                return getattr(self._sampler(stage), part)
+            if part == "weights":
+                return self._sampler(stage).sampler.lower_lay_out(self._sampler(stage).state)
             if part == "decode":
                 traced = self._sampler(stage)
                 return traced.sampler.lower_decode(self._decoding_states.get(stage, traced.state), traced.drawing)
@@ -134,15 +152,20 @@ class Programs:
 
     def rows(self, name: str) -> int:
         """Sequences that the program works on at a time."""
-        if name.startswith("evaluation"):
+        stage, _, part = name.partition("_")
+        if part == "refill":
+            return self._sampler(stage).refilled.done.shape[0]
+        if stage == "evaluation":
             evaluation = self._settings["evaluation"]
             return min(evaluation["batch_size"], evaluation["rows"] or evaluation["batch_size"])
         training = self._settings["training"]
-        return rollout_batch(training) if name.startswith("rollout") else micro_batch(training)
+        return rollout_batch(training) if stage == "rollout" else micro_batch(training)
 
     def kv_cache_bytes(self, name: str) -> int:
         """Bytes of the program's KV cache on each chip at its longest; 0 where it has none."""
         stage, _, part = name.partition("_")
+        if part == "refill":
+            return bytes_per_chip(self._sampler(stage).refilled.cache)
         return bytes_per_chip(self._sampler(stage).state.cache) if part in ("prefill", "decode") else 0
 
     def first_cache_bytes(self, name: str) -> int:
@@ -172,11 +195,25 @@ class Programs:
         if name == "reference_log_probs":
             quantised = self._reference is self._policy
             return second_model + (0 if quantised else self.adapter_bytes) + self.optimizer_bytes
-        if name in ("rollout_prefill", "rollout_decode", "old_log_probs", "gradient"):
+        stage, _, part = name.partition("_")
+        if stage in ("rollout", "evaluation"):
+            training_state = second_model + self.optimizer_bytes if stage == "rollout" else 0
+            return training_state + self._beside_sampling_bytes(stage, part)
+        if name in ("old_log_probs", "gradient"):
             return second_model + self.optimizer_bytes
         if name == "optimizer_step":  # with LoRA, the frozen weights are none of its arguments
             return second_model + (self.base_bytes if training["lora"] else 0)
         return 0
+
+    def _beside_sampling_bytes(self, stage: str, part: str) -> int:
+        """Bytes that sampling itself keeps beside a program's arguments: caches, and weights of the other kind."""
+        sampler, cache = self._sampler(stage).sampler, self.kv_cache_bytes(f"{stage}_decode")
+        prepared = sampler.prepares_weights
+        if part == "weights":
+            return self.first_cache_bytes(f"{stage}_decode") or cache
+        if part == "decode":
+            return self.base_bytes + self.adapter_bytes if prepared else 0
+        return cache + (sampler.decoded_weight_bytes() if prepared else 0) if part == "refill" else 0
 
     def abstract_array(self, shape: tuple[int, ...], dtype: object, axis: str | None = "fsdp") -> jax.ShapeDtypeStruct:
         """An array without values whose first dimension is sharded over a mesh axis."""
@@ -239,8 +276,12 @@ class Programs:
         options, training = self._stage_settings(stage), self._settings["training"]
         prompt_tokens, limit = self._settings["prompt"]["max_tokens"], options["max_completion_tokens"]
         gather = self._settings["mesh"]["decode_weights"] == "gathered"
-        rows = self.rows(f"{stage}_prefill")
-        repeats = math.gcd(options["samples"], rows) if stage == "evaluation" else training["num_generations"]
+        rows, fsdp = self.rows(f"{stage}_prefill"), self.mesh.shape["fsdp"]
+        wanted, repeats = step_completions(training), training["num_generations"]
+        if stage == "evaluation":  # of all rows of a split where their number is not set
+            wanted, repeats = (options["rows"] or math.inf) * options["samples"], options["samples"]
+        refilled = refill_rows(wanted, rows, limit, fsdp)
+        repeats = math.gcd(repeats, rows, refilled)
         drawn = (options["temperature"], options["top_k"], options["top_p"])
         drawing = DrawingOptions(limit, PLACEHOLDER_STOP_IDS, *drawn)
         tokenizer, longest_cache = PlaceholderTokenizer(), cache_tokens(prompt_tokens, limit)
@@ -248,5 +289,10 @@ class Programs:
             sampler = Sampler(
                 self._policy, tokenizer, longest_cache, self.mesh, gather, training["lora"], self._for_cpu
             )
-            prefill = sampler.lower_prefill(rows, repeats, prompt_tokens, drawing)
-        return SamplerPrograms(sampler, drawing, prefill, sampler.abstract_state(prefill))
+            lower = functools.partial(sampler.lower_prefill, repeats=repeats, max_prompt_tokens=prompt_tokens)
+            prefill = lower(rows, places=longest_cache, options=drawing)
+            refill = lower(refilled, places=prompt_tokens, options=drawing) if refilled < rows else None
+        return SamplerPrograms(
+            *(sampler, drawing, prefill, sampler.abstract_state(prefill)),
+            *(refill, refill and sampler.abstract_state(refill)),
+        )

@@ -1,4 +1,4 @@
-"""The finished batches of an evaluation, on disk: a killed evaluation resumes after them."""
+"""The finished rows of an evaluation, on disk: a killed evaluation goes on with the others."""
 
 import json
 import os
@@ -7,47 +7,46 @@ from pathlib import Path
 from gsm8k_grpo.common import files
 
 
-class BatchLog:
+class RowLog:
     """A file beside the artifacts, named after a fingerprint; `finish` deletes it.
 
     Attributes:
       folder, fingerprint: as given.
-      batches: `rows` and `seconds` of each finished batch.
+      rows: the finished rows, in the order in which they ended.
+      seconds: that they took.
       starts: processes that have worked on the evaluation, with this one.
     """
 
     def __init__(self, folder: Path, fingerprint: str):
-        """Reads the batches of earlier processes, if there are any.
+        """Reads the rows of earlier processes, if there are any.
 
         Args:
           folder: where the artifacts will be written.
-          fingerprint: of everything that the rows depend on; only batches with the same fingerprint are used.
+          fingerprint: of everything that the rows depend on; only rows with the same fingerprint are used.
         """
         self.folder, self.fingerprint = folder, fingerprint
         self._path = folder / f"unfinished-{fingerprint[:16]}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        self.batches: list[dict] = []
-        self.starts = 1
-        for row in files.read_jsonl_prefix(self._path):
-            if "starts" in row:
-                self.starts += row["starts"]
+        self.rows: list[dict] = []
+        self.seconds, self.starts = 0.0, 1
+        groups = []
+        for line in files.read_jsonl_prefix(self._path):
+            if "starts" in line:
+                self.starts += line["starts"]
             else:
-                self.batches.append(row)
-        files.write_jsonl(self._path, [{"starts": self.starts}, *self.batches])
+                groups.append(line)
+                self.rows += line["rows"]
+                self.seconds += line["seconds"]
+        files.write_jsonl(self._path, [{"starts": self.starts}, *groups])
         self._handle = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (`finish` closes it)
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of all batches."""
-        return sum(batch["seconds"] for batch in self.batches)
-
     def append(self, rows: list[dict], seconds: float) -> None:
-        """Adds one batch; it is on the disk when this returns."""
-        batch = {"rows": rows, "seconds": seconds}
-        self._handle.write(json.dumps(batch) + "\n")
+        """Adds rows that ended together; they are on the disk when this returns."""
+        self._handle.write(json.dumps({"rows": rows, "seconds": seconds}) + "\n")
         self._handle.flush()
         os.fsync(self._handle.fileno())
-        self.batches.append(batch)
+        self.rows += rows
+        self.seconds += seconds
 
     def finish(self) -> None:
         """Deletes this log and those of other fingerprints. Call it once the artifacts are written."""
