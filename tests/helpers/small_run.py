@@ -15,9 +15,6 @@ import yaml
 from loopback_hubs import SECRETS
 
 CREDENTIALS = ("HF_TOKEN", "KAGGLE_KEY", "WANDB_API_KEY")
-# Programs this small run as fast without most optimizations, and compile in two thirds of the time.
-ENVIRONMENT = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
 
 SMALLEST = {
     "dataset": {"train_rows": 300, "test_rows": 20},
@@ -52,7 +49,7 @@ ROOT = Path(__file__).parents[2]
 def snakemake(folder, *arguments):
     """Runs Snakemake in a copy of the project; returns (exit status, everything printed)."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**ENVIRONMENT, "PATH": path, **dict(zip(CREDENTIALS, SECRETS, strict=True))}
+    environment = {**os.environ, "PATH": path, **dict(zip(CREDENTIALS, SECRETS, strict=True))}
     command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "1", "--configfile", "smallest.yaml"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -89,7 +86,7 @@ def train(folder, output, environment=None, arguments=(), mesh=None, **changed):
             *arguments,
         ],
         cwd=folder,
-        env={**ENVIRONMENT, **(environment or {})},
+        env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -148,7 +145,7 @@ def devices(count):
 
 def fails(folder, *command):
     """What a stage prints when it ends on an error, which must be one line that says ERROR."""
-    done = subprocess.run([sys.executable, *command], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return next(line for line in done.stderr.splitlines() if line.startswith("ERROR: "))

@@ -44,8 +44,10 @@ AFTER_MODEL = {"base_model tiny"} | AFTER_PROMPTS
 AFTER_DATA = {"download word-problems"} | AFTER_MODEL
 EVERYTHING = {"settings tiny"} | AFTER_DATA
 
+# What loading the workflow imports.
+LIBRARIES = ("docutils.nodes", "numpy", "pandas", "pydantic", "requests", "smart_open", "snakemake.report", "yte")
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["snakemake.cli"])
+_forks.set_forkserver_preload(["snakemake.cli", "snakemake.executors.touch", *LIBRARIES])
 
 
 @dataclass(frozen=True)
@@ -115,16 +117,18 @@ class Snakemake:
 
 def _call(folder: str, arguments: tuple[str, ...], environment: dict[str, str], printed: str) -> None:
     """In a process of its own."""
+    import snakemake.cli
+    from snakemake.executors import touch
+
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
     exec(OFFLINE, {})
+    touch.Executor.SLEEPING_TIME = 0  # between jobs of `--touch`; contents are compared, not times
     file = os.open(printed, os.O_WRONLY)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    import snakemake.cli
-
     sys.argv = ["snakemake", *arguments]
     snakemake.cli.main(list(arguments))
 

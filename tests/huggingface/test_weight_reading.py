@@ -135,7 +135,6 @@ for architecture, folder, mesh, modules in json.loads(input()):
             **os.environ,
             "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
             "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "PYTHONPATH": str(ROOT / "scripts"),
         },
         capture_output=True,

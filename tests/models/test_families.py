@@ -177,7 +177,6 @@ def test_a_miniature_is_pretrained_trained_and_evaluated(name, tmp_path):
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "PYTHONPATH": str(ROOT / "scripts"),
         },
         cwd=tmp_path,

@@ -12,7 +12,7 @@ import yaml
 
 from gsm8k_grpo.report.metric_catalogue import panels_of
 from loopback_hubs import SECRETS
-from small_run import ENVIRONMENT, fails, read, rows, snakemake
+from small_run import fails, read, rows, snakemake
 
 
 def test_a_second_call_says_that_there_is_nothing_to_be_done(finished):
@@ -144,7 +144,6 @@ def test_the_same_artifacts_give_the_same_report(finished):
     done = subprocess.run(
         [sys.executable, "scripts/report.py", "--recipes", "tiny", "--results", "results", "--output", "again.html"],
         cwd=finished,
-        env=ENVIRONMENT,
     )
     assert done.returncode == 0
     assert (finished / "again.html").read_bytes() == before

@@ -1,5 +1,6 @@
 """Training on simulated devices and in several processes."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from small_run import ENVIRONMENT, ROOT, assert_the_same, devices, ended, rows, train, wait_for, without_seconds
+from small_run import ROOT, assert_the_same, devices, ended, rows, train, wait_for, without_seconds
 
 pytestmark = pytest.mark.slow
 
@@ -104,5 +105,5 @@ print("sharded")
 
 def test_cache_and_adapters_are_sharded_over_all_devices():
     command = [sys.executable, "-c", SHARDED]
-    done = subprocess.run(command, cwd=ROOT, env={**ENVIRONMENT, **devices(8)}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **devices(8)}, capture_output=True, text=True)
     assert done.stdout == "sharded\n", done.stderr

@@ -9,7 +9,7 @@ import yaml
 
 from gsm8k_grpo.common.errors import PipelineError
 from small_models import completed
-from small_run import ENVIRONMENT, ended, read, rows
+from small_run import ended, read, rows
 
 
 def test_the_same_evaluation_is_taken_over_and_another_is_made(finished, tmp_path):
@@ -19,7 +19,7 @@ def test_the_same_evaluation_is_taken_over_and_another_is_made(finished, tmp_pat
 
     def evaluate(output, *arguments):
         command = [sys.executable, "scripts/evaluate.py", *chosen, "--output", tmp_path / output, *arguments]
-        return ended(subprocess.Popen(command, cwd=finished, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True))
+        return ended(subprocess.Popen(command, cwd=finished, stdout=subprocess.PIPE, text=True))
 
     printed = evaluate("taken", "--same", *same)
     assert "its rows are taken over" in printed and "completions/s" not in printed
@@ -43,7 +43,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
         command += ["--rows", "results/tiny/prompts/test.jsonl", "--model", "results/models/tiny"]
         command += ["--checkpoints", "results/tiny/training/checkpoints.json", "--checkpoint", "step-2"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen([*command, "--output", output], cwd=finished, env=ENVIRONMENT, **pipes)
+        return subprocess.Popen([*command, "--output", output], cwd=finished, **pipes)
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     ended(start(whole))

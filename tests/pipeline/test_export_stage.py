@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from small_models import completed
-from small_run import ENVIRONMENT, fails, read, rows, snakemake
+from small_run import fails, read, rows, snakemake
 
 
 def export(folder, results, output):
@@ -107,9 +107,7 @@ def test_the_export_gives_the_same_prompts_and_greedy_answers_in_transformers_an
 
 @pytest.mark.slow
 def test_the_same_artifacts_give_the_same_export(finished, exported, tmp_path):
-    done = subprocess.run(
-        [sys.executable, *export(finished, "results", tmp_path / "again")], cwd=finished, env=ENVIRONMENT
-    )
+    done = subprocess.run([sys.executable, *export(finished, "results", tmp_path / "again")], cwd=finished)
     assert done.returncode == 0
     first, second = (read(folder / "export.json") for folder in (exported, tmp_path / "again"))
     # The adapters name the folder of their base.
@@ -152,7 +150,7 @@ def test_what_cannot_be_exported_is_said_in_one_sentence_and_loses_no_finished_e
     fresh()
     # No file may grow beyond 100 kB: what the disk answers then is what it answers when it is full, in the same calls.
     limited = f"ulimit -f 100; exec {sys.executable} {' '.join(export(finished, results, results / 'tiny/export'))}"
-    done = subprocess.run(["bash", "-c", limited], cwd=finished, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", limited], cwd=finished, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     (error,) = (line for line in done.stderr.splitlines() if line.startswith("ERROR: "))
     assert "model.safetensors: cannot be written" in error and "free some space" in error

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from small_run import ENVIRONMENT, assert_the_same, ended, fails, read, train, wait_for
+from small_run import assert_the_same, ended, fails, read, train, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def test_a_signal_to_all_processes_saves_too_and_the_log_says_so(finished, tmp_p
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    process = subprocess.Popen(command, cwd=folder, env={**ENVIRONMENT, "PATH": path}, start_new_session=True, **pipes)
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PATH": path}, start_new_session=True, **pipes)
     wait_for(process, folder / "results/tiny/training", "metrics.jsonl", more_than=2)
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=120)
@@ -84,7 +84,7 @@ def test_sigterm_on_a_full_disk_says_so(finished, tmp_path):
     limited = f"ulimit -f 20; exec {sys.executable} scripts/train.py --settings {output.with_suffix('.yaml')}"
     limited += f" --output {output} --rows results/tiny/prompts/train.jsonl --model results/models/tiny"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    stopped = subprocess.Popen(["bash", "-c", limited], cwd=finished, env=ENVIRONMENT, **pipes)
+    stopped = subprocess.Popen(["bash", "-c", limited], cwd=finished, **pipes)
     wait_for(stopped, output, "metrics.jsonl")
     stopped.send_signal(signal.SIGTERM)
     printed = ended(stopped, 128 + signal.SIGTERM)
@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_clear_error_and_the_checkpoints_before_stand(finishe
     chosen = output.with_suffix(".yaml")
     limited = f"ulimit -f 20; exec {sys.executable} scripts/train.py --settings {chosen} --output {output}"
     limited += " --rows results/tiny/prompts/train.jsonl --model results/models/tiny"
-    done = subprocess.run(["bash", "-c", limited], cwd=finished, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", limited], cwd=finished, capture_output=True, text=True)
     error = next(line for line in done.stderr.splitlines() if line.startswith("ERROR: "))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert (

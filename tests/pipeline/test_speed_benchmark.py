@@ -23,7 +23,7 @@ def measured(root, tmp_path_factory):
     """(What a quick run wrote, what it printed): ours and stock, minuscule."""
     output = tmp_path_factory.mktemp("speed") / "results.json"
     arguments = ("--quick", "--contestants", "ours", "stock", "--warm-up", "1", "--steps", "2", "--output", output)
-    ran = python(root, "benchmarks/speed/run.py", *arguments, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    ran = python(root, "benchmarks/speed/run.py", *arguments)
     assert ran.returncode == 0, ran.stderr + ran.stdout
     return json.loads(output.read_text()), ran.stdout
 
@@ -86,7 +86,7 @@ def test_a_workload_that_is_measured_again_replaces_its_entry_alone(root, measur
         "--steps",
         "1",
     )
-    ran = python(root, "benchmarks/speed/run.py", *arguments, "--output", output, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    ran = python(root, "benchmarks/speed/run.py", *arguments, "--output", output)
     assert ran.returncode == 0, ran.stderr
     found = json.loads(output.read_text())
     assert found["other"] == measured[0]["quick"] and list(found["quick generation"]["contestants"]) == ["stock"]

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from gsm8k_grpo.config.merging import merge
@@ -43,7 +42,6 @@ def on_eight_devices(root):
     def run(script, *arguments, **environment):
         settings = json.dumps(effective_settings("tiny", SMALL))
         environment |= {
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "JAX_ENABLE_COMPILATION_CACHE": "false",  # compilations are recorded
             "PYTHONPATH": str(root / "scripts"),
             "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -58,11 +56,3 @@ def on_eight_devices(root):
         return json.loads(done.stdout.splitlines()[-1])
 
     return run
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Leaves out most of XLA's optimizations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

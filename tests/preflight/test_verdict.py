@@ -21,7 +21,7 @@ CARD = ACCELERATORS["rtx4090-24gb"]
 
 
 @pytest.fixture(scope="module")
-def fitting(quick_compilation, one_chip):
+def fitting(one_chip):
     """(The result for a recipe that fits, its lines of progress)."""
     progress = []
     return verdict.run_preflight(one_chip(), CARD, progress.append), progress

@@ -22,25 +22,27 @@ _TYPES_OF_SETTINGS = re.compile(r"/config/(schema|blocks_\w+)\.py$")
 
 
 @functools.cache
-def _imported_files(path: Path) -> tuple[Path, ...]:
-    """The library's modules that one source file imports, anywhere in it."""
+def _imports_and_code(path: Path) -> tuple[tuple[str, ...], str]:
+    """What one Python file imports of the library, anywhere in it, and its code without comments and docstrings."""
+    tree = ast.parse(path.read_bytes())
     found = []
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE:
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.split(".")[0] == PACKAGE]
-        else:
-            continue
-        for name in names:
-            module = SCRIPTS.joinpath(*name.split("."))
-            found += [file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file()]
-    return tuple(found)
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:] or [ast.Pass()]
+    return tuple(name for name in found if name.split(".")[0] == PACKAGE), ast.unparse(tree)
 
 
-@functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _imported_files(path: Path) -> list[Path]:
+    """The library's modules that one source file imports."""
+    modules = [SCRIPTS.joinpath(*name.split(".")) for name in _imports_and_code(path)[0]]
+    files = [file for module in modules for file in (module.with_suffix(".py"), module / "__init__.py")]
+    return [file for file in files if file.is_file()]
 
 
 @functools.cache
@@ -80,13 +82,5 @@ def source_hash(entry: str) -> str:
 @functools.cache
 def _meaning(path: Path) -> str:
     """A file's hash; of Python, of its code without comments and docstrings."""
-    content = path.read_bytes()
-    if path.suffix == ".py":
-        tree = ast.parse(content)
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                first = node.body[0] if node.body else None
-                if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                    node.body = node.body[1:] or [ast.Pass()]
-        content = ast.unparse(tree).encode()
+    content = _imports_and_code(path)[1].encode() if path.suffix == ".py" else path.read_bytes()
     return hashlib.sha256(content).hexdigest()
