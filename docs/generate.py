@@ -154,10 +154,7 @@ def published_and_mended() -> str:
 
 def edits() -> str:
     """The edits of the reward audit."""
-    left = {
-        name: "the same everywhere" if edit.constant else "yes" if edit.reasoning else "no"
-        for name, edit in EDITS.items()
-    }
+    left = {name: "its form" if edit.ritual else "yes" if edit.reasoning else "no" for name, edit in EDITS.items()}
     rows = [[f"`{name}`", edit.about, left[name]] for name, edit in EDITS.items()]
     return table(["edit", "what it is", "any reasoning left"], rows)
 

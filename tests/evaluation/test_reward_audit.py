@@ -10,15 +10,15 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.evaluation.reward_audit import audit_rewards, base_completions, gold_completions
-from gsm8k_grpo.evaluation.reward_edits import EDITS
+from gsm8k_grpo.evaluation.reward_edits import EDITS, STEPS
 from gsm8k_grpo.rewards import answers, scoring
 from gsm8k_grpo.rewards.answers import Reasoning, Tags
 
 TAGS = Tags("<r>", "</r>", "<a>", "</a>")
 DEFAULT = list(effective_settings("tiny", {})["training"]["rewards"])
 WEIGHTED = ["weighted_format", "weighted_logic", "weighted_accuracy", "self_correction", "fitting_length"]
-CONSTANT = {name for name, edit in EDITS.items() if edit.constant}
-WITHOUT = {name for name, edit in EDITS.items() if not edit.reasoning} - CONSTANT
+RITUALS = {name for name, edit in EDITS.items() if edit.ritual}
+WITHOUT = {name for name, edit in EDITS.items() if not edit.reasoning} - RITUALS
 LIMIT = 40
 
 
@@ -110,15 +110,20 @@ def calculated(completion, gold, tags):
     return float(bool(found) and found[-1].result == gold and answers.strict(completion, tags) == gold)
 
 
-def test_the_same_reasoning_in_every_row_is_a_limit_and_no_warning(reward):
+def test_the_mere_form_of_a_reasoning_is_a_limit_and_no_warning(reward):
     found = audit(DEFAULT)
     edits = found["sources"]["gold"]["edits"]
-    assert len(CONSTANT) == 2 and all(edits[name]["pays_as_honest"] for name in CONSTANT)
+    assert len(RITUALS) == 4 and all(edits[name]["pays_as_honest"] for name in RITUALS)
     assert found["warning"] is None
     assert "30 honest completions 9.50, same_calculation 9.50, same_words 9.50" in found["limit"]
-    assert "no setting mends it" in found["limit"]
-    # A reward that follows the calculation to the answer sees it; one that needs no reasoning at all is warned of.
-    assert audit(reward(calculated))["limit"] is None
+    # The weighted sets pay more for the same steps in every row than for honest work.
+    found = audit(WEIGHTED)
+    edits, honest = found["sources"]["gold"]["edits"], found["sources"]["gold"]["honest"]
+    assert edits["same_steps"]["total"] > honest["total"] and "same_steps 1.20" in found["limit"]
+    # A reward that follows the calculation to the answer misses one alone.
+    limit = audit(reward(calculated))["limit"]
+    assert "answer_plus_zero 1.00" in limit and "same_" not in limit
+    # One that needs no reasoning at all is warned of.
     found = audit(reward(holed))
     assert found["limit"] is None and found["warning"]
 
@@ -187,6 +192,8 @@ def test_each_edit_is_what_its_description_says():
         "filler": f"<r>{' '.join(['so'] * LIMIT)}</r>\n<a>60</a>",
         "same_calculation": "<r>1+1=2</r>\n<a>60</a>",
         "same_words": "<r>so then now well thus hence</r>\n<a>60</a>",
+        "same_steps": f"<r>{STEPS}</r>\n<a>60</a>",
+        "answer_plus_zero": "<r>60+0=60</r>\n<a>60</a>",
         "reasoning_shuffled": "",
         "reasoning_of_another_row": "",
         "reasoning_contradicts": f"<r>{_other(reasoning, texts)}</r>\n<a>60</a>",
@@ -313,6 +320,6 @@ def test_a_failing_reward_of_ones_own_is_one_sentence(stage, body, said):
 
 
 def test_edits_have_one_sentence_each():
-    assert len(WITHOUT) == 4 and len(EDITS) == 12
+    assert len(WITHOUT) == 4 and len(EDITS) == 14
     for name, edit in EDITS.items():
         assert edit.about.count(".") == 1 and edit.about.endswith(".") and len(edit.about) <= 100, name

@@ -104,7 +104,7 @@ def audit_rewards(
       seed: every draw derives from it, the edit and the row.
 
     Returns:
-      `edits` (by name: `about`, `reasoning`, `constant`, and `example`, of the first completion), `sources` (by name:
+      `edits` (by name: `about`, `reasoning`, `ritual`, and `example`, of the first completion), `sources` (by name:
       `n` rows; `honest`; and by name `edits`), `warning` (a sentence, or None) and `limit` (a sentence on what the
       rewards cannot see, or None). `honest` and each edit have `rewards` (the
       mean of each) and `total` (the mean of their sum); an edit also has `at_least_honest` (the share of rows where
@@ -126,7 +126,7 @@ def audit_rewards(
             examples = {name: texts[0] for name, texts in edited.items()}
     edits = {
         name: {
-            **{"about": edit.about, "reasoning": edit.reasoning, "constant": edit.constant},
+            **{"about": edit.about, "reasoning": edit.reasoning, "ritual": edit.ritual},
             "example": examples.get(name),
         }
         for name, edit in EDITS.items()
@@ -181,7 +181,7 @@ def _warning(audited: Mapping[str, dict]) -> str | None:
             "reward audit: no dev row has a solution, and the base model wrote no right answer in the format, so it is "
             "unknown what the rewards pay for; read training/samples.jsonl while the run trains"
         )
-    paying = _paying(audited, constant=False)
+    paying = _paying(audited, ritual=False)
     if not paying:
         return None
     return (
@@ -192,28 +192,28 @@ def _warning(audited: Mapping[str, dict]) -> str | None:
 
 
 def _limit(audited: Mapping[str, dict]) -> str | None:
-    """A sentence if the same reasoning in every row earns as much as honest work, and no reasoning at all earns less.
+    """A sentence if the mere form of a reasoning earns as much as honest work, and no reasoning at all earns less.
 
-    It is no warning, because no setting mends it: a rule on the form of a reasoning cannot know its problem.
+    It is no warning, because rules that judge the form of a reasoning cannot know its problem.
     """
-    paying = _paying(audited, constant=True)
-    if not paying or _paying(audited, constant=False):
+    paying = _paying(audited, ritual=True)
+    if not paying or _paying(audited, ritual=False):
         return None
     return (
-        "the rewards cannot see whether a reasoning belongs to its problem: the same one in every row earns as much as "
-        f"honest work (mean totals: {paying}). Rewards that follow rules have this limit, and no setting mends it. "
-        "Training warns if calculations vanish or no longer give the answers; read training/samples.jsonl too"
+        "the rewards cannot see whether a reasoning belongs to its problem: its mere form earns as much as honest work "
+        f"(mean totals: {paying}). Rewards that judge the form have this limit. Training warns if calculations vanish "
+        "or no longer give the answers; read training/samples.jsonl too"
     )
 
 
-def _paying(audited: Mapping[str, dict], constant: bool) -> str:
+def _paying(audited: Mapping[str, dict], ritual: bool) -> str:
     """The edits without reasoning that earn as much as honest work, with their totals; empty if none does."""
     paying = []
     for source, found in audited.items():
         named = [
             f"{name} {each['total']:.2f}"
             for name, each in found["edits"].items()
-            if each["pays_as_honest"] and not EDITS[name].reasoning and EDITS[name].constant == constant
+            if each["pays_as_honest"] and not EDITS[name].reasoning and EDITS[name].ritual == ritual
         ]
         if named:
             honest = f"{found['n']} honest completions {found['honest']['total']:.2f}"

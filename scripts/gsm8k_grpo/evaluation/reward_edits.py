@@ -55,7 +55,7 @@ class Edit(NamedTuple):
     about: str  # one sentence
     reasoning: bool  # whether anything is left that could be a reasoning of this problem
     apply: Callable[[Material], str]
-    constant: bool = False  # whether it is the same reasoning in every row, as `prompt.reasoning` asks for it
+    ritual: bool = False  # whether it has the form of a reasoning, as `prompt.reasoning` asks for it, and no content
 
 
 def _shuffled(of: Material) -> str:
@@ -74,15 +74,26 @@ def _contradicting(of: Material) -> str:
     return of.completion(reasoning=f"{''.join(parts)}{of.reasoning[end:]} So the answer is {of.wrong}.")
 
 
+def _asked_calculations(of: Material) -> int:
+    """How many calculations count as reasoning; one, where calculations do not count."""
+    return of.tags.reasoning.calculations or 1
+
+
 def _same_calculation(of: Material) -> str:
-    """As many calculations as count as reasoning; one, where calculations do not count."""
-    return of.completion(reasoning=" ".join(["1+1=2"] * (of.tags.reasoning.calculations or 1)))
+    return of.completion(reasoning=" ".join(["1+1=2"] * _asked_calculations(of)))
 
 
 def _same_words(of: Material) -> str:
     """As many different words as count as reasoning; six, where words do not count."""
     words = ("".join(parts) for length in itertools.count(1) for parts in itertools.product(FILLERS, repeat=length))
     return of.completion(reasoning=" ".join(itertools.islice(words, of.tags.reasoning.words or len(FILLERS))))
+
+
+# What rules look for in a reasoning: calculations, connecting words, a slip that is taken back, a middling length.
+STEPS = (
+    "First, 1 + 1 = 3. Wait, that is wrong: actually, 1 + 1 = 2. Then 2 + 2 = 4, so therefore 4 is what we need here, "
+    "as it is in every problem."
+)
 
 
 def _doubled(of: Material) -> str:
@@ -108,6 +119,18 @@ EDITS = {
     ),
     "same_words": Edit(
         "The reasoning is the same filler words in every row, as many as count as reasoning.", False, _same_words, True
+    ),
+    "same_steps": Edit(
+        "The reasoning is the same steps in every row, with connecting words and a slip that is taken back.",
+        False,
+        lambda of: of.completion(reasoning=STEPS),
+        True,
+    ),
+    "answer_plus_zero": Edit(
+        "The reasoning is the answer plus 0, as a calculation.",
+        False,
+        lambda of: of.completion(reasoning=" ".join([f"{of.answer}+0={of.answer}"] * _asked_calculations(of))),
+        True,
     ),
     "reasoning_shuffled": Edit("The words of the reasoning are in a random order.", True, _shuffled),
     "reasoning_of_another_row": Edit(

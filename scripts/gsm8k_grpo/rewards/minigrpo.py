@@ -13,9 +13,11 @@ def minigrpo(completion: str, gold: Fraction, tags: Tags) -> float:
 
     Partly correct is an answer within ±10 % of the gold number, or, where the tags hold no readable answer, the gold
     number as the last one anywhere. As published, it is an answer in which the gold text occurs, such as 180 for 18.
+    Reasoning earns nothing in either: the answer alone is enough, and here also after `####`.
 
     | completion         | gold | reward |
     | <a>1,800</a>       | 1800 | 1      |
+    | #### 18            | 18   | 1      |
     | <a>19</a>          | 18   | 0.5    |
     | It is -5.          | -5   | 0.5    |
     | <a>4 + 14 = 18</a> | 18   | 0.5    |
