@@ -21,17 +21,7 @@ from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.preflight import compilation, programs
 from small_models import FAMILIES, ONE_FAMILY_QUICK
 
-ARCHITECTURE = {
-    "family": "gemma2",
-    "num_layers": 2,
-    "embed_dim": 32,
-    "hidden_dim": 48,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 8,
-    "vocabulary_size": 64,
-    "sliding_window_tokens": 16,
-}
+ARCHITECTURE = FAMILIES["gemma2"]
 LORA = {
     "rank": 4,
     "alpha": 8,
@@ -175,18 +165,17 @@ def test_rematerialisation_changes_memory_and_no_gradient(member, mesh):
         np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4 * float(jnp.abs(first).max()))
 
 
-@pytest.mark.parametrize("family", ONE_FAMILY_QUICK)
-def test_merged_adapters_compute_the_same_with_the_bases_own_programs(family, mesh):
+@pytest.mark.parametrize("member", ONE_FAMILY_QUICK, indirect=True)
+def test_merged_adapters_compute_the_same_with_the_bases_own_programs(member, mesh):
     """Base and checkpoints are so evaluated by one compilation."""
-    architecture = {**FAMILIES[family], "num_layers": 2, "embed_dim": 40, "hidden_dim": 128, "head_dim": 16}
-    model = building.initialise(building.tunix_config(architecture), seed=0)
+    modules, model, before = member
     graph, state = nnx.split(model)
     model = nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
-    lora = {**LORA, "target_modules": list(family_of(architecture).lora_modules), "alpha": 6}
+    lora = {**LORA, "target_modules": modules}
     adapted = with_lora(model, lora, seed=3, mesh=mesh)
     for path, leaf in adapters(adapted):
         leaf[...] = 0.1 * jax.random.normal(jax.random.key(len(str(path))), leaf.shape)
-    before, expected, programs = logits(model), logits(adapted), lowered(model, mesh)
+    expected, programs = logits(adapted), lowered(model, mesh)
     merged = nnx.jit(lambda adapted: merge_adapters(adapted, lora))(adapted)
     np.testing.assert_allclose(logits(merged), expected, atol=1e-4 * np.abs(expected).max())
     assert np.abs(expected - before).max() > 0.1 * np.abs(expected).max()
@@ -223,6 +212,7 @@ def base_bytes(model):
 
 # `closeness`: the largest change of a logit, relative to the largest logit. Errors of random models as narrow as 64 do
 # not cancel as they do in a width of 2,304.
+@pytest.mark.parametrize("member", ONE_FAMILY_QUICK, indirect=True)
 @pytest.mark.parametrize(("kind", "closeness", "smaller"), [("int8", 0.08, 3.2), ("nf4", 0.7, 4.2)])
 def test_quantised_base_weights_are_smaller_and_compute_nearly_the_same(member, mesh, kind, closeness, smaller):
     modules, model, before = member

@@ -91,8 +91,7 @@ def plain(policy, tokens):
     return differentiated(policy, find, weights)
 
 
-@pytest.mark.parametrize(("places_at_a_time", "copies"), [(COMPLETION, 1), (3, GENERATIONS)])
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("places_at_a_time", "copies", "packed"), [(COMPLETION, 1, False), (3, GENERATIONS, True)])
 def test_log_probs_entropies_and_gradients_are_those_of_tunix(
     policy, tokens, plain, places_at_a_time, copies, packed, monkeypatch
 ):
