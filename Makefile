@@ -16,7 +16,7 @@ report: setup ## everything, up to results/report.html
 
 PYTEST := $(RUN) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: setup ## the quick tests, about six minutes: every stage on real small input
+test: setup ## the quick tests, about five minutes: every stage on real small input
 	$(PYTEST) -m "not slow and not browser and not tpu and not parity and not cluster"
 
 test-all: setup ## every test; those that lack their environment are skipped, and the summary says so

@@ -68,6 +68,7 @@ def test_rows_of_refilled_slots_are_those_of_the_plain_path(family, monkeypatch)
     assert any(end > places for _, end, places in sizes) and {places for *_, places in sizes} <= {24, 32}
 
 
+@pytest.mark.slow
 def test_samples_of_a_prompt_share_its_computation_and_parts_of_a_queue_have_the_same_rows(monkeypatch):
     monkeypatch.setattr(slots, "REFILLS", 2)
     model = building.initialise(building.tunix_config(FAMILIES["gemma2"]), seed=3)
