@@ -120,10 +120,10 @@ def test_the_mere_form_of_a_reasoning_is_a_limit_and_no_warning(reward):
     found = audit(WEIGHTED)
     edits, honest = found["sources"]["gold"]["edits"], found["sources"]["gold"]["honest"]
     assert edits["same_steps"]["total"] > honest["total"] and "same_steps 1.20" in found["limit"]
-    # A reward that follows the calculation to the answer misses one alone.
+    # A reward that compares the last calculation with the answer misses only one of them.
     limit = audit(reward(calculated))["limit"]
     assert "answer_plus_zero 1.00" in limit and "same_" not in limit
-    # One that needs no reasoning at all is warned of.
+    # A reward that pays without any reasoning gets a warning.
     found = audit(reward(holed))
     assert found["limit"] is None and found["warning"]
 

@@ -229,7 +229,7 @@ def micro_batches_of(case, size, aggregation, truncated_completions="keep", beta
 
 
 def test_the_rows_of_a_micro_batch_are_sharded_over_fsdp():
-    """Or each device would compute all rows. The places of tokens are of all rows, so they are whole."""
+    """Otherwise each device would compute all rows. Places of tokens count over all rows, so they are not sharded."""
     for example in micro_batches_of(case(), 2, "token"):
         for name, array in vars(example).items():
             if array is not None:

@@ -68,7 +68,7 @@ def _run_and_log(command: list[str], log: int) -> int:
 
 
 def _describe_signal(number: int) -> str:
-    """What to say of a stage that a signal ended."""
+    """A sentence on a stage that a signal ended."""
     name = signal.Signals(number).name
     if number != signal.SIGKILL:
         return f"the stage was ended by {name}"
@@ -81,7 +81,7 @@ def _describe_signal(number: int) -> str:
 
 
 def _write(block: bytes, log: int) -> None:
-    """Bytes for standard output and the log; where one of them is full or gone, the other still gets them."""
+    """Writes bytes to standard output and the log. If one of them is full or gone, the other still gets them."""
     for descriptor in (log, 1):
         with contextlib.suppress(OSError):
             os.write(descriptor, block)

@@ -63,7 +63,7 @@ class Training(Block):
     """Rematerialisation: what the backward pass computes again instead of keeping it. It saves memory; the preflight
     tries it where memory is short.
     - null: nothing.
-    - selective: attention, and what is done element by element. This costs a few percent more compute.
+    - selective: attention, and what is done element by element. Results of large products with weights are kept.
     - full: each whole layer. This saves the most and costs a third more compute."""
     num_generations: Annotated[int, Field(ge=2, le=LARGEST_COUNT)] = 4
     """G: completions sampled for each prompt. Advantages are relative to this group, so a group of one has none."""

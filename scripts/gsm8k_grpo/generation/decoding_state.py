@@ -28,7 +28,7 @@ class DrawingOptions:
 
 @flax.struct.dataclass
 class DecodingState:
-    """The state of B rows between programs. Each row has tokens of its own number.
+    """The state of B rows between programs. Rows have different numbers of tokens.
 
     Attributes:
       tokens: [B, max_completion_tokens] of the completions.

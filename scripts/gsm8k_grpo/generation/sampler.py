@@ -46,8 +46,8 @@ class Sampler(tunix_sampler.Sampler):
       never learns to stop.
     - The KV cache is created in its shards, not on the first device. For long completions it starts with half of the
       limit, because every token attends to all of it.
-    - Weights that are sharded over `fsdp` are gathered once for all tokens of a call, and so are adapters merged and
-      weights laid out for a CPU's products.
+    - Decoding reads a copy of the weights that is made once a call: gathered from `fsdp`, with adapters merged, in the
+      order of a CPU's products.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Sampler(tunix_sampler.Sampler):
         self.select_rows = jax.jit(self._select_rows)
         self.resize_cache = jax.jit(self._resize_cache, static_argnames="places")
         self._next_logits = functools.cache(self._traced_next_logits)
-        self._orders: list[tuple[int, ...]] | None = None  # of laid-out weights' dimensions
+        self._ordered: matmul_order.WeightsFirst | None = None  # lays weights out, alike for all states
 
     def __call__(
         self,
@@ -192,13 +192,13 @@ class Sampler(tunix_sampler.Sampler):
         """Makes what `decode` takes for weights, once for all programs from this state on."""
         if not self.prepares_weights:
             return jax.tree.leaves(self.weights())
-        self._find_orders(state)
+        self._find_order(state)
         return self.lay_out(self.weights())
 
-    def _find_orders(self, state: DecodingState) -> None:
-        """Notes how weights are laid out. It is the same for all states; the first one's trace serves decoding too."""
-        if self._for_cpu and not self._orders:
-            self._orders = self._next_logits(state.done.shape[0], state.places).dimension_orders()
+    def _find_order(self, state: DecodingState) -> None:
+        """Finds how weights are laid out. The first state's trace tells it for all, and serves decoding too."""
+        if self._for_cpu and not self._ordered:
+            self._ordered = self._next_logits(state.done.shape[0], state.places)
 
     def _prefill(
         self,
@@ -244,8 +244,8 @@ class Sampler(tunix_sampler.Sampler):
         if self._gathered:
             weights = jax.tree.map(self._without_fsdp, weights, self.weights())
         leaves = jax.tree.leaves(nnx.split(self._model(weights))[1])
-        if self._orders:
-            leaves = [jnp.transpose(*each) for each in zip(leaves, self._orders, strict=True)]
+        if self._ordered:
+            leaves = self._ordered.laid_out(leaves)
         if shardings := self._laid_out_shardings():
             leaves = [jax.lax.with_sharding_constraint(*each) for each in zip(leaves, shardings, strict=True)]
         return leaves
@@ -364,12 +364,14 @@ class Sampler(tunix_sampler.Sampler):
         """How `lay_out` shards its result; None on one device."""
         if self.mesh.size == 1:
             return None
-        stored = {_path(path): leaf for path, leaf in jax.tree.leaves_with_path(self.transformer_state)}
+        path_of = jax.tree_util.keystr
+        stored = {path_of(path): leaf for path, leaf in jax.tree.leaves_with_path(self.transformer_state)}
         leaves = jax.tree.leaves_with_path(self._structure[1])
-        orders = self._orders or [tuple(range(leaf.ndim)) for _, leaf in leaves]
+        unordered = [tuple(range(leaf.ndim)) for _, leaf in leaves]
+        orders = self._ordered.dimension_orders() if self._ordered else unordered
         found = []
         for (path, leaf), order in zip(leaves, orders, strict=True):
-            spec = getattr(self._decoded_sharding(stored[_path(path)]), "spec", ())
+            spec = getattr(self._decoded_sharding(stored[path_of(path)]), "spec", ())
             axes = [*spec, *[None] * (leaf.ndim - len(spec))]
             found.append(NamedSharding(self.mesh, PartitionSpec(*(axes[dimension] for dimension in order))))
         return found
@@ -398,7 +400,7 @@ class Sampler(tunix_sampler.Sampler):
 
     def lower_lay_out(self, state: DecodingState) -> jax.stages.Lowered:
         """Lowers the program that makes decoding's weights for such a state; only where `prepares_weights`."""
-        self._find_orders(state)
+        self._find_order(state)
         return self.lay_out.lower(self.weights())
 
     def lower_decode(self, state: DecodingState, options: DrawingOptions) -> jax.stages.Lowered:
@@ -423,11 +425,6 @@ class Sampler(tunix_sampler.Sampler):
             state.cache,
         )
         return state.replace(cache=cache)
-
-
-def _path(path: tuple) -> str:
-    """A leaf's path in a model's variables, as text."""
-    return jax.tree_util.keystr(path)
 
 
 def _without_axis(axis: str, axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:

@@ -115,7 +115,7 @@ class Slots:
         return ended
 
     def _fill(self) -> bool:
-        """Fills all slots, or some, with the next rows of the queue if enough are free; returns whether it did."""
+        """Fills free slots with the next rows of the queue, if enough are free. Returns whether it did."""
         if not self._queue:
             return False
         sampler, options = self._sampler, self._options
@@ -143,7 +143,7 @@ class Slots:
         return True
 
     def _refills(self) -> bool:
-        """Whether free slots wait for rows of the queue while others go on."""
+        """Whether slots are refilled while the others go on."""
         return bool(self._queue) and self._refill < self._slots
 
     def _next(self, size: int) -> tuple[list[int], np.ndarray, jax.Array]:
@@ -186,7 +186,7 @@ class Slots:
             self._state, self._rows = self._sampler.select_rows(self._state, kept), self._rows[kept]
 
     def _resize(self) -> None:
-        """Gives the cache the places that the rows need: more, or fewer where that may last."""
+        """Makes the cache as long as the rows need, or shorter if that lasts for a while."""
         live, places = self._rows != FREE, self._state.places
         held = (self._lengths[self._rows] + np.asarray(self._state.drawn))[live].max()
         wanted = held if held > places else held + cache_length.WORTH_A_PROGRAM_TOKENS
@@ -195,7 +195,7 @@ class Slots:
             self._state = self._sampler.resize_cache(self._state, places=fitting)
 
     def _rows_left(self, worth: bool) -> int:
-        """With how many rows the next program ends: where others can begin, or fewer can go on, else with none."""
+        """At how many unfinished rows decoding stops: where a refill or a halving can follow, else at 0."""
         if self._refills():
             return len(self._rows) - min(self._refill, len(self._queue))
         return max((size for size in self._sizes if size < len(self._rows)), default=0) if worth else 0

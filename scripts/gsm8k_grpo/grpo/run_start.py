@@ -8,7 +8,8 @@ from gsm8k_grpo.grpo.trackers import Trackers
 def begin_run(run: Run, inputs: dict, kept_steps: list[int], distributed: bool) -> tuple[int, bool]:
     """Prepares the folder of a run that keeps the checkpoints of `kept_steps`. JAX starts only if it is distributed.
 
-    Returns the step to go on after, the same in all processes, and whether this process leads: it alone writes.
+    Returns the last finished step, which is the same in all processes, and whether this process leads. Only the leading
+    process writes.
     """
     if distributed:
         jax_setup.configure_jax()

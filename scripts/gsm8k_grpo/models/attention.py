@@ -4,8 +4,8 @@ Tunix 0.1.7 stores both token by token, [B, S, K, H]. XLA's CPU compiler then tr
 layer for each new token.
 
 The cache is a ring: the place after the last one is the first. All rows write at the same place, so that a new token is
-one slice of the cache, but each row has tokens of its own number before it. A mask tells them apart. So a row can end
-and give its part of the cache to another one at any time.
+one slice of the cache. Rows have different numbers of tokens before that place, and a mask hides the other places. So a
+row can end and give its part of the cache to another one at any time.
 """
 
 import jax
