@@ -79,6 +79,8 @@ class Sampler(tunix_sampler.Sampler):
             tunix_sampler.CacheConfig(cache_tokens, config.num_layers, config.num_kv_heads, config.head_dim),
         )
         self.mesh, self._for_cpu = mesh, matmul_order.on_cpu(mesh) if for_cpu is None else for_cpu
+        # XLA's CPU compiler cannot write one place of a bfloat16 array: it converts and copies the cache at each token.
+        self._cache_dtype = jnp.float32 if self._for_cpu else self._dtype
         merges = can_merge(lora, self._dtype, self._for_cpu)
         self._merged_lora = lora if merges else None
         self.prefill = jax.jit(self._prefill, static_argnames=("copies", "places", "options"))
@@ -234,7 +236,7 @@ class Sampler(tunix_sampler.Sampler):
             keys=keys,
             prompt_tokens=jnp.repeat(jnp.sum(real, axis=1, dtype=jnp.int32), copies),
             unsampled=jnp.zeros(len(keys), jnp.float32) if options.limits_tokens else None,
-            cache=attention.repeat_and_extend(cache, copies, tokens),
+            cache=attention.repeat_and_extend(cache, copies, tokens, self._cache_dtype),
         )
         logits = jnp.repeat(logits, copies, axis=0)
         return self._constrain_shardings(self._append_token(state, logits, options))
@@ -283,7 +285,7 @@ class Sampler(tunix_sampler.Sampler):
             return next_logits
         one = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
         seen = jax.ShapeDtypeStruct((rows, 1, places), bool)
-        cache = jax.eval_shape(lambda: attention.empty_cache(self._config, rows, places, self._dtype))
+        cache = jax.eval_shape(lambda: attention.empty_cache(self._config, rows, places, self._cache_dtype))
         return matmul_order.WeightsFirst(next_logits, leaves, one, one, cache, seen)
 
     @functools.cached_property

@@ -37,13 +37,18 @@ def empty_cache(config: object, rows: int, tokens: int, dtype: jnp.dtype) -> dic
     }
 
 
-def repeat_and_extend(cache: dict, copies: int, tokens: int) -> dict:
-    """Repeats each row of a cache `copies` times, copies side by side, and adds room for `tokens` more tokens."""
+def repeat_and_extend(cache: dict, copies: int, tokens: int, dtype: jnp.dtype | None = None) -> dict:
+    """Repeats each row of a cache `copies` times, copies side by side, and adds room for `tokens` more tokens.
+
+    Keys and values get the precision `dtype`; None keeps theirs.
+    """
     pads = {"k": ((0, 0), (0, 0), (0, 0), (0, tokens)), "v": ((0, 0), (0, 0), (0, tokens), (0, 0)), "end_index": (0, 0)}
-    return {
-        layer: {name: jnp.pad(jnp.repeat(leaf, copies, axis=0), pads[name]) for name, leaf in leaves.items()}
-        for layer, leaves in cache.items()
-    }
+
+    def extended(name: str, leaf: jax.Array) -> jax.Array:
+        leaf = jnp.pad(jnp.repeat(leaf, copies, axis=0), pads[name])
+        return leaf if name == "end_index" else leaf.astype(dtype or leaf.dtype)
+
+    return {layer: {name: extended(name, leaf) for name, leaf in leaves.items()} for layer, leaves in cache.items()}
 
 
 def resize(cache: dict, tokens: int) -> dict:
@@ -109,7 +114,8 @@ def cached_attention(
     Args:
       query: [B, T, N, H], scaled; [1, M, N, H] where the cache's entry `packed` is a `Packed`.
       key, value: [B, T, K, H] of the new tokens, or [1, M, K, H]; K divides N.
-      cache: the layer's part of `empty_cache`; several tokens must not wrap around its end.
+      cache: the layer's part of `empty_cache`, of the query's precision or a higher one; several tokens must not wrap
+        around its end.
       mask: [B, T, S] which places each query sees.
       softcap: of the logits, as in Gemma 2; None is no cap.
       precision: of the softmax; None is the query's.
@@ -123,19 +129,22 @@ def cached_attention(
     rows, tokens, heads, head_dim = query.shape
     groups = heads // key.shape[2]
     place = cache["end_index"][0] % cache["v"].shape[2]
-    keys = jax.lax.dynamic_update_slice(cache["k"], key.transpose(0, 2, 3, 1), (0, 0, 0, place))
-    values = jax.lax.dynamic_update_slice(cache["v"], value.swapaxes(1, 2), (0, 0, place, 0))
+    new_keys, new_values = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
+    keys = jax.lax.dynamic_update_slice(cache["k"], new_keys.astype(cache["k"].dtype), (0, 0, 0, place))
+    values = jax.lax.dynamic_update_slice(cache["v"], new_values.astype(cache["v"].dtype), (0, 0, place, 0))
+    dtype = query.dtype
     query = (
         query.reshape(rows, tokens, -1, groups, head_dim)
         .transpose(0, 2, 1, 3, 4)
         .reshape(rows, -1, tokens * groups, head_dim)
     )
-    logits = jnp.einsum("bkqh,bkhs->bkqs", query, keys)
+    logits = jnp.einsum("bkqh,bkhs->bkqs", query, keys).astype(dtype)
     if softcap:
         logits = jnp.tanh(logits / softcap) * softcap
     logits = logits.reshape(rows, -1, tokens, groups, logits.shape[-1]).astype(precision or logits.dtype)
-    weights = jax.nn.softmax(jnp.where(mask[:, None, :, None], logits, MASKED_LOGIT), axis=-1).astype(values.dtype)
-    read = jnp.einsum("bkqs,bksh->bkqh", weights.reshape(rows, -1, tokens * groups, weights.shape[-1]), values)
+    weights = jax.nn.softmax(jnp.where(mask[:, None, :, None], logits, MASKED_LOGIT), axis=-1).astype(dtype)
+    weights = weights.reshape(rows, -1, tokens * groups, weights.shape[-1])
+    read = jnp.einsum("bkqs,bksh->bkqh", weights, values).astype(dtype)
     read = read.reshape(rows, -1, tokens, groups, head_dim).transpose(0, 2, 1, 3, 4)
     read = read.reshape(rows, tokens, heads, head_dim)
     if packed:
