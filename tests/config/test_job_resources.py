@@ -14,7 +14,12 @@ def settings(recipe="gemma2-2b-it", **changes):
 
 @pytest.mark.parametrize(
     ("architecture", "exact"),
-    [("gemma2_2b", 2_614_341_888), ("gemma3_1b", 999_885_952), ("qwen2.5_0.5b", 494_032_768)],
+    [
+        ("gemma2_2b", 2_614_341_888),
+        ("gemma3_1b", 999_885_952),
+        ("gemma3_270m", 268_098_176),
+        ("qwen2.5_0.5b", 494_032_768),
+    ],
 )
 def test_parameters_counted_from_sizes_are_those_of_published_models(architecture, exact):
     assert 0.999 * exact < families.approximate_parameters(architecture) <= exact

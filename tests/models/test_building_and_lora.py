@@ -55,6 +55,7 @@ def logits(model):
     [
         ("gemma2_2b", gemma2_lib.ModelConfig.gemma2_2b()),
         ("gemma3_1b", gemma3_lib.ModelConfig.gemma3_1b_it()),
+        ("gemma3_270m", gemma3_lib.ModelConfig.gemma3_270m_it()),
         ("qwen2.5_0.5b", qwen2_lib.ModelConfig.qwen2p5_0p5b_instruct()),
     ],
 )

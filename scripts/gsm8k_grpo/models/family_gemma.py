@@ -151,6 +151,11 @@ GEMMA3 = Family(
             **{"family": "gemma3", "num_layers": 26, "embed_dim": 1152, "hidden_dim": 6912, "num_heads": 4},
             **{"num_kv_heads": 1, "head_dim": 256, "vocabulary_size": 262_144, "sliding_window_tokens": 512},
         },
+        # config.json of google/gemma-3-270m-it.
+        "gemma3_270m": {
+            **{"family": "gemma3", "num_layers": 18, "embed_dim": 640, "hidden_dim": 2048, "num_heads": 4},
+            **{"num_kv_heads": 1, "head_dim": 256, "vocabulary_size": 262_144, "sliding_window_tokens": 512},
+        },
     },
     model_types=("gemma3_text",),
     config_class="Gemma3TextConfig",
