@@ -113,6 +113,28 @@ def test_long_text_is_cut_and_counted():
     assert numbers.shorten_visible("x" * 1_000_000) == "x" * 4000 + " … and 996,000 characters more"
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "expected"),
+    [
+        (
+            {"name": "qwen2.5-0.5b", "parameters": 494032768, "origin": {"source": "huggingface"}},
+            {"name": "gsm8k", "origin": {"source": "jsonl"}},
+            "The model is qwen2.5-0.5b, with 494,032,768 parameters. GRPO trains it on 6,972 rows of gsm8k.",
+        ),
+        (
+            {"name": "tiny", "parameters": 700000, "origin": {"source": "pretrained"}},
+            {"name": "word-problems", "origin": {"source": "generated"}},
+            "A miniature, taught flaws on purpose: 700,000 parameters, pretrained here. GRPO trains it on 6,972 rows of "
+            "word-problems, which a program made.",
+        ),
+    ],
+)
+def test_the_card_says_which_model_learned_on_which_data(model, data, expected):
+    run = {"model": model, "dataset": data, "prompts": {"splits": {"train": {"rows": 6972}}}}
+    assert sentences.subject(run) == expected
+    assert sentences.subject({**run, "dataset": None}) == ""
+
+
 def test_the_headline_says_which_of_several_samples_count():
     rate = {"value": 0.25, "low": 0.2, "high": 0.3}
     one = {"difference": {"value": 0.4, "low": 0.3, "high": 0.5}, "mcnemar_p": 1e-9, "fixed": 4, "broken": 0, "n": 10}

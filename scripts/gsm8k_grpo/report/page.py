@@ -120,6 +120,7 @@ def _environment() -> jinja2.Environment:
     }
     environment.globals.update(
         headline=sentences.headline,
+        subject=sentences.subject,
         seeds_headline=sentences.seeds_headline,
         across_machines=across_machines,
         controls_sentence=sentences.controls_sentence,

@@ -61,6 +61,20 @@ def format_or_mathematics(compared: Mapping) -> str:
     return f"With the format ignored, it is {flexible} ({points})."
 
 
+def subject(run: Mapping) -> str:
+    """Which model of which size learned on which data; empty where a file that says so is missing."""
+    model, dataset, prompts = run["model"], run["dataset"], run["prompts"]
+    if not (model and dataset and prompts):
+        return ""
+    size = f"{numbers.count(model['parameters'])} parameters"
+    rows = f"{numbers.count(prompts['splits']['train']['rows'])} rows of {dataset['name']}"
+    if dataset["origin"]["source"] == "generated":
+        rows += ", which a program made"
+    if model["origin"]["source"] == "pretrained":
+        return f"A miniature, taught flaws on purpose: {size}, pretrained here. GRPO trains it on {rows}."
+    return f"The model is {model['name']}, with {size}. GRPO trains it on {rows}."
+
+
 def headline(run: Mapping) -> str:
     """The result of one run that has both evaluations and their comparison."""
     base, final, compared = run["base"]["answer_accuracy"], run["final"]["answer_accuracy"], run["compared"]
