@@ -112,7 +112,8 @@ FAULTS = {
     "unknown platform": ({"platform": "gpu"}, "platform: expected 'cpu', 'tpu' or 'cuda', found 'gpu'"),
     "unknown architecture": (
         {"model": {"architecture": "gemma9"}},
-        "model.architecture: expected 'gemma2_2b', 'gemma3_1b', 'gemma3_270m' or 'qwen2.5_0.5b' or keys and values, found 'gemma9'",
+        "model.architecture: expected 'gemma2_2b', 'gemma3_1b', 'gemma3_270m' or 'qwen2.5_0.5b' or keys and values, "
+        "found 'gemma9'",
     ),
     "name that is a path": (
         {"dataset": {"name": "../x"}},

@@ -20,6 +20,7 @@ from gsm8k_grpo.grpo.micro_batches import make_micro_batches
 from gsm8k_grpo.grpo.optimizer import GRADIENT_NORM, learning_rate_schedule, make_optimizer
 from gsm8k_grpo.grpo.row_order import batch_rows, replacement_rows
 from gsm8k_grpo.grpo.run_folder import Run
+from gsm8k_grpo.grpo.training_method import samples_from_base
 from gsm8k_grpo.models import building, log_probs, storage
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import make_policy
@@ -133,8 +134,9 @@ def make_learner(tokenizer, mesh, tmp_path):
         base = building.initialise(building.tunix_config(settings["model"]["architecture"]), 0)
         policy = make_policy(base, settings["training"]["lora"], 0, mesh)
         run = Run(tmp_path / f"run-{len(list(tmp_path.iterdir()))}", settings["training"]["num_iterations"])
+        sampled = base if samples_from_base(settings["training"]) else None
         rl_cluster = tunix_setup.make_rl_cluster(
-            policy, base, tokenizer, mesh, settings["training"], 32, stop_ids, 0, run
+            policy, base, tokenizer, mesh, settings["training"], 32, stop_ids, 0, run, sampled_model=sampled
         )
         return Learner(rl_cluster, settings["training"], Tags.of(settings["prompt"]), PROMPT_ROWS, 0, stop_ids)
 
@@ -208,7 +210,17 @@ def test_a_step_without_signal_leaves_the_weights_and_moves_the_schedule_on(make
     ]
     assert len(changed) == 1 and "count" in str(changed[0])
     assert (row["loss"], row["gradient_norm"], row["entropy"], learner.steps_done) == (0.0, 0.0, None, 1)
-    assert "step 1: no group has a better and a worse completion, so the weights stay" in capsys.readouterr().out
+    assert "step 1: no completion has an advantage, so the weights stay" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "alike"), [("rejection_sampling", True), ("grpo", False)])
+def test_rejection_sampling_samples_from_the_base_model_whatever_the_policy_is(make_learner, method, alike):
+    learner = make_learner(method=method, beta=0, micro_batch_completions=8)
+    before = [sample["completion"] for sample in learner.sample().samples]
+    policy = learner.rl_cluster.actor_trainer.model
+    nnx.update(policy, jax.tree.map(lambda leaf: leaf + 0.5, nnx.state(policy, nnx.LoRAParam)))
+    after = [sample["completion"] for sample in learner.sample().samples]
+    assert (before == after) == alike
 
 
 @pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -7,49 +7,19 @@ import statistics
 import pytest
 
 from gsm8k_grpo.config.recipes import effective_settings
-from gsm8k_grpo.data.prompts import build_prompt, format_completion
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.loop import train_to_end
 from gsm8k_grpo.grpo.run_folder import Run
-from gsm8k_grpo.models import building, pretraining, tokenizers
 from gsm8k_grpo.models.lora import make_policy
-from gsm8k_grpo.models.tokenizer_training import train_tokenizer
-from gsm8k_grpo.rewards.answers import Tags
-from small_models import ARCHITECTURE
+from small_reasoner import ROWS, STOP_IDS, TAGS, base_model
 
-TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
-SUMS = [(first, second) for first in range(2, 6) for second in range(2, 6)]
 TRAINING = {
     **{"max_steps": 30, "checkpoint_interval_steps": 30, "prompts_per_step": 4, "micro_batch_completions": 16},
     **{"num_generations": 4, "max_completion_tokens": 48, "beta": 0, "temperature": 1.0, "learning_rate": 0.01},
     "lora": {"rank": 4, "alpha": 4, "target_modules": ["q_einsum", "down_proj"]},
 }
 FIGURES = ("reward", "reasoning_words", "calculations", "calculated_answers")
-
-
-def base_model(folder, cheap, more="", limit_tokens=64):
-    """(A model that reasons in three of four completions and writes `cheap` instead in the fourth, its tokenizer)."""
-    prompts = [build_prompt("", f"{first} and {second}?") for first, second in SUMS for _ in range(4)]
-    completions = [
-        format_completion(f"{first} + {second} = {first + second}{more}" if copy else cheap, str(first + second), TAGS)
-        for first, second in SUMS
-        for copy in range(4)
-    ]
-    file = folder / "tokenizer.model"
-    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    file.write_bytes(train_tokenizer(texts, ARCHITECTURE["vocabulary_size"]))
-    tokenizer = tokenizers.load_tokenizer(file)
-    batch = pretraining.pack_rows(
-        [tokenizers.with_bos(tokenizer, ids) for ids in tokenizer.encode(prompts)],
-        [[*ids, 107] for ids in tokenizer.encode(completions)],
-        tokenizer.pad_id(),
-        limit_tokens,
-    )
-    model = building.initialise(building.tunix_config(ARCHITECTURE), seed=0)
-    settings = {"steps": 300, "batch_size": 16, "learning_rate": 0.01}
-    pretraining.pretrain_model(model, batch, settings, seed=0, pad_id=tokenizer.pad_id())
-    return model, tokenizer
 
 
 def trained(folder, base, tokenizer, mesh, rewards, **more):
@@ -59,18 +29,9 @@ def trained(folder, base, tokenizer, mesh, rewards, **more):
     folder.mkdir()
     run.resume([settings["max_steps"]])
     rl_cluster = tunix_setup.make_rl_cluster(
-        make_policy(base, settings["lora"], 0, mesh), None, tokenizer, mesh, settings, 32, (107, 1), 0, run
+        make_policy(base, settings["lora"], 0, mesh), None, tokenizer, mesh, settings, 32, STOP_IDS, 0, run
     )
-    rows = [
-        {
-            "id": f"{first} {second}",
-            "prompt": build_prompt("", f"{first} and {second}?"),
-            "answer": str(first + second),
-            "prompt_tokens": 16,
-        }
-        for first, second in SUMS
-    ]
-    train_to_end(Learner(rl_cluster, settings, TAGS, rows, 0, (107, 1)), settings, run)
+    train_to_end(Learner(rl_cluster, settings, TAGS, ROWS, 0, STOP_IDS), settings, run)
     return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
 
 

@@ -124,8 +124,8 @@ def test_long_text_is_cut_and_counted():
         (
             {"name": "tiny", "parameters": 700000, "origin": {"source": "pretrained"}},
             {"name": "word-problems", "origin": {"source": "generated"}},
-            "A miniature, taught flaws on purpose: 700,000 parameters, pretrained here. GRPO trains it on 6,972 rows of "
-            "word-problems, which a program made.",
+            "A miniature, taught flaws on purpose: 700,000 parameters, pretrained here. GRPO trains it on 6,972 rows "
+            "of word-problems, which a program made.",
         ),
     ],
 )

@@ -152,8 +152,8 @@ class Model(Block):
     path: str | None = None
     """Folder of the model's files (source local)."""
     architecture: Literal[tuple(families.PRESETS)] | Architecture = "gemma2_2b"
-    """A published shape by name (gemma2_2b, gemma3_1b, gemma3_270m, qwen2.5_0.5b), or the family (gemma2, gemma3, qwen2) and the
-    sizes of a miniature."""
+    """A published shape by name (gemma2_2b, gemma3_1b, gemma3_270m, qwen2.5_0.5b), or the family (gemma2, gemma3,
+    qwen2) and the sizes of a miniature."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of weights and activations."""
     pretraining: Pretraining | None = None

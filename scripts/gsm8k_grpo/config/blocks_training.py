@@ -48,6 +48,13 @@ class Lora(Block):
 class Training(Block):
     """GRPO with LoRA."""
 
+    method: Literal["grpo", "rejection_sampling"] = "grpo"
+    """How completions teach.
+    - grpo: the policy samples a group of completions for each prompt, and those that earn more than their group become
+      more likely.
+    - rejection_sampling: the base model samples them, and fine-tuning makes those more likely that have the exact
+      format and the right answer (RFT). It is a baseline for GRPO, with the same rows and as many sampled completions.
+      Rewards are recorded and teach nothing."""
     max_steps: Count = 3738
     """Steps of the whole run. One epoch of 7,473 - 500 rows is 3,486 steps of 2 prompts; the demo that this follows
     has 3,738, one more than an epoch of all rows."""

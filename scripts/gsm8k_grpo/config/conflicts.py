@@ -175,12 +175,31 @@ def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
             "training.schedule_steps",
             f"{schedule} is less than max_steps {steps}: the steps after it would have a learning rate of 0",
         )
+    if training["method"] == "rejection_sampling":
+        yield from _rejection_sampling_conflicts(training)
     buffer, limit = training["overlong_buffer_tokens"], training["max_completion_tokens"]
     if training["truncated_completions"] == "penalise" and buffer > limit:
         yield "training.overlong_buffer_tokens", f"{buffer} is more than max_completion_tokens {limit}"
 
 
+def _rejection_sampling_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
+    """Yields (key, problem) for settings that only GRPO has."""
+    if not training["lora"] or training["lora"]["base_weights"]:
+        yield (
+            "training.lora",
+            "method rejection_sampling samples from the base model, whose weights must stay in memory as they are; set "
+            "training.lora, with base_weights null",
+        )
+    only = {"beta": 0, "num_iterations": 1, "dynamic_sampling_draws": 0, "control": None}
+    for key, value in only.items():
+        if training[key] != value:
+            expected = "null" if value is None else value
+            yield f"training.{key}", f"method rejection_sampling has none; set it to {expected}"
+
+
 def _control_conflicts(wanted: list[str], training: Mapping) -> Iterator[tuple[str, str]]:
+    if wanted and training["method"] == "rejection_sampling":
+        yield "controls", "they replace rewards, and method rejection_sampling uses none; leave them out"
     if wanted and training["control"]:
         yield "controls", f"training.control is {training['control']}, so this run is a control itself; set only one"
     for key, names in (("controls", wanted), ("training.control", [training["control"]])):

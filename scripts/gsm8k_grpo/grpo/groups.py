@@ -50,8 +50,12 @@ def count_tokens(groups: list[Group]) -> int:
     )
 
 
-def sampling_metrics(groups: list[Group], tags: Tags) -> dict[str, float | None]:
-    """Metrics of the completions for a step's own prompts. Replacements for groups without signal do not count."""
+def sampling_metrics(groups: list[Group], advantages: np.ndarray, tags: Tags) -> dict[str, float | None]:
+    """Metrics of the completions for a step's own prompts. Replacements for groups without signal do not count.
+
+    Args:
+      advantages: [N · G] of the N groups' completions.
+    """
     lengths = [len(ids) for group in groups for ids in group.completion_ids]
     totals = np.concatenate([group.total_rewards for group in groups])
     means = {f"reward_{name}": float(np.mean([group.rewards[name] for group in groups])) for name in groups[0].rewards}
@@ -59,7 +63,7 @@ def sampling_metrics(groups: list[Group], tags: Tags) -> dict[str, float | None]
         **means,
         "reward": float(totals.mean()),
         "reward_std": float(totals.std()),
-        "groups_without_signal": float(np.mean([not group.has_signal for group in groups])),
+        "groups_without_signal": float(np.mean(~advantages.reshape(len(groups), -1).any(axis=1))),
         "completion_tokens_mean": float(np.mean(lengths)),
         "completion_tokens_max": float(np.max(lengths)),
         "truncated_rate": float(np.mean([group.truncated for group in groups])),

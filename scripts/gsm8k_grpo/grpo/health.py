@@ -70,9 +70,10 @@ def warnings(history: list[dict]) -> list[str]:
     )
     if _warns_after(no_signal):
         messages.append(
-            f"step {row['step']}: nothing is learned: for {no_signal} steps, all completions of each prompt earned the "
-            f"same reward (mean now {row['reward']:.3g}), so no group has a signal. If the reward is low, the base "
-            "model never does what is rewarded: change prompt.system or training.rewards, or raise "
+            f"step {row['step']}: nothing is learned: for {no_signal} steps, no group has had a signal. With method "
+            "grpo, all completions of each prompt earned the same reward; with rejection_sampling, none was right. If "
+            f"the reward is low (mean now {row['reward']:.3g}), the base model never does what is rewarded: change "
+            "prompt.system or training.rewards, or raise "
             "training.temperature or training.num_generations. If it is high, the questions are too easy: use harder "
             "ones"
         )

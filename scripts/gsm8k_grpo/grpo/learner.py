@@ -25,6 +25,7 @@ from gsm8k_grpo.grpo.loss import TrainExample
 from gsm8k_grpo.grpo.micro_batches import make_micro_batches
 from gsm8k_grpo.grpo.optimizer import learning_rate_schedule
 from gsm8k_grpo.grpo.row_order import batch_rows, replacement_rows
+from gsm8k_grpo.grpo.training_method import completion_advantages
 from gsm8k_grpo.grpo.update import PolicyUpdate
 from gsm8k_grpo.models import building, log_probs, matmul_order
 from gsm8k_grpo.rewards import scoring
@@ -116,8 +117,7 @@ class Learner(grpo_learner.GRPOLearner):
         replaced = sum(now is not first for now, first in zip(groups, first_groups, strict=True))
 
         sampled = time.perf_counter()
-        totals = np.concatenate([group.total_rewards for group in groups])
-        advantages = estimators.advantages(totals, settings["num_generations"], settings["advantage_estimator"])
+        advantages = completion_advantages(groups, settings, self._tags)
         micro_batches = make_micro_batches(
             groups, advantages, settings, self._pad_id, self._mesh, self._packs, self._dropout_key(step)
         )
@@ -126,7 +126,7 @@ class Learner(grpo_learner.GRPOLearner):
             jax.block_until_ready([example.ref_per_token_logps for example in micro_batches])
         metrics = {
             "epoch": (step + 1) / (len(self._rows) // settings["prompts_per_step"]),
-            **sampling_metrics(first_groups, self._tags),
+            **sampling_metrics(first_groups, completion_advantages(first_groups, settings, self._tags), self._tags),
             "groups_replaced": replaced / len(groups),
             "tokens": tokens,  # of this step alone; `Recorder` adds them up
             "rollout_seconds": sampled - started,
@@ -152,7 +152,7 @@ class Learner(grpo_learner.GRPOLearner):
             else:
                 self._update.skip()
         if not micro_batches:
-            print(f"step {step + 1}: no group has a better and a worse completion, so the weights stay", flush=True)
+            print(f"step {step + 1}: no completion has an advantage, so the weights stay", flush=True)
         self.rl_cluster.global_steps += 1
 
         def mean(name: str) -> float | None:

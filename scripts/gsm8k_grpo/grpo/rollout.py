@@ -36,6 +36,7 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         gather_weights: bool = True,
         lora: Mapping | None = None,
         slots: int | None = None,
+        model: nnx.Module | None = None,
     ):
         """
         Args:
@@ -43,13 +44,20 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
           generations: G. Prompts come in groups of G equal ones, and each group's prompt is computed once.
           gather_weights, lora: as in `Sampler`.
           slots: how many completions are sampled at a time; None is all.
+          model: samples in place of Tunix's `rollout_actor`; it has no adapters.
         """
         # Not `super().__init__`, which would make a second sampler. Its other methods read `_sampler`.
-        self._sampler = Sampler(rollout_actor, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights, lora)
+        self._policy = rollout_actor
+        model, lora = (rollout_actor, lora) if model is None else (model, None)
+        self._sampler = Sampler(model, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights, lora)
         self.mesh = mesh
         self._temperature = rollout_config.temperature
         self._seed, self._generations, self._slots = seed, generations, slots
         self.start_draw(0)
+
+    def model(self) -> nnx.Module:
+        """The policy, whose weights Tunix compares with the trainer's."""
+        return self._policy
 
     def start_draw(self, step: int, draw: int = 0) -> None:
         """Sets the step (0-based) and the draw within it (0, then replacements) that the next rows belong to."""

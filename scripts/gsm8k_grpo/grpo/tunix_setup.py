@@ -29,8 +29,12 @@ def rl_cluster_config(
     seed: int,
     checkpoints: str | None,
     gather_weights: bool,
+    sampled_model: nnx.Module | None = None,
 ) -> ClusterConfig:
-    """Tunix's configuration of trainer and rollout; `checkpoints` is their folder, or None without any."""
+    """Tunix's configuration of trainer and rollout; `checkpoints` is their folder, or None without any.
+
+    `sampled_model` makes the rollouts; None is the policy.
+    """
     return ClusterConfig(
         role_to_mesh={role: mesh for role in (Role.ACTOR, Role.REFERENCE, Role.ROLLOUT)},
         rollout_engine=functools.partial(
@@ -40,6 +44,7 @@ def rl_cluster_config(
             gather_weights=gather_weights,
             lora=training_settings["lora"],
             slots=rollout_batch(training_settings),
+            model=sampled_model,
         ),
         training_config=RLTrainingConfig(
             actor_optimizer=make_optimizer(training_settings),
@@ -76,6 +81,7 @@ def make_rl_cluster(
     seed: int,
     run: Run,
     gather_weights: bool = True,
+    sampled_model: nnx.Module | None = None,
 ) -> RLCluster:
     """Tunix's RL cluster: policy, reference and rollout on one mesh, restored to the run's newest checkpoint.
 
@@ -86,12 +92,14 @@ def make_rl_cluster(
       stop_ids: the tokens that end a completion.
       run: the run's folder, prepared by `Run.resume`.
       gather_weights: as in `Sampler`.
+      sampled_model: makes the rollouts; None is the policy.
 
     Raises:
       PipelineError: the checkpoint's hash is right, but Tunix cannot restore it.
     """
+    checkpoints = str(run.checkpoints.absolute())
     config = rl_cluster_config(
-        mesh, training_settings, max_prompt_tokens, stop_ids, seed, str(run.checkpoints.absolute()), gather_weights
+        mesh, training_settings, max_prompt_tokens, stop_ids, seed, checkpoints, gather_weights, sampled_model
     )
     try:
         return RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
