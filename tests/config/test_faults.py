@@ -16,7 +16,7 @@ SIZES = {"num_heads": 4, "num_kv_heads": 2}
 RATE = {"metric": "answer_accuracy", "base": None, "trained": 0.5, "difference": None}
 FAULTS = {
     "unknown key at top": ({"train": 1}, "train: unknown key; there are recipes, miniature, "),
-    "unknown nested key": ({"training": {"lr": 1}}, "training.lr: unknown key; there are max_steps, "),
+    "unknown nested key": ({"training": {"lr": 1}}, "training.lr: unknown key; there are method, max_steps, "),
     "unknown deeper key": (
         {"training": {"lora": {"r": 1}}},
         "training.lora.r: unknown key; there are rank, alpha, dropout, base_weights, target_modules",

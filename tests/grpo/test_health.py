@@ -44,7 +44,7 @@ def test_a_gradient_of_ten_times_the_median_is_warned_about():
 def test_a_run_without_signal_is_warned_about_soon_and_not_in_every_step():
     messages = [health.warnings(rows([0.0] * steps, [1.0] * steps)) for steps in range(1, 120)]
     assert [step for step, each in enumerate(messages, start=1) if each] == [5, 55, 105]
-    assert messages[4][0].startswith("step 5: nothing is learned: for 5 steps, all completions of each prompt earned")
+    assert messages[4][0].startswith("step 5: nothing is learned: for 5 steps, no group has had a signal")
     assert "mean now -0.5" in messages[4][0] and "training.num_generations" in messages[4][0]
     assert health.warnings(rows([1.0] * 5, [1.0, 1.0, 0.9, 1.0, 1.0])) == []
     assert health.warnings(rows([1.0] * 5, [1.0] * 5, replaced=1.0)) == []  # all were replaced
