@@ -19,14 +19,6 @@ def resume_downloads() -> None:
     file_download._download_to_tmp_and_move = _download_resuming
 
 
-def upload_without_xet() -> None:
-    """Makes the client upload large files by Git LFS.
-
-    Xet has a client of its own in Rust, which tests could not play a hub for.
-    """
-    constants.HF_HUB_DISABLE_XET = True
-
-
 def _download_resuming(
     incomplete_path: Path,
     destination_path: Path,
