@@ -246,7 +246,10 @@ def test_the_libraries_are_the_published_ones():
 
 def test_the_command_names_recipe_and_seed():
     chosen = {"recipes": "tiny,other", "seeds": [1, 2], "seed": 2, "miniature": False, "training": {"control": None}}
+    chosen["name"] = None
     run = {"name": "tiny-seed-2", "settings": chosen, "base": None}
+    variant = {"name": "mine-seed-2", "settings": chosen | {"recipes": "tiny", "name": "mine"}}
+    assert page.recipe_of(variant) == "tiny"
     small = {"name": "tiny-miniature-seed-2", "settings": chosen | {"miniature": True}}
     control = {"name": "tiny-control-random-seed-2", "settings": chosen | {"training": {"control": "random"}}}
     assert page.recipe_of(run) == page.recipe_of(small) == page.recipe_of(control) == "tiny"
