@@ -12,7 +12,7 @@ from small_run import fails, read, rows
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 
-@pytest.mark.parametrize("name", ["base", "final"])
+@pytest.mark.parametrize("name", [pytest.param("base", marks=pytest.mark.slow), "final"])
 def test_a_question_of_the_test_rows_gets_the_completion_of_its_evaluation(finished, name):
     from gsm8k_grpo.config.settings_argument import stage_settings
     from gsm8k_grpo.evaluation.asking import Asker
