@@ -31,6 +31,7 @@ localrules:
     compare_recipes,
     over_seeds,
     plots,
+    tables,
     report,
 
 

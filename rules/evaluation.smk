@@ -138,7 +138,11 @@ rule compare_recipes:
         ),
     output:
         compared=update("results/comparison-of-recipes.json"),
-        plot=update("results/accuracy-against-cost.svg"),
+        plot=report(
+            update("results/accuracy-against-cost.svg"),
+            category="Plots",
+            labels={"run": "all", "plot": "accuracy against cost"},
+        ),
     log:
         "results/logs/compare_recipes.log",
     conda:

@@ -1,4 +1,5 @@
-# What people look at.
+# What people look at. What is marked with `report` goes into `snakemake --report` too.
+TABLES = ["rates", "comparisons", *(["seeds"] if SEEDED else [])]
 
 
 rule settings:
@@ -27,8 +28,16 @@ rule plots:
             checkpoint=("base", "final", "best"),
         ),
     output:
-        accuracy=update("results/{recipe}/plots/accuracy.svg"),
-        training=update("results/{recipe}/plots/training.svg"),
+        accuracy=report(
+            update("results/{recipe}/plots/accuracy.svg"),
+            category="Plots",
+            labels={"run": "{recipe}", "plot": "accuracy over checkpoints"},
+        ),
+        training=report(
+            update("results/{recipe}/plots/training.svg"),
+            category="Plots",
+            labels={"run": "{recipe}", "plot": "figures of training"},
+        ),
     log:
         "results/logs/{recipe}/plots.log",
     conda:
@@ -43,6 +52,46 @@ rule plots:
             "--metrics {input.metrics:q} --selection {input.selection:q} "
             "--best {input.best:q} --evaluations {input.evaluations:q} "
             "--output $(dirname {output.accuracy:q})",
+        )
+
+
+rule tables:
+    input:
+        settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
+        metrics=expand(
+            "results/{recipe}/evaluations/{checkpoint}/metrics.json",
+            recipe=SETTINGS,
+            checkpoint=("base", "final", "best"),
+        ),
+        comparisons=expand("results/{recipe}/comparison.json", recipe=SETTINGS),
+        across=["results/comparison-of-recipes.json"] if len(SETTINGS) > 1 else [],
+        seeds=expand("results/{seeded}/seeds.json", seeded=SEEDED),
+    output:
+        tables=[
+            report(
+                update(f"results/tables/{name}.csv"),
+                category="Tables",
+                labels={"table": name},
+            )
+            for name in TABLES
+        ],
+        latex=[update(f"results/tables/{name}.tex") for name in TABLES],
+        references=update("results/tables/references.bib"),
+    log:
+        "results/logs/tables.log",
+    conda:
+        ENVIRONMENT
+    params:
+        **rerun_on("tables"),
+        recipes=list(SETTINGS),
+        seeded=lambda wildcards: f"--seeded {' '.join(SEEDED)}" if SEEDED else "",
+    message:
+        "Write the tables for a paper"
+    shell:
+        stage(
+            "tables",
+            "--recipes {params.recipes:q} {params.seeded} --results results "
+            "--output $(dirname {output.references:q})",
         )
 
 
@@ -72,8 +121,9 @@ rule report:
             recipe=SETTINGS,
             plot=("accuracy", "training"),
         ),
+        tables=expand("results/tables/{table}.csv", table=TABLES),
     output:
-        update("results/report.html"),
+        report(update("results/report.html"), category="Page", labels={"page": "report.html"}),
     log:
         "results/logs/report.log",
     conda:

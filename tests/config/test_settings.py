@@ -209,7 +209,7 @@ def test_a_selection_that_names_no_recipes_is_refused(selected, fault):
     assert sentence(refused) == f"recipes: {fault}"
 
 
-@pytest.mark.parametrize("name", ["data", "models", "logs", "cache"])
+@pytest.mark.parametrize("name", ["data", "models", "logs", "cache", "tables"])
 def test_a_recipe_may_not_be_named_as_a_folder_of_results(project, name):
     with pytest.raises(PipelineError) as refused:
         load_selected(name, {}, project(**{name: {}}))
@@ -242,8 +242,8 @@ def test_recipes_that_agree_share_their_folders_and_a_download_serves_any_data(p
     root = project(
         a={"training": {"beta": 0.1}},
         b={"training": {"beta": 0.2}},
-        c="dataset: {name: some, train_rows: 1000}\n",
-        d="dataset: {name: more, train_rows: 2000}\n",
+        c="model: {name: gemma2-2b-it}\ndataset: {name: some, train_rows: 1000}\n",
+        d="model: {name: gemma2-2b-it}\ndataset: {name: more, train_rows: 2000}\n",
     )
     loaded = load_selected("a,b,c,d", {}, root)
     assert [settings["model"]["name"] for settings in loaded.values()] == [
@@ -274,8 +274,47 @@ def test_a_file_that_holds_no_settings_is_named(tmp_path, content, fault):
     assert sentence(refused).startswith(f"{path}: {fault}")
 
 
-def test_an_empty_recipe_changes_nothing(project):
-    assert effective_settings("mine", {}, project(mine="# nothing\n")) == read_yaml(ROOT / "config.yaml")
+def test_a_recipe_that_names_the_default_model_alone_changes_nothing(project):
+    root = project(mine="model: {name: gemma2-2b-it}\n")
+    assert effective_settings("mine", {}, root) == read_yaml(ROOT / "config.yaml")
+
+
+@pytest.mark.parametrize("recipe", ["# nothing\n", "seed: 1\n", "model: {dtype: bfloat16}\n"])
+def test_a_recipe_that_names_no_model_is_refused(project, recipe):
+    root = project(mine=recipe, above="extends: tiny\nseed: 1\n", tiny={})
+    with pytest.raises(PipelineError) as refused:
+        effective_settings("mine", {}, root)
+    assert sentence(refused).startswith(
+        "recipe mine: model.name: this recipe names no model; write `extends: NAME` (such as gemma2-2b-it or tiny)"
+    )
+    assert effective_settings("mine", {"model": {"name": "x"}}, root)["model"]["name"] == "x"
+    assert effective_settings("above", {}, root)["model"]["name"] == "tiny"  # named by what it extends
+
+
+def test_a_variant_has_a_folder_of_its_own(project):
+    root = project(a={}, b={"controls": ["random"]})
+    assert list(load_selected("a", {"seed": 1, "name": "a-one"}, root)) == ["a-one"]
+    both = load_selected("b", {"seeds": [0, 1], "name": "b.x"}, root)
+    assert list(both) == ["b.x-seed-0", "b.x-seed-1", "b.x-control-random-seed-0", "b.x-control-random-seed-1"]
+    assert list(runs_by_recipe(both)) == ["b.x", "b.x-control-random"]
+    # It differs from its recipe in the name alone, so that equal settings train equally.
+    (variant,) = load_selected("a", {"name": "a-one"}, root).values()
+    assert variant | {"name": None} == load_selected("a", {}, root)["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("b", "recipe a: name: 'b' is a recipe, or a folder of results/ already; choose another name"),
+        ("models", "recipe a: name: 'models' is a recipe, or a folder of results/ already; choose another name"),
+        ("A b", "recipe a: name: expected a name of a-z, 0-9, '.', '_' and '-', found 'A b'"),
+        ("c", "recipes: 'c' is a recipe and a run of another, or two variants have this name; rename one"),
+    ],
+)
+def test_a_variant_may_not_take_the_folder_of_another(project, name, fault):
+    with pytest.raises(PipelineError) as refused:
+        load_selected("a,b" if name == "c" else "a", {"name": name}, project(a={}, b={}))
+    assert sentence(refused) == fault
 
 
 def test_frozen_settings_are_read_only_at_every_level():

@@ -48,7 +48,12 @@ def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ({"question": "q", "answer": "18"}, "'answer' has no '####'"),
+        ({"question": "q", "answer": "Paris"}, "'answer' is 'Paris', expected a number such as 18, or text that is"),
+        ({"question": "q", "answer": "18 or 19"}, "'answer' is '18 or 19', expected a number such as 18"),
+        ({"question": "q", "answer": None}, "'answer' is None, expected a number such as 18"),
+        ({"question": "q", "answer": True}, "'answer' is True, expected a number such as 18"),
+        ({"question": "q", "answer": float("nan")}, "'answer' is nan, expected a number such as 18"),
+        ({"question": "q", "answer": 18, "solution": 9}, "'solution' is int, expected text; or leave it out"),
         ({"question": "q", "answer": "#### - 5"}, "'- 5' after '####' is not one number"),
         (
             {"question": "q", "answer": "#### " + "1" * 1_000_000},
@@ -63,7 +68,6 @@ def test_the_number_after_the_last_hashes_is_the_answer(final, answer):
         ({"question": "q", "answer": "#### many"}, "'many' after '####' is not one number"),
         ({"question": "q", "answer": "#### 1 or 2"}, "'1 or 2' after '####' is not one number"),
         ({"question": "q", "answer": "#### "}, "'' after '####' is not one number"),
-        ({"question": "q", "answer": 18}, "'answer' is int, expected text"),
         ({"question": None, "answer": "#### 18"}, "'question' is NoneType, expected text"),
         ({"question": "q", "answer": "#### 18", "group": 1}, "'group' is int, expected text"),
         ({"question": "q", "answer": "#### 18", "group": " "}, "'group' is empty; name the row's group"),
@@ -121,6 +125,30 @@ def test_published_rows_are_recognised_with_any_line_ends(published, split, tmp_
     rows = files.read_jsonl(path)
     assert gsm8k.is_published(rows, split)
     assert not gsm8k.is_published(rows[:-1], split) and not gsm8k.is_published(rows[::-1], split)
+
+
+@pytest.mark.parametrize(
+    ("answer", "plain", "as_published"),
+    [
+        (18, "18", None),
+        (-7, "-7", None),
+        (2.5, "2.5", None),
+        (18.0, "18", None),
+        (1e20, "100000000000000000000", None),
+        (0.1, "0.1", None),
+        ("18", "18", None),
+        (" 1,000 ", "1000", "1,000"),
+        ("$3.50", "3.5", "$3.50"),
+        ("It is 17.\n#### 18", "18", None),
+    ],
+)
+def test_rows_of_other_data_sets_may_have_plain_answers(tmp_path, answer, plain, as_published):
+    for split in ("train", "test"):
+        row = {"question": f"{split}?", "answer": answer, "solution": "9*2=18", "group": "mine"}
+        files.write_jsonl(tmp_path / f"{split}.jsonl", [row])
+    (row,), _ = sources.jsonl({"path": tmp_path}, None)[0].values()
+    assert (row["answer"], row.get("answer_as_published"), row["group"]) == (plain, as_published, "mine")
+    assert row["solution"] == ("It is 17." if isinstance(answer, str) and "####" in answer else "9*2=18")
 
 
 def test_local_rows_are_compared_with_gsm8k_and_shared_questions_are_a_warning(tmp_path, capsys):

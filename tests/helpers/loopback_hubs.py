@@ -1,7 +1,8 @@
 """The hubs that tests talk to: one server on the loopback that stands for api.kaggle.com, huggingface.co, their storage
 hosts and raw.githubusercontent.com. The real clients reach it as their HTTPS proxy, with its certificate authority.
 
-It speaks as much of those protocols as the clients use for downloads, can be told to fail, and records every request.
+It speaks as much of those protocols as the clients use for downloads, and for uploads to Hugging Face. It can be told
+to fail, and records every request.
 """
 
 import base64
@@ -41,6 +42,8 @@ class Repository:
     files: dict[str, bytes]
     gated: bool = False  # needs a token of an account that has accepted the licence
     accepted: bool = True
+    private: bool = False
+    commits: int = 0  # that were made here
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Hubs:
     damaged: dict[str, int] = field(default_factory=dict)  # so many next answers have a wrong byte
     statuses: dict[str, list[int]] = field(default_factory=dict)  # by a part of the path: the next answers
     requests: list[Request] = field(default_factory=list)
+    stored: dict[str, bytes] = field(default_factory=dict)  # uploaded large files, by their SHA-256
 
     def __post_init__(self) -> None:
         authority = trustme.CA()
@@ -166,7 +170,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer()
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def answer(self) -> None:
         """Records the request and lets its host answer."""
@@ -175,12 +179,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         authorised = any(secret in self.authorisation() for secret in SECRETS)
         self.request_note = Request(self.command, self.host, path, start, authorised)
         self.hubs.requests.append(self.request_note)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         for part, statuses in self.hubs.statuses.items():
             if part in path and statuses:
                 return self.reply(statuses.pop(0))
         if self.host == "api.kaggle.com":
             return self.kaggle(path.rpartition("/")[2], json.loads(body))
+        if self.command == "PUT":  # to storage
+            self.hubs.stored[hashlib.sha256(body).hexdigest()] = body
+            return self.reply(200)
+        if self.host == "huggingface.co" and self.command == "POST":
+            return self.huggingface_upload(path, body)
         if self.host == "huggingface.co":
             return self.huggingface(path)
         if self.host == "raw.githubusercontent.com":
@@ -195,6 +204,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content = repository.files[name] if name != "archive" else archive(repository.files)
         md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
         self.send_content(name, content, **{"x-goog-hash": f"crc32c=AAAAAA==,md5={md5}"})
+
+    def body(self) -> bytes:
+        """What the client sends, whole or in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content = b""
+        while length := int(self.rfile.readline(), 16):
+            content += self.rfile.read(length)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
 
     def authorisation(self) -> str:
         """The client's credentials, decoded if Basic."""
@@ -218,7 +238,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if verb in ("", "revision"):
             if rest and rest[0] not in ("main", "v1", COMMIT):
                 return self.reply(404, {"error": "?"}, **{"X-Error-Code": "RevisionNotFound"})
-            return self.reply(200, {"id": handle.partition("/")[2], "sha": COMMIT, "siblings": []})
+            return self.reply(200, {"id": handle.partition("/")[2], "sha": commit_of(repository), "siblings": []})
         if verb == "tree":
             return self.reply(200, [entry(name, content) for name, content in repository.files.items()])
         name = "/".join(rest[1:])
@@ -242,6 +262,51 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 },
             )
         self.send_content(name, content, **{"ETag": f'"{listed["oid"]}"', "X-Repo-Commit": COMMIT})
+
+    def huggingface_upload(self, path: str, body: bytes) -> None:
+        if path == "/api/validate-yaml":
+            return self.reply(200, {"errors": [], "warnings": []})
+        if not self.request_note.authorised:
+            return self.reply(401, {"error": "Invalid username or password."})
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            handle = f"{asked['organization']}/{asked['name']}"
+            answer = {"url": f"https://huggingface.co/{handle}"}
+            if f"model/{handle}" in self.hubs.huggingface:
+                return self.reply(409, {"error": "You already created this model repo", **answer})
+            private = asked["visibility"] == "private"
+            self.hubs.huggingface[f"model/{handle}"] = Repository({".gitattributes": b"*"}, private=private)
+            return self.reply(200, answer)
+        if path.endswith(".git/info/lfs/objects/batch"):
+            objects = json.loads(body)["objects"]
+            for each in objects:
+                if each["oid"] not in self.hubs.stored:
+                    href = f"https://cdn-lfs.hf.co/{each['oid']}?X-Signature={SIGNATURE}"
+                    each["actions"] = {"upload": {"href": href}}
+            return self.reply(200, {"transfer": "basic", "objects": objects})
+        _, _, owner, name, verb, _ = path.strip("/").split("/", 5)  # api/models/OWNER/NAME/VERB/REVISION
+        repository = self.hubs.huggingface[f"model/{owner}/{name}"]
+        if verb == "preupload":
+            modes = {True: "lfs", False: "regular"}
+            listed = [
+                {"path": each["path"], "uploadMode": modes["lfs" in entry(each["path"], b"")], "shouldIgnore": False}
+                for each in json.loads(body)["files"]
+            ]
+            return self.reply(200, {"files": listed})
+        head, *changes = [json.loads(line) for line in body.splitlines()]
+        if head["value"].get("parentCommit") != commit_of(repository):
+            return self.reply(412, {"error": "The expected parent commit is another one"})
+        for change in changes:
+            value = change["value"]
+            if change["key"] == "deletedFile":
+                del repository.files[value["path"]]
+            elif change["key"] == "lfsFile":
+                repository.files[value["path"]] = self.hubs.stored[value["oid"]]
+            else:
+                repository.files[value["path"]] = base64.b64decode(value["content"])
+        repository.commits += 1
+        oid = commit_of(repository)
+        self.reply(200, {"commitOid": oid, "commitUrl": f"https://huggingface.co/{owner}/{name}/commit/{oid}"})
 
     def kaggle(self, method: str, body: dict) -> None:
         if "modelSlug" in body:
@@ -301,6 +366,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.wfile.write(content[start:])
+
+
+def commit_of(repository: Repository) -> str:
+    """The newest commit of a repository: `COMMIT`, and another one after each upload."""
+    return COMMIT if not repository.commits else f"{repository.commits:040x}"
 
 
 def entry(name: str, content: bytes) -> dict:

@@ -94,6 +94,13 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
         assert [row[side]["format_exact"] == 3 for row in rewarded] == exact
     for plot in ("accuracy", "training"):
         assert "</svg>" in (results / f"tiny/plots/{plot}.svg").read_text()
+    tables = {path.name for path in (results / "tables").iterdir()}
+    metrics_of_base = read(results / "tiny/evaluations/base/metrics.json")
+    assert tables == {"rates.csv", "rates.tex", "comparisons.csv", "comparisons.tex", "references.bib"}
+    assert (
+        f"tiny,base,base,0,test,answer_accuracy,{metrics_of_base['answer_accuracy']['value']},"
+        in (results / "tables/rates.csv").read_text()
+    )
     with_provenance = ("data/word-problems/dataset.json", "tiny/prompts/summary.json", "tiny/training/summary.json")
     for facts in (
         *(read(results / name)["provenance"] for name in with_provenance),

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 import shutil
+from html import unescape
 
 import pytest
 
@@ -51,6 +52,19 @@ def test_the_cost_of_a_step_is_compared_for_runs_that_measured_it(results):
     assert re.findall(
         r'href="#(\w+)"', render_page(results, ["one", "two"], []).split('id="steps"')[1].split("</table>")[0]
     ) == ["two"]
+
+
+def test_terms_are_explained_and_one_row_that_training_fixed_is_open(made):
+    html = render_page(made, ["one"], [])
+    for term in ("Dev", "Test", "checkpoint", "format", "reward", "group", "without signal", "KL"):
+        assert html.count(f"<dfn>{term}</dfn>") == 1, term
+    example = html.split('<div class="example">')[1].split('<p class="soft">Of the rows')[0]
+    (identity,) = re.findall(r"\((test-\d+)\)", example)
+    shown = [unescape(re.sub("<[^>]+>", "", text)) for text in re.findall("<pre[^>]*>(.*?)</pre>", example, re.DOTALL)]
+    for name, text, right in (("base", shown[0], False), ("final", shown[1], True)):
+        rows = files.read_jsonl(made / "one" / "evaluations" / name / "completions.jsonl")
+        (row,) = [row for row in rows if row["id"] == identity]
+        assert (row["completion"], row["strict_correct"]) == (text, right)
 
 
 def cells(html, label):
@@ -232,7 +246,10 @@ def test_the_libraries_are_the_published_ones():
 
 def test_the_command_names_recipe_and_seed():
     chosen = {"recipes": "tiny,other", "seeds": [1, 2], "seed": 2, "miniature": False, "training": {"control": None}}
+    chosen["name"] = None
     run = {"name": "tiny-seed-2", "settings": chosen, "base": None}
+    variant = {"name": "mine-seed-2", "settings": chosen | {"recipes": "tiny", "name": "mine"}}
+    assert page.recipe_of(variant) == "tiny"
     small = {"name": "tiny-miniature-seed-2", "settings": chosen | {"miniature": True}}
     control = {"name": "tiny-control-random-seed-2", "settings": chosen | {"training": {"control": "random"}}}
     assert page.recipe_of(run) == page.recipe_of(small) == page.recipe_of(control) == "tiny"

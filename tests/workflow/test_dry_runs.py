@@ -3,6 +3,7 @@
 import collections
 import importlib.util
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,16 @@ def test_a_dry_run_of_the_default_is_short_and_says_in_words_what_runs_and_why(s
     assert len(planned) == len(snakemake.plan(sources))
     assert ("Train tiny", "Missing output files: ") in [(job, why[:22]) for job, why in planned]
     assert "Choose the best checkpoint of tiny on dev" in dict(planned)
+
+
+def test_snakemakes_own_report_has_page_plots_and_tables_and_needs_no_network(snakemake, finished, tmp_path):
+    made = tmp_path / "report.zip"
+    status, text = snakemake(finished, "results/report.html", "--report", str(made))
+    assert status == 0, text
+    with zipfile.ZipFile(made) as packed:
+        held = {Path(name).name for name in packed.namelist()}
+    assert {"accuracy.svg", "training.svg", "rates.csv", "comparisons.csv", "report.html"} <= held
+    assert made.stat().st_size < 5_000_000
 
 
 def test_the_librarys_paths_are_those_of_the_rules(snakemake, sources):

@@ -41,7 +41,7 @@ def test_jax_and_the_network_would_end_these_runs(snakemake, tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("report={examples: 4}", {"settings tiny", "report"}),
+        ("report={examples: 4}", {"settings tiny", "tables", "report"}),
         ("evaluation={rows: 100}", {"settings tiny"} | BASE | STEPS | LATE),
         ("training={beta: 0.05}", {"settings tiny"} | CHECK_AND_TRAIN),
         ("seed=1", {"settings tiny"} | CHECK_AND_TRAIN),
@@ -64,7 +64,7 @@ def test_changed_settings_rerun_their_stages_and_what_follows(snakemake, finishe
         (["gsm8k_grpo/evaluation/stats.py"], {"format_check tiny"} | BASE | STEPS | LATE),
         (
             ["compare.py", "score.py", "gsm8k_grpo/report/plots.py"],
-            {"compare tiny", "score tiny", "plots tiny", "report"},
+            {"compare tiny", "score tiny", "plots tiny", "tables", "report"},
         ),
         (["reward_audit.py"], AUDIT | {"report"}),  # and no training
         (["gsm8k_grpo/report/templates/report.js"], {"report"}),
@@ -167,6 +167,21 @@ def test_a_second_recipe_shares_data_and_model_and_leaves_the_first_alone(snakem
     assert set(snakemake.plan(project, "--forceall", "--config", "recipes=[tiny,second]")) == own | EVERYTHING
 
 
+def test_another_seed_trains_that_seed_alone(snakemake, project):
+    snakemake.finish(project, "--config", "seeds=[0]")
+    jobs = set(snakemake.plan(project, "--config", "seeds=[0,1]"))
+    new = {name.replace("tiny", "tiny-seed-1") for name in AFTER_PROMPTS} | {"settings tiny-seed-1"}
+    # Of seed 0, the list of settings alone is written again.
+    assert jobs == new | {"settings tiny-seed-0", "over_seeds tiny", "compare_recipes"}
+
+
+def test_a_variant_with_a_name_leaves_its_recipe_alone(snakemake, project):
+    jobs = snakemake.plan(project, "--config", "seed=1", "name=tiny-one")
+    assert set(jobs) == {name.replace("tiny", "tiny-one") for name in AFTER_PROMPTS} | {"settings tiny-one"}
+    written = {path for job in jobs.values() for path in job.output}
+    assert not [path for path in written if path.startswith("results/tiny/")]
+
+
 def test_a_preflight_is_no_input_of_the_report_but_another_one_makes_it_anew(snakemake, project):
     made = project / "results" / "tiny" / "preflight.json"
     made.write_text("{}\n")
@@ -181,7 +196,7 @@ def test_a_preflight_needs_nothing_else_and_nothing_waits_for_it(snakemake, fini
     target = "results/tiny/preflight.json"
     assert set(snakemake.plan(finished, target)) == {"preflight tiny"}
     jobs = snakemake.plan(finished, "--config", "preflight={accelerator: v6e-8}")
-    assert set(jobs) == {"settings tiny", "report"}  # they show all settings
+    assert set(jobs) == {"settings tiny", "tables", "report"}  # they read all settings
 
 
 def test_the_export_is_a_target_of_its_own(snakemake, finished):

@@ -40,11 +40,13 @@ def effective_settings(recipe: str, overrides: Mapping, root: Path = ROOT) -> di
       PipelineError: one sentence that names the recipe and the key.
     """
     config, where = read_yaml(root / "config.yaml"), f"recipe {recipe}"
-    below = merge(config, _recipe_settings(recipe, root))
+    own = _recipe_settings(recipe, root)
+    below = merge(config, own)
     if overrides.get("extends", below.get("extends")) != below.get("extends"):
         raise PipelineError(f"{where}: extends: only the recipe's file can set it, not the command line")
     merged = merge(below, overrides)
     settings = validated(_without_partial_pretraining(merged), where)
+    _require_model(merge(own, overrides), where)
     if settings["miniature"] and settings["model"]["source"] == "pretrained":
         merged = merged | {"miniature": False}  # it is one already
     elif settings["miniature"]:
@@ -73,6 +75,15 @@ def _recipe_settings(recipe: str, root: Path) -> dict:
     return merge(extended, own)
 
 
+def _require_model(chosen: Mapping, where: str) -> None:
+    """Refuses a recipe that would get the model of config.yaml without naming it."""
+    if "name" not in chosen.get("model", {}):
+        raise PipelineError(
+            f"{where}: model.name: this recipe names no model; write `extends: NAME` (such as gemma2-2b-it or tiny) to "
+            "go over another recipe, or a block `model` with its name"
+        )
+
+
 def _recipe_file(recipe: str, root: Path) -> Path:
     if recipe in RESERVED_NAMES:
         raise PipelineError(f"recipes: {recipe!r} is already a folder of results/; choose another name for the recipe")
@@ -93,15 +104,24 @@ def _without_partial_pretraining(settings: Mapping) -> Mapping:
 
 
 def run_name(recipe: str, settings: Mapping) -> str:
-    """The folder below results/ of one run: RECIPE or RECIPE-miniature, then -control-NAME, then -seed-N.
+    """The folder below results/ of one run: RECIPE or its variant's `name`, -miniature, -control-NAME, then -seed-N.
 
     Args:
       recipe: its name.
       settings: the run's, of `load_selected`.
     """
-    name, control = f"{recipe}-miniature" if settings["miniature"] else recipe, settings["training"]["control"]
+    name, control = settings["name"] or recipe, settings["training"]["control"]
+    name = f"{name}-miniature" if settings["miniature"] else name
     name = f"{name}-control-{control}" if control else name
     return f"{name}-seed-{settings['seed']}" if settings["seeds"] else name
+
+
+def _check_variant(recipe: str, name: str | None, root: Path) -> None:
+    """Refuses a variant that would write into the folder of another recipe, or into one of the pipeline's own."""
+    if name in RESERVED_NAMES or (name != recipe and (root / "recipes" / f"{name}.yaml").is_file()):
+        raise PipelineError(
+            f"recipe {recipe}: name: {name!r} is a recipe, or a folder of results/ already; choose another name"
+        )
 
 
 def _runs(settings: Mapping) -> Iterator[dict]:
@@ -129,10 +149,14 @@ def load_selected(selected: str | list[str], overrides: Mapping, root: Path = RO
     """
     loaded: dict[str, dict] = {}
     for recipe in recipe_names(selected):
-        for settings in _runs(effective_settings(recipe, overrides, root)):
+        effective = effective_settings(recipe, overrides, root)
+        _check_variant(recipe, effective["name"], root)
+        for settings in _runs(effective):
             name = run_name(recipe, settings)
             if name in loaded:
-                raise PipelineError(f"recipes: {name!r} is a recipe and a run of another; rename the recipe")
+                raise PipelineError(
+                    f"recipes: {name!r} is a recipe and a run of another, or two variants have this name; rename one"
+                )
             loaded[name] = settings
     owners: dict[str, tuple[str, list]] = {}
     for name, settings in loaded.items():

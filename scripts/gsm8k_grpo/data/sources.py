@@ -6,7 +6,9 @@ dataset.json records as their origin.
 """
 
 import csv
+import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import gsm8k, hubs, word_problems
+from gsm8k_grpo.rewards import answers
 
 SPLITS = tuple(gsm8k.PUBLISHED)
 Rows = dict[str, list[dict]]
@@ -77,7 +80,7 @@ def tfds(_: Mapping, tfds_folder: Path | None) -> tuple[Rows, dict]:
 
 @source
 def jsonl(dataset_settings: Mapping, _: Path | None) -> tuple[Rows, dict]:
-    """Local train.jsonl and test.jsonl in GSM8K's format; their rows may be any."""
+    """Local train.jsonl and test.jsonl in GSM8K's form, or with plain answers; their rows may be any."""
     folder = Path(dataset_settings["path"])
     rows, hashes = {}, {}
     for split in SPLITS:
@@ -90,7 +93,8 @@ def jsonl(dataset_settings: Mapping, _: Path | None) -> tuple[Rows, dict]:
         raw = files.read_jsonl(path, gsm8k.KEYS)
         known = "" if gsm8k.is_published(raw, split) else f"not the {gsm8k.PUBLISHED[split][0]:,} of "
         print(f"{path}: {len(raw):,} rows, {known}GSM8K's {split} as published", flush=True)
-        rows[split] = gsm8k.normalise_rows(raw, split, str(path))
+        formed = [in_published_form(row, f"{path}, row {index}") for index, row in enumerate(raw, start=1)]
+        rows[split] = gsm8k.normalise_rows(formed, split, str(path))
         hashes[path.name] = files.sha256_file(path)
     shared = {row["question"] for row in rows["test"]}.intersection(row["question"] for row in rows["train"])
     if shared:
@@ -111,6 +115,38 @@ def generated(dataset_settings: Mapping, _: Path | None) -> tuple[Rows, dict]:
         split: gsm8k.normalise_rows(raw, split, f"generated {split} problems")
         for split, raw in zip(("train", "test"), problems, strict=True)
     }, {"seed": seed}
+
+
+def in_published_form(row: dict, where: str) -> dict:
+    """A row whose `answer` ends in `#### N`, as GSM8K's do.
+
+    Args:
+      row: `answer` may also be a number (18, 2.5) or text that is one (`18`, `1,000`); then `solution` may hold the
+        text before it.
+      where: file and row, for the error.
+
+    Raises:
+      PipelineError: the answer is something else, or the solution is no text.
+    """
+    answer, solution = row["answer"], row.get("solution", "")
+    if isinstance(answer, str) and "####" in answer:
+        return row
+    text = _number_text(answer)
+    if text is None:
+        raise PipelineError(
+            f"{where}: 'answer' is {repr(answer)[:40]}, expected a number such as 18, or text that is one or that ends "
+            "in '#### 18'"
+        )
+    if not isinstance(solution, str):
+        raise PipelineError(f"{where}: 'solution' is {type(solution).__name__}, expected text; or leave it out")
+    return row | {"answer": f"{solution}\n#### {text}"}
+
+
+def _number_text(answer: object) -> str | None:
+    """An answer that is one number, as text; None for any other. (To Python, true is an int.)"""
+    if type(answer) in (int, float) and math.isfinite(answer):
+        return answers.plain(Fraction(repr(answer)))
+    return answer.strip() if isinstance(answer, str) and gsm8k.parse_gold(answer) is not None else None
 
 
 def _from_hub(hub: str, dataset_settings: Mapping, read: Callable[[Path, str], list[dict]]) -> tuple[Rows, dict]:

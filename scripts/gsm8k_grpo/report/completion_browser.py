@@ -3,7 +3,8 @@
 import base64
 import gzip
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 from gsm8k_grpo.evaluation.comparison import OUTCOMES
 from gsm8k_grpo.report import numbers
@@ -58,6 +59,45 @@ def _side(graded: dict, rewards: Mapping) -> dict:
         "l": int(graded["stop_reason"] == "limit"),
         "w": [round(value, 4) for value in rewards.values()],
     }
+
+
+def fixed_example(pairs: list[dict], make_row: Callable[[dict], dict], tags: Sequence[str]) -> dict | None:
+    """The shortest row that training fixed, to read without the browser; None where it fixed none.
+
+    Args:
+      pairs: of `comparison.pair_rows`.
+      make_row: makes a `page_row` of a pair.
+      tags: the four tags in the order of a completion, every character visible.
+
+    Returns:
+      `id`, `question`, `gold`, and `before` and `after`: the completions as `tagged_parts`.
+    """
+    fixed = [pair for pair in pairs if pair["outcomes"]["final"] == OUTCOMES[False, True]]
+    if not fixed:
+        return None
+    # A row's question is not at hand, but completions that are short have short questions.
+    pair = min(fixed, key=lambda each: sum(len(each["sides"][side]["completion"]) for side in ("base", "final")))
+    row, (base, final) = make_row(pair), (list(pair["sides"]).index(side) for side in ("base", "final"))
+    return {
+        "id": row["id"],
+        "question": row["p"][slice(*row["q"])],
+        "gold": row["g"],
+        "before": tagged_parts(row["s"][base]["c"], tags),
+        "after": tagged_parts(row["s"][final]["c"], tags),
+    }
+
+
+def tagged_parts(text: str, tags: Sequence[str]) -> list[tuple[str, str]]:
+    """A completion in pieces, as report.js colours it: (`tag`, `reasoning`, `answer` or nothing, piece)."""
+    reasoning_start, _, answer_start, _ = tags
+    inside, parts = "", []
+    for piece in re.split(f"({'|'.join(map(re.escape, tags))})", text):
+        if piece in tags:
+            parts.append(("tag", piece))
+            inside = {reasoning_start: "reasoning", answer_start: "answer"}.get(piece, "")
+        elif piece:
+            parts.append((inside, piece))
+    return parts
 
 
 def pack(value: object) -> str:

@@ -108,6 +108,20 @@ PANELS = (
 PHASES = tuple(column.label for column in _SECONDS)
 
 
+def headline_rates(extraction: str) -> list[str]:
+    """The keys of the rates in the tables of the result; `answer_accuracy` already is the recipe's own reading.
+
+    A recipe that reads by one of the two cascades has the other one beside it.
+    """
+    cascades = {"cascade", "published_cascade"}
+    shown = (cascades if extraction in cascades else set()) - {extraction}
+    return [
+        key
+        for key, rate in RATES.items()
+        if rate.comparison in shown or (rate.headline and rate.comparison != extraction)
+    ]
+
+
 def panels_of(columns: Iterable[str]) -> list[Panel]:
     """The panels of a run with these columns, its own rewards in the panel `rewards`."""
     listed = {column.name for panel in PANELS for column in panel.columns}

@@ -17,7 +17,7 @@ from gsm8k_grpo.config.recipes import recipe_names, run_name
 from gsm8k_grpo.report import artifact_schema, completion_browser, numbers, sentences, training_figures
 from gsm8k_grpo.report.caveats import across_machines, list_caveats, machine
 from gsm8k_grpo.report.charts import accuracy_curve, cost_points
-from gsm8k_grpo.report.metric_catalogue import RATES
+from gsm8k_grpo.report.metric_catalogue import RATES, headline_rates
 from gsm8k_grpo.report.run_summary import paired_completions, summarise_run
 from gsm8k_grpo.rewards.answers import READINGS, Tags
 from gsm8k_grpo.rewards.controls import CONTROLS
@@ -147,20 +147,6 @@ def _origin(origin: Mapping) -> str:
     )
 
 
-def headline_rates(extraction: str) -> list[str]:
-    """The keys of the rates in the tables of the result; `answer_accuracy` already is the recipe's own reading.
-
-    A recipe that reads by one of the two cascades has the other one beside it.
-    """
-    cascades = {"cascade", "published_cascade"}
-    shown = (cascades if extraction in cascades else set()) - {extraction}
-    return [
-        key
-        for key, rate in RATES.items()
-        if rate.comparison in shown or (rate.headline and rate.comparison != extraction)
-    ]
-
-
 def phase_shares(training: Mapping) -> list[tuple[str, float, float]]:
     """Each phase of training with its seconds and its share of all."""
     seconds = training_figures.seconds_by_phase(training)
@@ -259,7 +245,7 @@ def _pack_training(run: dict, blobs: dict[str, str], budget_bytes: int) -> None:
 def _pack_completions(results: Path, run: dict, blobs: dict[str, str], budget_bytes: int) -> int:
     """Packs the paired completions; returns the length of the text."""
     pairs, make_row = paired_completions(results, run)
-    run |= {"paired": len(pairs), "shown": 0}
+    run |= {"paired": len(pairs), "shown": 0, "example": None}
     if not pairs:
         return 0
     settings = run["settings"]
@@ -274,6 +260,7 @@ def _pack_completions(results: Path, run: dict, blobs: dict[str, str], budget_by
         pairs, settings["report"]["examples"], budget_bytes, browser_settings, make_row
     )
     run |= {"shown": len(shown), "trained": list(pairs[0]["outcomes"])}
+    run["example"] = completion_browser.fixed_example(pairs, make_row, browser_settings["tags"])
     blobs[f"data-{run['name']}-completions"] = text
     return len(text)
 

@@ -1,0 +1,102 @@
+"""Publishing an export: the real client, in processes of its own, and a hub on the loopback."""
+
+import sys
+
+import pytest
+
+from gsm8k_grpo.common.layout import ROOT
+from gsm8k_grpo.huggingface.export import replace_export
+from loopback_hubs import HF_TOKEN, Hubs, assert_no_secret_below
+
+FILES = {
+    "README.md": b"---\nlicense: gemma\n---\n# Card\n",
+    "config.json": b"{}",
+    "model.safetensors": b"weights" * 1000,
+    "adapter/adapter_model.safetensors": b"adapters",
+}
+
+
+@pytest.fixture
+def hub(tmp_path):
+    (tmp_path / "hub-side").mkdir()
+    made = Hubs(tmp_path / "hub-side")
+    yield made
+    made.close()
+    storage = [request for request in made.requests if request.host == "cdn-lfs.hf.co"]
+    assert not any(request.authorised for request in storage)  # only the hub itself may see the token
+    assert_no_secret_below(tmp_path / "results")
+
+
+@pytest.fixture
+def publish(hub, tmp_path):
+    """Publishes tmp_path's export of `tiny`; returns (exit status, all output)."""
+
+    def call(*arguments, to="someone/tiny", **environment):
+        command = [sys.executable, str(ROOT / "scripts/publish.py"), "--recipe", "tiny", "--to", to, *arguments]
+        return hub.run(command, cwd=tmp_path, **({"HF_TOKEN": HF_TOKEN} | environment))
+
+    return call
+
+
+def export(folder, contents):
+    """Exports files as the stage does."""
+
+    def write(making):
+        for name, content in contents.items():
+            (making / name).parent.mkdir(exist_ok=True)
+            (making / name).write_bytes(content)
+        return {"recipe": "tiny"}
+
+    replace_export(folder / "results/tiny/export", write)
+
+
+@pytest.mark.slow
+def test_an_export_is_published_in_one_commit_and_replaces_another_only_when_told(hub, publish, tmp_path):
+    export(tmp_path, FILES)
+    hub.statuses["/commit/"] = [503]  # tried again
+    status, text = publish()
+    assert status == 0, text
+    repository = hub.huggingface["model/someone/tiny"]
+    assert f"published: https://huggingface.co/someone/tiny/commit/{1:040x}" in text
+    manifest = tmp_path / "results/tiny/export/export.json"
+    first = FILES | {"export.json": manifest.read_bytes(), ".gitattributes": b"*"}
+    assert repository.files == first and repository.private and repository.commits == 1
+
+    export(tmp_path, {"README.md": FILES["README.md"], "config.json": b'{"new": 1}'})
+    status, text = publish()
+    assert (
+        status == 1
+        and ("ERROR: --to: someone/tiny already has 5 files (README.md): add --replace to replace them all, or") in text
+    )
+    assert repository.files == first
+
+    hub.statuses["/commit/"] = [412]  # someone else's commit came between
+    status, text = publish("--replace")
+    assert status == 1 and "ERROR: --to: someone/tiny changed during the upload: look at what is new there" in text
+    assert repository.files == first
+    status, text = publish("--replace")
+    assert status == 0, text
+    kept = {".gitattributes": b"*", "README.md": FILES["README.md"]}
+    assert repository.files == kept | {"config.json": b'{"new": 1}', "export.json": manifest.read_bytes()}
+
+
+@pytest.mark.slow
+def test_what_cannot_be_published_is_said_in_one_sentence(hub, publish, tmp_path):
+    status, text = publish()
+    assert status == 1 and "ERROR: results/tiny/export/export.json: no such file; make the export first" in text
+    export(tmp_path, FILES)
+    status, text = publish(HF_TOKEN="")
+    assert status == 1 and "ERROR: --to: Hugging Face does not let you write to someone/tiny: create a token" in text
+    status, text = publish(to="a b/c/d")
+    assert status == 1 and "ERROR: --to: 'a b/c/d' is not the name of a repository; expected OWNER/NAME" in text
+    (tmp_path / "results/tiny/export/config.json").write_text("edited by hand")
+    status, text = publish()
+    assert status == 1 and "export/config.json: is missing or was changed after the export" in text
+    assert not hub.huggingface
+
+
+def test_a_repository_is_public_only_when_asked_for(hub, publish, tmp_path):
+    export(tmp_path, {"config.json": b"{}"})
+    status, text = publish("--public")
+    assert status == 0, text
+    assert not hub.huggingface["model/someone/tiny"].private

@@ -1,0 +1,74 @@
+"""Asking the base model and the trained one (scripts/ask.py), and how their answers are shown."""
+
+import subprocess
+import sys
+
+import pytest
+
+from gsm8k_grpo.report.side_by_side import ANSWER, REASONING, RESET, side_by_side
+from gsm8k_grpo.rewards.answers import Tags
+from small_run import fails, read, rows
+
+TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+
+
+@pytest.mark.parametrize("name", [pytest.param("base", marks=pytest.mark.slow), "final"])
+def test_a_question_of_the_test_rows_gets_the_completion_of_its_evaluation(finished, name):
+    from gsm8k_grpo.config.settings_argument import stage_settings
+    from gsm8k_grpo.evaluation.asking import Asker
+
+    results = finished / "results"
+    settings = stage_settings(str(results / "tiny/settings.yaml"), "mesh", "model", "prompt", "evaluation")
+    asker = Asker(settings, results / "models/tiny", results / "tiny/training/checkpoints.json", name)
+    questions = {row["id"]: row["question"] for row in rows(results / "data/word-problems/test.jsonl")}
+    for evaluated in rows(results / f"tiny/evaluations/{name}/completions.jsonl")[:3]:
+        answer = asker.ask(questions[evaluated["id"]])
+        assert (answer.text, answer.tokens) == (evaluated["completion"], evaluated["tokens"])
+        assert (answer.reading, answer.has_format) == (evaluated["strict"], evaluated["format_correct"])
+        assert answer.truncated == (evaluated["stop_reason"] == "limit")
+
+
+@pytest.mark.slow
+def test_questions_are_read_line_by_line_and_one_that_is_too_long_ends_nothing(finished):
+    asked = ["Tom has 3 balls, buys 4. How many balls now?", "why " * 100, "Tom has 9 balls. How many?", "", "unread"]
+    done = subprocess.run(
+        [sys.executable, "scripts/ask.py", "--recipe", "tiny"],
+        cwd=finished,
+        input="\n".join(asked),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    step = read(finished / "results/tiny/evaluations/final/metrics.json")["step"]
+    headings = [line for line in done.stdout.splitlines() if line.startswith("base model")]
+    assert [heading.split(" │ ")[1] for heading in headings] == [f"tiny, final (step {step})"] * 2
+    assert "ERROR: prompt.max_tokens: none of the 1 asked prompts fits into 64 tokens" in done.stderr
+    assert "\x1b" not in done.stdout  # colours are for terminals
+
+
+def test_a_recipe_that_is_not_trained_is_named_with_those_that_are(finished):
+    said = fails(finished, "scripts/ask.py", "--recipe", "huge", "How many?")
+    assert said == (
+        "ERROR: results/huge/settings.yaml: no such file: run snakemake --cores 1 results/report.html --config "
+        "recipes=huge first, or name another recipe (trained here: tiny)"
+    )
+
+
+def test_columns_have_the_width_of_the_terminal_and_coloured_tags():
+    texts = {"base model": "<answer>72</answer>\nand a word more", "trained": "<reasoning>48/2 = 24, 48+24 = 72 apples"}
+    plain = side_by_side(texts, 61, None)
+    assert plain.splitlines() == [
+        "base model                    │ trained",
+        "<answer>72</answer>           │ <reasoning>48/2 = 24, 48+24 =",
+        "and a word more               │ 72 apples",
+    ]
+    coloured = side_by_side(texts, 61, TAGS)
+    assert (
+        f"{ANSWER}<answer>{RESET}72{ANSWER}</answer>{RESET}           │ {REASONING}<reasoning>{RESET}48/2" in coloured
+    )
+    assert "\x1b" not in coloured.splitlines()[2]
+
+
+def test_a_models_text_cannot_command_the_terminal():
+    shown = side_by_side({"base": "\x1b[2Jgone\rback", "trained": "ok"}, 80, None)
+    assert "\x1b" not in shown and "\r" not in shown and "⟨U+001B⟩[2Jgone⟨U+000D⟩back" in shown
