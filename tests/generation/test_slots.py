@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from gsm8k_grpo.generation import cache_length, slots
+from gsm8k_grpo.generation import cache_length, shared_prefix, slots
 from gsm8k_grpo.generation.decoding_state import DrawingOptions
 from gsm8k_grpo.generation.queue import Decoding, complete_queue, plan_queue
 from gsm8k_grpo.generation.sampler import Sampler
@@ -66,6 +66,43 @@ def test_rows_of_refilled_slots_are_those_of_the_plain_path(family, monkeypatch)
     assert lengths.count(12) > 2 and sizes[-1][0] < 8
     # The ring went round, and the cache has two sizes.
     assert any(end > places for _, end, places in sizes) and {places for *_, places in sizes} <= {24, 32}
+
+
+@pytest.mark.parametrize("family", ONE_FAMILY_QUICK)
+def test_rows_of_prompts_that_begin_alike_are_those_of_the_plain_path(family, monkeypatch):
+    """The beginning is computed once; what follows it is longer and shorter than the window of local attention."""
+    monkeypatch.setattr(slots, "REFILLS", 4)
+    monkeypatch.setattr(shared_prefix, "WORTH_TOKENS", 3)
+    prompts = [f"9 8 7 {prompt}" for prompt in PROMPTS if len(prompt.split()) < 9]
+    model = building.initialise(building.tunix_config(FAMILIES[family]), seed=3)
+    sampler, shapes, prefixes = Sampler(model, Numbers(), 32, MESH), [], []
+    monkeypatch.setattr(sampler, "prefill", with_noted_shapes(sampler.prefill, shapes))
+    monkeypatch.setattr(sampler, "prefill_prefix", with_noted_shapes(sampler.prefill_prefix, prefixes))
+    queue, key = plan_queue(prompts, 1), jax.random.key(5)
+    for decoding in (GREEDY, SAMPLED):
+        found, _ = completed(sampler, queue, 8, decoding, prompts=prompts)
+        assert sorted(found) == sorted(queue)
+        for (index, sample), completion in found.items():
+            row_key = jax.random.fold_in(jax.random.fold_in(key, index), sample)
+            expected = plain_tokens(model, prompts[index], row_key, LIMIT, decoding.temperature)
+            stopped = expected[-1] in NUMBER_STOPS
+            assert completion.text == " ".join(map(str, expected[:-1] if stopped else expected))
+    assert prefixes == [(1, 4)] * 2  # with the token that begins each text
+    assert set(shapes) == {(8, 8), (2, 8), (2, 4)}  # what follows, of at most 12 - 4 tokens
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ([[2, 5, 6, 7], [2, 5, 6, 8, 9]], [2, 5, 6]),
+        ([[2, 5, 6], [2, 5, 6, 8]], [2, 5]),  # each keeps a token
+        ([[2, 5, 7], [2, 6, 7], [2, 5, 7]], []),  # too short
+        ([[2, 5, 6, 7]] * 3, []),  # one prompt, which is computed once anyway
+    ],
+)
+def test_the_shared_beginning_of_prompts(monkeypatch, prompts, expected):
+    monkeypatch.setattr(shared_prefix, "WORTH_TOKENS", 2)
+    assert shared_prefix.shared_prefix(prompts) == expected
 
 
 @pytest.mark.slow

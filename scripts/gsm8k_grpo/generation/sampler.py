@@ -18,7 +18,7 @@ from gsm8k_grpo.generation import next_token, padding
 from gsm8k_grpo.generation.decoding_state import DecodingState, DrawingOptions
 from gsm8k_grpo.generation.slots import Finished, Slots
 from gsm8k_grpo.models import attention, matmul_order
-from gsm8k_grpo.models.hidden_states import prefill
+from gsm8k_grpo.models.hidden_states import prefill, prefill_after
 from gsm8k_grpo.models.layered import output_logits
 from gsm8k_grpo.models.lora import can_merge, merge_adapters
 
@@ -37,7 +37,8 @@ class SamplerOutput(base_sampler.SamplerOutput):
 class Sampler(tunix_sampler.Sampler):
     """Tunix's sampler with our own programs, whose cost follows the number of tokens.
 
-    - A prompt is computed once for all its rows, with little padding, and only its last place gets logits.
+    - A prompt is computed once for all its rows, with little padding, and only its last place gets logits. The
+      beginning that all prompts share is computed once for all of them.
     - A row that is done gives its slot to the next prompt (`slots`). Once no prompt waits, and where many tokens may
       follow, decoding goes on with a smaller batch of the rows that are not done.
     - Each row has its own noise, from its own key: its tokens do not depend on the batch.
@@ -84,6 +85,7 @@ class Sampler(tunix_sampler.Sampler):
         merges = can_merge(lora, self._dtype, self._for_cpu)
         self._merged_lora = lora if merges else None
         self.prefill = jax.jit(self._prefill, static_argnames=("copies", "places", "options"))
+        self.prefill_prefix = jax.jit(self._prefill_prefix)
         self.lay_out = jax.jit(self._lay_out)
         self.decode = jax.jit(self._decode, static_argnames="options", donate_argnames="state")
         self.insert = jax.jit(self._insert, donate_argnames="state")
@@ -212,23 +214,29 @@ class Sampler(tunix_sampler.Sampler):
         copies: int,
         places: int,
         options: DrawingOptions,
+        prefix: dict | None = None,
     ) -> DecodingState:
         """Computes left-padded prompts, [B / copies, P], and draws each row's first token.
 
         Args:
           filled: [B] false where a row only fills up the batch; it is done.
           places: of the cache.
+          prefix: of `prefill_prefix`; then `prompt_ids` has what follows it in each prompt, right-padded.
         """
-        tokens = places - prompt_ids.shape[1]
 
-        def compute(weights: object, prompt_ids: jax.Array) -> tuple:
-            model = self._model(weights)
-            model.loop_layers = self._for_cpu
-            hidden, real, cache = prefill(model, prompt_ids, self.tokenizer.pad_id())
+        def compute(weights: object, prompt_ids: jax.Array, prefix: dict | None) -> tuple:
+            model, pad_id = self._model_for_prompts(weights), self.tokenizer.pad_id()
+            computed = (
+                prefill(model, prompt_ids, pad_id)
+                if prefix is None
+                else prefill_after(model, prefix, prompt_ids, pad_id)
+            )
+            hidden, real, cache = computed
             return output_logits(model, hidden)[:, 0], real, cache
 
         compute = matmul_order.with_smaller_operand_first(compute) if self._for_cpu else compute
-        logits, real, cache = compute(weights, prompt_ids)
+        logits, real, cache = compute(weights, prompt_ids, prefix)
+        tokens = places - real.shape[1]
         state = DecodingState(
             tokens=jnp.zeros((len(keys), options.max_completion_tokens), jnp.int32),
             drawn=jnp.zeros(len(keys), jnp.int32),
@@ -240,6 +248,19 @@ class Sampler(tunix_sampler.Sampler):
         )
         logits = jnp.repeat(logits, copies, axis=0)
         return self._constrain_shardings(self._append_token(state, logits, options))
+
+    def _prefill_prefix(self, weights: object, ids: jax.Array) -> dict:
+        """Computes the cache of [1, S] tokens with which all prompts begin."""
+
+        def compute(weights: object, ids: jax.Array) -> dict:
+            return prefill(self._model_for_prompts(weights), ids, self.tokenizer.pad_id())[2]
+
+        return (matmul_order.with_smaller_operand_first(compute) if self._for_cpu else compute)(weights, ids)
+
+    def _model_for_prompts(self, weights: object) -> nnx.Module:
+        model = self._model(weights)
+        model.loop_layers = self._for_cpu
+        return model
 
     def _lay_out(self, weights: object) -> list[jax.Array]:
         """Gathers weights, merges adapters into them and lays them out as the decoding loop reads them."""

@@ -15,6 +15,7 @@ import numpy as np
 from gsm8k_grpo.generation import cache_length, padding
 from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
 from gsm8k_grpo.generation.decoding_state import DecodingState, DrawingOptions
+from gsm8k_grpo.generation.shared_prefix import shared_prefix
 
 HALVINGS = 3  # how often decoding may go on with half as many rows
 REFILLS = 8  # the slots are refilled in so many parts
@@ -80,6 +81,9 @@ class Slots:
         self._rows = np.zeros(0, int)  # the row in each slot, or FREE
         self._state: DecodingState | None = None
         self._lengths = np.array([len(prompt) for prompt in prompts])
+        # One row of a beginning cannot be sharded.
+        self._prefix = shared_prefix(prompts) if fsdp == 1 else []
+        self._prefix_cache: dict | None = None
         self._places: list[int] = []  # the sizes of the cache, shortest first
 
     def finished(self) -> Iterator[Finished]:
@@ -137,7 +141,7 @@ class Slots:
         rows, ids, keys = self._next(self._refill)
         slots = free[: len(rows)]
         self._rows[slots] = rows
-        new = self._prefill(ids, keys, np.ones(self._refill, bool), ids.shape[1])
+        new = self._prefill(ids, keys, np.ones(self._refill, bool), len(self._prefix) + ids.shape[1])
         repeated = np.concatenate([slots, np.full(self._refill - len(rows), slots[-1])])
         self._state = sampler.insert(self._state, new, repeated)
         return True
@@ -150,31 +154,38 @@ class Slots:
         """Takes the next rows, at most `size`, from the queue.
 
         Returns:
-          (the rows, [size / repeats, P] left-padded prompts, [size] keys); the last row fills up what is missing.
+          (the rows, [size / repeats, P] left-padded prompts, or right-padded what follows the shared beginning, [size]
+          keys); the last row fills up what is missing.
         """
         rows = [self._queue.popleft() for _ in range(min(size, len(self._queue)))]
-        filled = rows + [rows[-1]] * (size - len(rows))
-        places = self._padded(self._lengths[rows].max())
+        filled, shared = rows + [rows[-1]] * (size - len(rows)), len(self._prefix)
+        places = self._padded(self._lengths[rows].max()) - shared
         ids = np.full((size // self._repeats, places), self._sampler.tokenizer.pad_id(), np.int32)
         for line, row in zip(ids, filled[:: self._repeats], strict=True):
-            line[places - len(self._prompts[row]) :] = self._prompts[row]
+            rest = self._prompts[row][shared:]
+            line[slice(len(rest)) if shared else slice(places - len(rest), None)] = rest
         return rows, ids, self._keys[np.array(filled)]
 
     def _padded(self, tokens: int) -> int:
-        """The padded length of prompts whose longest has so many tokens."""
-        return padding.padded_length(tokens, self._max_prompt_tokens, padding.PROMPT_LENGTHS)
+        """The padded length of prompts whose longest has so many tokens; a shared beginning is not padded."""
+        shared = len(self._prefix)
+        rest = padding.padded_length(tokens - shared, self._max_prompt_tokens - shared, padding.PROMPT_LENGTHS)
+        return shared + rest
 
     def _prefill(self, ids: np.ndarray, keys: jax.Array, filled: np.ndarray, places: int) -> DecodingState:
         """Computes prompts, each as often as the mesh needs."""
-        copies = padding.prompt_copies(len(ids), self._repeats, self._fsdp)
-        return self._sampler.prefill(
-            self._sampler.weights(),
+        sampler, copies = self._sampler, padding.prompt_copies(len(ids), self._repeats, self._fsdp)
+        if self._prefix and self._prefix_cache is None:
+            self._prefix_cache = sampler.prefill_prefix(sampler.weights(), np.array([self._prefix], np.int32))
+        return sampler.prefill(
+            sampler.weights(),
             np.repeat(ids, copies, axis=0),
             keys,
             filled,
             copies=self._repeats // copies,
             places=places,
             options=self._options,
+            prefix=self._prefix_cache,
         )
 
     def _halve(self) -> None:

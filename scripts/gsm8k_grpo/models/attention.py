@@ -51,6 +51,18 @@ def repeat_and_extend(cache: dict, copies: int, tokens: int, dtype: jnp.dtype | 
     return {layer: {name: extended(name, leaf) for name, leaf in leaves.items()} for layer, leaves in cache.items()}
 
 
+def shift(cache: dict, places: jax.Array) -> dict:
+    """Moves each row's tokens by its own number of places, [B], to the end. What leaves enters at the beginning."""
+
+    def shifted(leaves: dict) -> dict:
+        keys, values = (
+            jax.vmap(jnp.roll, (0, 0, None))(leaves[name], places, axis) for name, axis in (("k", 2), ("v", 1))
+        )
+        return {**leaves, "k": keys, "v": values}
+
+    return {layer: shifted(leaves) for layer, leaves in cache.items()}
+
+
 def resize(cache: dict, tokens: int) -> dict:
     """Moves a ring's newest tokens into a ring of S = `tokens` places."""
 

@@ -43,3 +43,29 @@ def prefill(model: nnx.Module, ids: jax.Array, pad_id: int) -> tuple[jax.Array, 
     cache = attention.empty_cache(model.config, *ids.shape, model.embedder.input_embedding.dtype)
     hidden, cache = compute_hidden_states(model, ids, common.build_positions_from_mask(real), cache, mask)
     return hidden[:, -1:], real, cache
+
+
+def prefill_after(model: nnx.Module, prefix: dict, ids: jax.Array, pad_id: int) -> tuple[jax.Array, jax.Array, dict]:
+    """Does what `prefill` does for prompts that begin alike, from the cache of that beginning.
+
+    Args:
+      prefix: the cache of one row of S tokens, without padding.
+      ids: [N, R] what follows it in each prompt, right-padded, so that no row has a gap.
+
+    Returns:
+      as `prefill` for left-padded prompts of P = S + R places: ([N, 1, D], [N, P], the cache).
+    """
+    rows, tokens = ids.shape
+    shared = prefix["layer_0"]["v"].shape[2]
+    lengths = jnp.sum(ids != pad_id, axis=1)
+    mask = jnp.concatenate([jnp.ones((tokens, shared), bool), jnp.tri(tokens, dtype=bool)], axis=1)
+    hidden, cache = compute_hidden_states(
+        model,
+        ids,
+        jnp.broadcast_to(shared + jnp.arange(tokens), ids.shape),
+        attention.repeat_and_extend(prefix, rows, tokens),
+        jnp.broadcast_to(mask, (rows, *mask.shape)),
+    )
+    last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)
+    real = jnp.arange(shared + tokens) >= (tokens - lengths)[:, None]
+    return last, real, attention.shift(cache, tokens - lengths)
