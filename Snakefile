@@ -31,6 +31,7 @@ localrules:
     best,
     score,
     compare,
+    transfer,
     compare_recipes,
     over_seeds,
     plots,

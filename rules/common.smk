@@ -46,9 +46,7 @@ DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
 # Sets of other problems that runs are evaluated on, by name (evaluation.transfer).
 TRANSFER = {
-    each["name"]: each
-    for chosen in SETTINGS.values()
-    for each in chosen["evaluation"]["transfer"]
+    each["name"]: each for chosen in SETTINGS.values() for each in chosen["evaluation"]["transfer"]
 }
 # The runs of each recipe that has several seeds.
 SEEDED = runs_by_recipe(SETTINGS)
@@ -290,7 +288,9 @@ def transfer_hash(wildcards):
     chosen = TRANSFER[wildcards.transfer]
     if not chosen["path"] or chosen["handle"]:
         return {}
-    path, manifest = Path(chosen["path"]), Path("results", "data", wildcards.transfer, "dataset.json")
+    path, manifest = Path(chosen["path"]), Path(
+        "results", "data", wildcards.transfer, "dataset.json"
+    )
     if not path.is_file() and manifest.is_file():
         return files.read_json(manifest)["origin"]["sha256"]
     return {path.name: files.sha256_file(path)} if path.is_file() else {}

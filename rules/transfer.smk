@@ -42,3 +42,49 @@ rule transfer_prompts:
             "--settings {params.settings:q} --rows {input.rows:q} "
             "--model $(dirname {input.model:q}) --output $(dirname {output.summary:q})",
         )
+
+
+rule transfer:
+    input:
+        settings="results/{recipe}/settings.yaml",
+        own="results/{recipe}/comparison.json",
+        train=data_file("train.jsonl"),
+        test=branch(
+            lambda wildcards: SETTINGS[wildcards.recipe]["evaluation"]["split"] == "test",
+            then=data_file("test.jsonl"),
+            otherwise=[],
+        ),
+        rows=lambda wildcards: expand(
+            "results/data/{name}/{file}",
+            name=transfer_of(wildcards.recipe),
+            file=("test.jsonl", "dataset.json"),
+        ),
+        prompts=lambda wildcards: expand(
+            "results/{recipe}/transfer/{name}/prompts/summary.json",
+            recipe=wildcards.recipe,
+            name=transfer_of(wildcards.recipe),
+        ),
+        evaluations=lambda wildcards: expand(
+            "results/{recipe}/transfer/{name}/{checkpoint}/{file}",
+            recipe=wildcards.recipe,
+            name=transfer_of(wildcards.recipe),
+            checkpoint=("base", "final", "best"),
+            file=("completions.jsonl", "metrics.json"),
+        ),
+    output:
+        compared=update("results/{recipe}/transfer.json"),
+        plot=update("results/{recipe}/plots/transfer.svg"),
+    log:
+        "results/logs/{recipe}/transfer.log",
+    conda:
+        ENVIRONMENT
+    params:
+        **rerun_on("transfer"),
+    message:
+        "Compare {wildcards.recipe} before and after training on other sets"
+    shell:
+        stage(
+            "transfer",
+            "--results results --run {wildcards.recipe} --output {output.compared:q} "
+            "--plot {output.plot:q}",
+        )

@@ -169,7 +169,9 @@ def test_a_repositorys_own_file_is_downloaded_and_checked(hub, tmp_path, monkeyp
     assert not target.exists()
     asked = len(hub.requests)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(PipelineError, match="arkilpatel/SVAMP on GitHub: HF_HUB_OFFLINE is set.* name a copy of it on"):
+    with pytest.raises(
+        PipelineError, match=r"arkilpatel/SVAMP on GitHub: HF_HUB_OFFLINE is set.* name a copy of it on"
+    ):
         load(name="svamp")
     assert len(hub.requests) == asked
 
