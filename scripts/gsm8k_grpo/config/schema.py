@@ -102,7 +102,7 @@ def validated(settings: Mapping, where: str, blocks: Iterable[str] = tuple(Setti
         checked = Settings.model_validate(settings).model_dump(include=set(blocks), warnings=False)
     except pydantic.ValidationError as error:
         raise PipelineError(f"{where}: {_sentence(error, settings)}") from None
-    for key in _missing_keys(settings, checked):
+    for key in list(_missing_keys(settings, checked)):
         if key != NOT_FOR_EVERY_STAGE:
             raise PipelineError(f"{where}: {key}: this key is missing")
         del checked["evaluation"]["transfer"]  # a stage has what it was given, and no more
