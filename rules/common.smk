@@ -22,6 +22,7 @@ from gsm8k_grpo.config import job_resources
 from gsm8k_grpo.config.merging import merge, parse_scalars, read_yaml
 from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
 from gsm8k_grpo.data import model_files
+from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
 from gsm8k_grpo.rewards import custom
 
@@ -217,8 +218,9 @@ def evaluation_blocks(chosen, evaluations, *names):
 
 
 def transfer_of(recipe):
-    """The names of the other sets that a recipe is evaluated on."""
-    return [each["name"] for each in SETTINGS[recipe]["evaluation"]["transfer"]]
+    """The names of the other sets that a recipe is evaluated on; a second gold for its own rows is none."""
+    named = [each["name"] for each in SETTINGS[recipe]["evaluation"]["transfer"]]
+    return [name for name in named if name != SECOND_GOLD]
 
 
 def selection(recipe, name="metrics.json"):

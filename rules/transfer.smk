@@ -56,8 +56,12 @@ rule transfer:
         ),
         rows=lambda wildcards: expand(
             "results/data/{name}/{file}",
-            name=transfer_of(wildcards.recipe),
+            name=[each["name"] for each in SETTINGS[wildcards.recipe]["evaluation"]["transfer"]],
             file=("test.jsonl", "dataset.json"),
+        ),
+        completions=expand(
+            "results/{{recipe}}/evaluations/{checkpoint}/completions.jsonl",
+            checkpoint=("base", "final"),
         ),
         prompts=lambda wildcards: expand(
             "results/{recipe}/transfer/{name}/prompts/summary.json",

@@ -24,7 +24,7 @@ def main(*, results: ResultsFolder, run: str, output: OutputFile, plot: Path) ->
       run: name of the recipe, or of its run
       plot: SVG to write
     """
-    settings = stage_settings(str(layout.settings_file(results, run)), "dataset", "evaluation")
+    settings = stage_settings(str(layout.settings_file(results, run)), "dataset", "prompt", "evaluation")
     compared = compare_transfer(results, run, settings)
     files.write_json(output, {**compared, "provenance": collect_provenance()})
     plots.draw_transfer(compared, plot)

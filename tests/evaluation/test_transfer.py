@@ -5,6 +5,7 @@ import pytest
 import synthetic
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.evaluation import clustered, stats, transfer
 from gsm8k_grpo.report.transfer_sentence import transfer_sentence
 
@@ -86,6 +87,28 @@ def test_the_rule_in_docs_evaluation(answer, flexible, sets, verdict):
 
     own = {"answer": test(*answer, None), "flexible": test(flexible[0], 0.0, flexible[1])}
     assert transfer.verdict_of_all(own, dict(enumerate(sets))) == verdict
+
+
+def test_corrected_labels_grade_the_same_completions_again(made):
+    synthetic.add_transfer(made, "one", {"a": NOTHING}, 1)
+    own = files.read_jsonl(made / "data/gsm8k/test.jsonl")
+    corrected = [row | {"answer": "1" if index < 3 else row["answer"]} for index, row in enumerate(own[:100])]
+    files.write_jsonl(made / "data/gsm8k_platinum/test.jsonl", [row | {"id": f"x{row['id']}"} for row in corrected])
+    settings = read_yaml(made / "one/settings.yaml")
+    settings["evaluation"]["transfer"].append({"name": "gsm8k_platinum"})
+    found = transfer.compare_transfer(made, "one", settings)
+    changed = [row["id"] for row, other in zip(own, corrected, strict=False) if row["answer"] != other["answer"]]
+    second = found["second_gold"]
+    assert (second["rows"], second["without_label"], second["changed"]) == (100, 20, changed) and len(changed) == 3
+    graded = {
+        side: files.read_jsonl(made / f"one/evaluations/{side}/completions.jsonl")[:100] for side in ("base", "final")
+    }
+    right = {
+        side: [row["strict"] == label["answer"] for row, label in zip(rows, corrected, strict=True)]
+        for side, rows in graded.items()
+    }
+    assert second["answer"] == stats.paired_comparison(right["base"], right["final"])
+    assert set(found["sets"]) == {"a"} and "gsm8k_platinum" not in found["overlap"]["sets"]
 
 
 def test_evaluations_of_other_rows_are_refused(made):

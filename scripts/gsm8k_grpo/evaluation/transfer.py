@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gsm8k_grpo.common import files, layout
+from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data.overlap import find_overlap
+from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.evaluation import clustered, stats
 from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS, first_completions
 from gsm8k_grpo.evaluation.comparison import require_same_rows
+from gsm8k_grpo.evaluation.grading import grade_completion
+from gsm8k_grpo.rewards.answers import Tags, gold_of
 
 SIGNIFICANT = 0.05
 BETTER, WORSE, FORMAT, UNCHANGED = "better", "worse", "better in format alone", "no significant change"
 SET_VERDICTS = (BETTER, WORSE, FORMAT, UNCHANGED)
 NO_GAIN, ONLY_FORMAT, ALONE, CARRIES_OVER = "no gain", "format", "on its own rows alone", "carries over"
+NO_SET = "no other set"
 RATES = ("answer_accuracy", "flexible_accuracy", "format_accuracy", "truncated_rate")
 
 
@@ -30,13 +35,14 @@ def compare_transfer(results: Path, run: str, settings: Mapping) -> dict:
     Args:
       results: the folder of all artifacts.
       run: the name of the recipe or run.
-      settings: its blocks `dataset` and `evaluation`.
+      settings: its blocks `dataset`, `prompt` and `evaluation`.
 
     Raises:
       PipelineError: an artifact is missing, or evaluations do not hold the same rows.
     """
     extraction = settings["evaluation"]["extraction"]
-    names = [each["name"] for each in settings["evaluation"]["transfer"]]
+    listed = [each["name"] for each in settings["evaluation"]["transfer"]]
+    names = [name for name in listed if name != SECOND_GOLD]
     sets = {name: _compare_set(results, run, name, extraction) for name in names}
     tests = _correct([each["compared"] for each in sets.values()], extraction)
     for each in sets.values():
@@ -54,6 +60,7 @@ def compare_transfer(results: Path, run: str, settings: Mapping) -> dict:
         "own": {"name": dataset, "split": split, **{key: own[key] for key in ("answer", "flexible")}},
         "sets": sets,
         "tests": tests,
+        "second_gold": _compare_second_gold(results, run, settings) if SECOND_GOLD in listed else None,
         "overlap": {"train_rows": len(train), "sets": find_overlap(train, read)},
     }
 
@@ -91,6 +98,44 @@ def _compare_set(results: Path, run: str, name: str, extraction: str) -> dict:
         "rates": {each: {key: metrics[each][key] for key in RATES} for each in REPORTED_CHECKPOINTS},
         "compared": {reading: compare("final", key) for reading, key in keys.items()},
         "groups": {group: _described(compare("final", keys["answer"], group)) for group in groups},
+    }
+
+
+def _compare_second_gold(results: Path, run: str, settings: Mapping) -> dict:
+    """The evaluated completions of base and final under corrected labels, on the rows that have one.
+
+    Returns:
+      `rows` (with a label), `changed` (ids whose label is another one), `without_label` (how many evaluated rows have
+      none), and `answer` and `flexible`: `stats.paired_comparison` of both models, described and not tested.
+    """
+    dataset, evaluation, tags = settings["dataset"]["name"], settings["evaluation"], Tags.of(settings["prompt"])
+    corrected = files.read_jsonl(layout.dataset_rows(results, SECOND_GOLD, "test"), ("question", "answer"))
+    gold = {row["question"].strip(): row for row in corrected}
+    own = files.read_jsonl(layout.dataset_rows(results, dataset, evaluation["split"]), ("id", "question", "answer"))
+    labels = {row["id"]: gold[row["question"].strip()] for row in own if row["question"].strip() in gold}
+    graded = {
+        side: first_completions(layout.evaluation_folder(results, run, side) / "completions.jsonl", "completion")
+        for side in ("base", "final")
+    }
+    if not (found := [row for row in graded["base"] if row["id"] in labels]):
+        raise PipelineError(f"evaluation.transfer: {SECOND_GOLD}: no row of {dataset} has its question; leave it out")
+    verdicts = {
+        side: [
+            grade_completion(row["completion"], gold_of(labels[row["id"]]).text, tags, evaluation["extraction"])
+            for row in rows
+            if row["id"] in labels
+        ]
+        for side, rows in graded.items()
+    }
+    keys = {"answer": f"{evaluation['extraction']}_correct", "flexible": "flexible_correct"}
+    return {
+        "rows": len(found),
+        "changed": [row["id"] for row in found if row["answer"] != labels[row["id"]]["answer"]],
+        "without_label": len(graded["base"]) - len(found),
+        **{
+            reading: stats.paired_comparison(*([row[key] for row in verdicts[side]] for side in ("base", "final")))
+            for reading, key in keys.items()
+        },
     }
 
 
@@ -132,7 +177,7 @@ def verdict_of_set(compared: Mapping) -> str:
 
 
 def verdict_of_all(own: Mapping, sets: Mapping[str, str]) -> str:
-    """The verdict on a run: `NO_GAIN`, `CARRIES_OVER`, `ALONE` or `ONLY_FORMAT`.
+    """The verdict on a run: `NO_GAIN`, `CARRIES_OVER`, `ALONE` or `ONLY_FORMAT`; `NO_SET` without a set.
 
     Args:
       own: comparison.json, on the recipe's own rows.
@@ -142,6 +187,8 @@ def verdict_of_all(own: Mapping, sets: Mapping[str, str]) -> str:
         _direction(own[key], own[key]["mcnemar_p"] if own[key]["holm_p"] is None else own[key]["holm_p"])
         for key in ("answer", "flexible")
     )
+    if not sets:
+        return NO_SET
     if answer != BETTER:
         return NO_GAIN
     if BETTER in sets.values():

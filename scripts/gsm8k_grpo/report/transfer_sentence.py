@@ -17,6 +17,7 @@ def transfer_sentence(compared: Mapping) -> str:
     better, worse, only_format, unchanged = (_named(sets, each) for each in transfer.SET_VERDICTS)
     others = numbers.plural(len(sets), "other set")
     said = {
+        transfer.NO_SET: "No other set of problems was tried.",
         transfer.NO_GAIN: f"Answer accuracy on {own} did not rise significantly, so there is no gain to carry over.",
         transfer.ONLY_FORMAT: f"The gain on {own} is format: with the format ignored, answers rose significantly "
         f"neither there ({ignored}) nor on any of {others}.",
