@@ -290,16 +290,15 @@ def transfer_hash(wildcards):
     chosen = TRANSFER[wildcards.transfer]
     if not chosen["path"] or chosen["handle"]:
         return {}
-    path, manifest = Path(chosen["path"]), Path(
-        "results", "data", wildcards.transfer, "dataset.json"
-    )
+    path = Path(chosen["path"])
+    manifest = Path("results", "data", wildcards.transfer, "dataset.json")
     if not path.is_file() and manifest.is_file():
         return files.read_json(manifest)["origin"]["sha256"]
     return {path.name: files.sha256_file(path)} if path.is_file() else {}
 
 
 def local_model_hashes(wildcards):
-    """The same as `source_hashes`, for the files of a model from a local folder; what did not change since model.json is not read again."""
+    """As `source_hashes`, of a model from a local folder; what did not change since model.json is not read again."""
     chosen = MODELS[wildcards.model]["model"]
     if chosen["source"] != "local":
         return {}

@@ -15,7 +15,7 @@ from gsm8k_grpo.evaluation import stats
 def paired_comparison(before: list[bool], after: list[bool], clusters: list[str] | None = None) -> dict:
     """`stats.paired_comparison`, with an interval and a test that know of clusters where rows share one.
 
-    The interval is Student's t with cluster-robust standard errors (Miller 2024, arXiv 2411.00640, eq. 4, times
+    The interval is Student's t with cluster-robust standard errors (Miller 2024, arXiv 2411.00640; times
     C / (C - 1), with C - 1 degrees of freedom), but never narrower than Tango's of independent rows. The test flips
     the sign of whole clusters (`sign_flip_p`). With a row a cluster, both are those of `stats.paired_comparison`.
 
