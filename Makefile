@@ -9,7 +9,7 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
-.PHONY: report test test-all parity benchmark docs setup setup-tfds setup-cluster setup-benchmarks lint lock clean
+.PHONY: report test test-all parity benchmark docs setup setup-tfds setup-cluster setup-benchmarks setup-lm-eval lint lock clean
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
@@ -82,10 +82,17 @@ setup-benchmarks: .venv-benchmarks/.ready ## TRL, PyTorch and llama.cpp, for the
 	.venv-benchmarks/bin/pip install --quiet --disable-pip-version-check --requirement envs/benchmarks.txt
 	touch $@
 
+setup-lm-eval: .venv-lm-eval/.ready ## lm-evaluation-harness, to compare graders (0.6 GB)
+
+.venv-lm-eval/.ready: envs/lm-eval.txt $(READY)
+	$(VENV)/bin/python -m venv --clear .venv-lm-eval
+	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check --requirement envs/lm-eval.txt
+	touch $@
+
 # Pins requirements.in anew, for Python 3.11 and up on every platform, and writes the same as conda YAMLs.
 lock: setup
 	$(RUN) envs/lock
 
 clean: ## the environment and all results
-	rm -rf $(VENV) .venv-tfds .venv-benchmarks .venv-docs .docs .cache site results/* .snakemake
+	rm -rf $(VENV) .venv-tfds .venv-benchmarks .venv-lm-eval .venv-docs .docs .cache site results/* .snakemake
 	git checkout -- results

@@ -13,6 +13,7 @@ include: "rules/data.smk"
 include: "rules/model.smk"
 include: "rules/training.smk"
 include: "rules/evaluation.smk"
+include: "rules/transfer.smk"
 include: "rules/preflight.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"
@@ -23,11 +24,14 @@ localrules:
     all,
     download,
     prompts,
+    transfer_rows,
+    transfer_prompts,
     reward_audit,
     settings,
     best,
     score,
     compare,
+    transfer,
     compare_recipes,
     over_seeds,
     plots,

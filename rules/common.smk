@@ -7,6 +7,7 @@
 # under the new settings. So a failed job leaves a mark, which is a parameter too: another mark than the one of the last
 # run means that the job is tried again.
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from gsm8k_grpo.config import job_resources
 from gsm8k_grpo.config.merging import merge, parse_scalars, read_yaml
 from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
 from gsm8k_grpo.data import model_files
+from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
 from gsm8k_grpo.rewards import custom
 
@@ -43,6 +45,10 @@ if Path("results").exists() and not os.access("results", os.W_OK | os.X_OK):
 # Recipes may share data sets and models; load_settings has made sure that they mean the same by one name.
 DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
+# Sets of other problems that runs are evaluated on, by name (evaluation.transfer).
+TRANSFER = {
+    each["name"]: each for chosen in SETTINGS.values() for each in chosen["evaluation"]["transfer"]
+}
 # The runs of each recipe that has several seeds.
 SEEDED = runs_by_recipe(SETTINGS)
 # The marks of failed jobs, as this run found them (`last_failure`).
@@ -59,13 +65,25 @@ wildcard_constraints:
     dataset="|".join(DATASETS),
     model="|".join(MODELS),
     seeded="|".join(SEEDED),
-    evaluations="evaluations|evaluations-dev",
+    # (?!) matches nothing: an empty pattern would be none.
+    transfer="|".join(map(re.escape, TRANSFER)) or "(?!)",
+    evaluations="|".join(
+        ["evaluations", "evaluations-dev", *(f"transfer/{re.escape(name)}" for name in TRANSFER)]
+    ),
     checkpoint="base|step-[0-9]+|final|best",
 
 
 def blocks(chosen, *names):
-    """Some blocks of settings as one JSON text: the `--settings` of a stage, and what makes it rerun."""
-    return files.canonical_json({name: chosen[name] for name in names})
+    """Some blocks of settings as one JSON text: the `--settings` of a stage, and what makes it rerun.
+
+    Without `evaluation.transfer`: a set more or less starts no other stage again.
+    """
+    kept = {name: chosen[name] for name in names}
+    if "evaluation" in kept:
+        kept["evaluation"] = {
+            key: value for key, value in kept["evaluation"].items() if key != "transfer"
+        }
+    return files.canonical_json(kept)
 
 
 def recipe_blocks(*names):
@@ -175,9 +193,34 @@ def reward_files(wildcards):
 
 
 def split_of(wildcards):
-    """The split that a folder of evaluations is on: `evaluations` on the recipe's, `evaluations-dev` on dev."""
+    """The split that a folder of evaluations is on: `evaluations` on the recipe's, `evaluations-dev` on dev.
+
+    `transfer/NAME` is on all rows of another set, which are its test.
+    """
     named = SETTINGS[wildcards.recipe]["evaluation"]["split"]
-    return named if wildcards.evaluations == "evaluations" else "dev"
+    folders = {"evaluations": named, "evaluations-dev": "dev"}
+    return folders.get(wildcards.evaluations, "test")
+
+
+def rows_of(wildcards):
+    """The prompts that a folder of evaluations is on."""
+    if wildcards.evaluations.startswith("transfer/"):
+        return f"results/{wildcards.recipe}/{wildcards.evaluations}/prompts/test.jsonl"
+    return f"results/{wildcards.recipe}/prompts/{split_of(wildcards)}.jsonl"
+
+
+def evaluation_blocks(chosen, evaluations, *names):
+    """What decides an evaluation. Another set's rows are all there are, and are completed greedily."""
+    if evaluations.startswith("transfer/"):
+        greedy = {"rows": None, "temperature": 0, "samples": 1}
+        chosen = chosen | {"evaluation": chosen["evaluation"] | greedy}
+    return blocks(chosen, *names)
+
+
+def transfer_of(recipe):
+    """The names of the other sets that a recipe is evaluated on; a second gold for its own rows is none."""
+    named = [each["name"] for each in SETTINGS[recipe]["evaluation"]["transfer"]]
+    return [name for name in named if name != SECOND_GOLD]
 
 
 def selection(recipe, name="metrics.json"):
@@ -193,16 +236,22 @@ def selection(recipe, name="metrics.json"):
 
 def same_evaluations(wildcards):
     """Evaluations that may be the very one wanted: then their rows are taken over, and nothing is computed twice."""
+    folder = wildcards.evaluations
     if wildcards.checkpoint == "best":
-        final = f"results/{wildcards.recipe}/evaluations/final/metrics.json"
+        final = f"results/{wildcards.recipe}/{folder}/final/metrics.json"
         on_dev = split_of(wildcards) == "dev"
         return selection(wildcards.recipe) if on_dev else [final]
     if wildcards.checkpoint != "base":
         return []
     parts = ("mesh", "dataset", "model", "prompt", "evaluation")
-    wanted = blocks(SETTINGS[wildcards.recipe], *parts)
-    first = next(name for name, chosen in SETTINGS.items() if blocks(chosen, *parts) == wanted)
-    shared = f"results/{first}/{wildcards.evaluations}/base/metrics.json"
+    wanted = evaluation_blocks(SETTINGS[wildcards.recipe], folder, *parts)
+    first = next(
+        name
+        for name, chosen in SETTINGS.items()
+        if evaluation_blocks(chosen, folder, *parts) == wanted
+        and (not folder.startswith("transfer/") or folder.partition("/")[2] in transfer_of(name))
+    )
+    shared = f"results/{first}/{folder}/base/metrics.json"
     return [] if first == wildcards.recipe else [shared]
 
 
@@ -236,8 +285,20 @@ def source_hashes(wildcards):
     return {path.name: files.sha256_file(path) for path in paths if path.is_file()}
 
 
+def transfer_hash(wildcards):
+    """The hash of a set's own file, where it is on this machine: other contents rerun `transfer_rows`."""
+    chosen = TRANSFER[wildcards.transfer]
+    if not chosen["path"] or chosen["handle"]:
+        return {}
+    path = Path(chosen["path"])
+    manifest = Path("results", "data", wildcards.transfer, "dataset.json")
+    if not path.is_file() and manifest.is_file():
+        return files.read_json(manifest)["origin"]["sha256"]
+    return {path.name: files.sha256_file(path)} if path.is_file() else {}
+
+
 def local_model_hashes(wildcards):
-    """The same for the files of a model from a local folder; what did not change since model.json is not read again."""
+    """As `source_hashes`, of a model from a local folder; what did not change since model.json is not read again."""
     chosen = MODELS[wildcards.model]["model"]
     if chosen["source"] != "local":
         return {}

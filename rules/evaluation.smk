@@ -3,7 +3,7 @@
 
 rule evaluate:
     input:
-        rows=lambda wildcards: f"results/{wildcards.recipe}/prompts/{split_of(wildcards)}.jsonl",
+        rows=rows_of,
         model=model_file("model.json"),
         tokenizer=model_file("tokenizer.model"),
         checkpoints=branch(
@@ -30,7 +30,9 @@ rule evaluate:
         **RUNS_A_MODEL,
     params:
         **rerun_on("evaluate"),
-        settings=recipe_blocks("mesh", "prompt", "evaluation"),
+        settings=lambda wildcards: evaluation_blocks(
+            SETTINGS[wildcards.recipe], wildcards.evaluations, "mesh", "prompt", "evaluation"
+        ),
         split=split_of,
         files=lambda wildcards, input: " ".join(
             f"--{option} {path}"

@@ -113,6 +113,11 @@ rule report:
         ),
         best=expand("results/{recipe}/best.json", recipe=SETTINGS),
         comparisons=expand("results/{recipe}/comparison.json", recipe=SETTINGS),
+        transfer=[
+            f"results/{recipe}/transfer.json"
+            for recipe in SETTINGS
+            if SETTINGS[recipe]["evaluation"]["transfer"]
+        ],
         rewards=expand("results/{recipe}/rewards.jsonl", recipe=SETTINGS),
         across=["results/comparison-of-recipes.json"] if len(SETTINGS) > 1 else [],
         seeds=expand("results/{seeded}/seeds.json", seeded=SEEDED),

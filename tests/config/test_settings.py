@@ -229,8 +229,12 @@ def test_a_recipe_may_only_have_a_name_that_is_safe_as_a_folder_and_in_a_pattern
         ({"dataset": {"test_rows": 7}}, "recipes a and b: dataset.name: both write results/data/word-problems,"),
         ({"model": {"dtype": "bfloat16"}}, "recipes a and b: model.name: both write results/models/tiny,"),
         ({"dataset": {"name": "other"}}, "recipes a and b: model.name: both write results/models/tiny,"),
+        (
+            {"evaluation": {"transfer": [{"name": "word-problems", "path": "x.csv"}]}},
+            "recipes a and b: evaluation.transfer: both write results/data/word-problems,",
+        ),
     ],
-    ids=["other rows", "other precision", "a miniature of other data"],
+    ids=["other rows", "other precision", "a miniature of other data", "another set of the same name"],
 )
 def test_recipes_that_claim_one_folder_with_two_meanings_are_refused(project, second, fault):
     with pytest.raises(PipelineError) as refused:
@@ -348,6 +352,17 @@ def test_a_stage_gets_its_blocks_from_json_and_from_a_settings_file(tmp_path):
         assert to_plain(given) == {"seed": settings["seed"], "training": settings["training"]}
         with pytest.raises(TypeError):
             given["training"]["beta"] = 1
+
+
+def test_only_the_list_of_other_sets_may_be_missing_in_a_stages_settings():
+    """Then it is not there at all: the fingerprint of an evaluation is the same, whatever other sets there are."""
+    evaluation = effective_settings("tiny", {"evaluation": {"transfer": ["svamp"]}})["evaluation"]
+    assert [each["name"] for each in evaluation.pop("transfer")] == ["svamp"]
+    given = stage_settings(json.dumps({"evaluation": evaluation}), "evaluation")["evaluation"]
+    assert to_plain(given) == evaluation
+    del evaluation["seed"]
+    with pytest.raises(PipelineError, match=r"evaluation\.seed: this key is missing"):
+        stage_settings(json.dumps({"evaluation": evaluation}), "evaluation")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The pipeline run for real at its smallest size, and its stages started by hand on what it made."""
 
+import csv
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from gsm8k_grpo.data import word_problems
 from loopback_hubs import SECRETS
 
 CREDENTIALS = ("HF_TOKEN", "KAGGLE_KEY", "WANDB_API_KEY")
@@ -39,7 +41,11 @@ SMALLEST = {
         "advantage_estimator": "rloo",
         "num_iterations": 2,
     },
-    "evaluation": {"batch_size": 8, "selection_rows": 20},
+    "evaluation": {
+        "batch_size": 8,
+        "selection_rows": 20,
+        "transfer": [{"name": "others", "path": "others.csv", "question": "problem", "cluster": "template"}],
+    },
 }
 
 
@@ -60,8 +66,19 @@ def make_small_run(folder):
     ignored = shutil.ignore_patterns(".git", ".venv*", ".snakemake", "results", "site", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, folder, ignore=ignored)
     (folder / "smallest.yaml").write_text(yaml.safe_dump(SMALLEST))
+    write_others(folder / "others.csv")
     status, printed = snakemake(folder, "results/report.html")
     assert status == 0, printed
+
+
+def write_others(path):
+    """Another set: problems of another seed, two of each template, and one that is longer than a prompt may be."""
+    problems, _ = word_problems.generate_problems(7, 6, 1)
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(("problem", "answer", "template"))
+        writer.writerows((row["question"], row["answer"], index // 2) for index, row in enumerate(problems))
+        writer.writerow((" ".join(row["question"] for row in problems), 1, 3))
 
 
 def read(path):

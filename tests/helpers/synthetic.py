@@ -12,8 +12,9 @@ import pandas as pd
 import yaml
 
 from gsm8k_grpo.common import files, layout
-from gsm8k_grpo.config.merging import merge
+from gsm8k_grpo.config.merging import merge, read_yaml
 from gsm8k_grpo.config.recipes import effective_settings
+from gsm8k_grpo.config.transfer import read_transfer_set
 from gsm8k_grpo.data.gsm8k import group_of
 from gsm8k_grpo.data.prompts import build_prompt, format_completion
 from gsm8k_grpo.evaluation import comparison, stats
@@ -22,6 +23,7 @@ from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, summarise_metrics
 from gsm8k_grpo.evaluation.reward_audit import audit_rewards, gold_completions
 from gsm8k_grpo.evaluation.reward_scores import score_evaluations
+from gsm8k_grpo.evaluation.transfer import compare_transfer, set_folder
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_name, checkpoint_steps
 from gsm8k_grpo.report.metric_catalogue import PANELS, PHASES
 from gsm8k_grpo.rewards.answers import Tags
@@ -223,6 +225,53 @@ def _write_inputs(results: Path, recipe: str, settings: dict, rows: int) -> None
     tags = {tag: stats.wilson_rate(20, 48) for tag in settings["prompt"]["tags"].values()}
     format_check = {"tags": tags, "exact": stats.wilson_rate(12, 48), "warning": None, "examples": []}
     files.write_json(layout.run_folder(results, recipe) / "format_check.json", format_check)
+
+
+def add_transfer(results: Path, recipe: str, right: dict[str, tuple[list, list]], template_rows: int) -> dict:
+    """Evaluates a finished recipe on other sets; writes and returns its transfer.json.
+
+    Args:
+      results: the folder of all artifacts.
+      recipe: of `make`.
+      right: for each set, which rows base and trained model answer; in their format, unless its name says otherwise.
+      template_rows: how many rows of a set come from one template; with 1, its rows have none.
+    """
+    settings = read_yaml(layout.settings_file(results, recipe))
+    settings["evaluation"]["transfer"] = [read_transfer_set(f"{{name: {name}, path: {name}.csv}}") for name in right]
+    files.write_text(layout.settings_file(results, recipe), yaml.safe_dump(settings, sort_keys=False))
+    tags, extraction = Tags.of(settings["prompt"]), settings["evaluation"]["extraction"]
+    train = [{"id": "train-00000", "question": "How many?", "solution": "", "answer": "1"}]
+    files.write_jsonl(layout.dataset_rows(results, settings["dataset"]["name"], "train"), train)
+    for name, (before, after) in right.items():
+        template = {"cluster": lambda index: f"template {index // template_rows}"} if template_rows > 1 else {}
+        data = [
+            {"id": f"{name}-{index:05d}", "question": f"What is {index} + 1?", "solution": "", "answer": str(index + 1)}
+            | {key: value(index) for key, value in template.items()}
+            for index in range(len(before))
+        ]
+        origin = {"source": "file", "path": f"{name}.csv", "as_published": None, "without_number": []}
+        files.write_jsonl(layout.dataset_rows(results, name, "test"), data)
+        files.write_json(layout.dataset_folder(results, name) / "dataset.json", {"name": name, "origin": origin})
+        folder = set_folder(results, recipe, name)
+        left_out = [{"id": "x", "prompt_tokens": 999}]
+        prompts = {"rows": len(data), "longest_tokens": 99, "left_out": left_out}
+        files.write_json(folder / "prompts" / "summary.json", {"splits": {"test": prompts}})
+        for place, verdicts in (("base", before), ("final", after), ("best", after)):
+            graded = []
+            for row, is_right in zip(data, verdicts, strict=True):
+                answer = row["answer"] if is_right else "0"
+                plain = place == "base" and "format" in name  # right, but the format does not say so
+                completion = f"It is {row['answer']}" if plain else format_completion("Adding.", answer, tags)
+                verdict = grade_completion(completion, row["answer"], tags, extraction)
+                completed = {"completion": completion, "tokens": 20, "stop_reason": "end_of_turn"}
+                graded.append({"id": row["id"], "sample": 0, "answer": row["answer"], **completed, **verdict})
+            files.write_jsonl(folder / place / "completions.jsonl", graded)
+            rates = summarise_metrics(graded, extraction)
+            checkpoint = "base" if place == "base" else "final"
+            files.write_json(folder / place / "metrics.json", _metrics(rates, checkpoint, 0, "test", extraction))
+    compared = {**compare_transfer(results, recipe, settings), "provenance": PROVENANCE}
+    files.write_json(layout.run_folder(results, recipe) / "transfer.json", compared)
+    return compared
 
 
 def compare_recipes(results: Path, recipes: list[str]) -> None:

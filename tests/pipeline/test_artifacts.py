@@ -109,6 +109,26 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
         assert facts["seconds"] > 0 and facts["versions"]["google-tunix"] == "0.1.7"
 
 
+def test_another_set_is_evaluated_like_the_test_rows(finished):
+    folder = finished / "results/tiny/transfer/others"
+    data = rows(finished / "results/data/others/test.jsonl")
+    assert data[0].keys() == {"id", "question", "solution", "answer", "cluster"} and len(data) == 7
+    summary = read(folder / "prompts/summary.json")["splits"]["test"]
+    assert summary["rows"] == 6 and [row["id"] for row in summary["left_out"]] == ["others-00006"]
+    for name in ("base", "final", "best"):
+        completions = rows(folder / name / "completions.jsonl")
+        assert [row["id"] for row in completions] == [row["id"] for row in data[:6]]
+        assert [row["answer"] for row in completions] == [row["answer"] for row in data[:6]]
+        assert read(folder / name / "metrics.json")["decoding"] == "greedy"
+    compared = read(finished / "results/tiny/transfer.json")
+    others = compared["sets"]["others"]
+    assert others["compared"]["answer"]["n"] == 6 and others["compared"]["answer"]["clusters"] == 3
+    assert compared["verdict"] == "no gain" and set(compared["overlap"]["sets"]) == {"word-problems", "others"}
+    assert compared["overlap"]["train_rows"] == 300
+    assert "</svg>" in (finished / "results/tiny/plots/transfer.svg").read_text()
+    assert "no gain to carry over" in (finished / "results/report.html").read_text(encoding="utf-8")
+
+
 def test_metrics_have_one_finite_row_a_step(finished):
     metrics = pd.read_csv(finished / "results/tiny/training/metrics.csv")
     assert metrics["step"].tolist() == [1, 2, 3, 4]

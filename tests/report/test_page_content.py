@@ -18,6 +18,7 @@ from gsm8k_grpo.evaluation.seeds import summarise_seeds
 from gsm8k_grpo.report import numbers, page, run_summary, sentences
 from gsm8k_grpo.report.page import render_page
 from gsm8k_grpo.report.run_summary import summarise_run
+from gsm8k_grpo.report.transfer_sentence import transfer_sentence
 from report_page import packed
 
 
@@ -326,3 +327,21 @@ def test_published_counts_are_shown_with_their_intervals(tmp_path):
     assert sentences.published_change(row).endswith("has an interval that leaves out 0.")
     (row,) = run_summary.published_rows({"values": [recipe["published"]["values"][0] | {"base": None}]})
     assert row["difference"] is None and sentences.published_change(row) == ""
+
+
+def test_other_sets_are_a_table_with_the_verdict_in_a_sentence(results):
+    right = {"others": ([False] * 40, [True] * 30 + [False] * 10), "few": ([False] * 4, [True] * 4)}
+    found = synthetic.add_transfer(results, "one", right, 1)
+    html = render_page(results, ["one"], [])
+    table = cells(html, "Other sets of problems: one")
+    assert [row[0] for row in table[1:]] == ["gsm8k (its own, 12 test)", "others (40)", "few (4)"]
+    change = f"+75.0 {numbers.interval_ends(found['sets']['others']['compared']['answer']['difference'])} p &lt; 0.0001"
+    assert table[2][1:5] == ["0.0 % 0.0–8.8", "75.0 % 59.8–85.8", change, change] and table[2][6] == "better"
+    said = " ".join(html.split())
+    assert "<li>few is too small to show any change.</li>" in said
+    assert "<li>Left out of others: 1 row, whose prompt is longer than prompt.max_tokens.</li>" in said
+    sentence = transfer_sentence(found)
+    assert html.count(sentence) == 2 and 'id="one-transfer"' in html  # in the card, and above the table
+    (results / "one/transfer.json").unlink()
+    assert "The other sets are not evaluated yet: one/transfer.json is missing" in render_page(results, ["one"], [])
+    assert "two-transfer" not in render_page(results, ["two"], [])

@@ -51,3 +51,14 @@ def test_accuracy_is_drawn_on_dev_with_the_choice_and_test_apart(tmp_path, split
     text = (tmp_path / "accuracy.svg").read_text()
     assert text.count(">% of 30 dev rows<") == 1 and text.count(">training step (dotted: best on dev)<") == 1
     assert text.count(">answer, test (60 rows)<") == (split == "test")
+
+
+def test_changes_on_other_sets_are_drawn_by_their_names(tmp_path):
+    def tests(before, after):
+        return dict.fromkeys(("answer", "flexible"), stats.paired_comparison(before, after))
+
+    sets = {"others": {"rows": 40, "compared": tests([False] * 40, [True] * 40)}}
+    own = {"name": "gsm8k", "split": "test", **tests([False] * 9, [False] * 9)}
+    plots.draw_transfer({"own": own, "sets": sets}, tmp_path / "transfer.svg")
+    drawn = (tmp_path / "transfer.svg").read_text()
+    assert all(drawn.count(f">{text}<") == 1 for text in ("gsm8k (9 test rows)", "others (40 rows)", "format ignored"))

@@ -3,13 +3,15 @@
 import collections
 import importlib.util
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from gsm8k_grpo.common import layout
+from gsm8k_grpo.common import files, layout
+from gsm8k_grpo.evaluation.transfer import set_folder
 from workflow_copy import (
     AFTER_PROMPTS,
     RECIPES,
@@ -85,6 +87,46 @@ def test_a_sweep_is_one_dag_with_one_download_one_base_evaluation_and_one_report
     shown = jobs["report"].input
     assert {"results/comparison-of-recipes.json", "results/tiny/seeds.json", "results/second/seeds.json"} <= set(shown)
     assert {f"results/{run}/comparison.json" for run in runs} <= set(shown)
+
+
+TRANSFER = "evaluation={transfer: [svamp, {name: own, path: own.csv}]}"
+
+
+def test_other_sets_are_evaluated_by_the_same_rule_and_nothing_else_runs_again(snakemake, finished, tmp_path):
+    project = shutil.copytree(finished, tmp_path / "project")
+    (project / "own.csv").write_text("question,answer\n1 + 1?,2\n")
+    jobs = snakemake.plan(project, "--config", TRANSFER)
+    assert set(jobs) == {"settings tiny", "transfer tiny", "report"} | {
+        job.format(name=name)
+        for name in ("svamp", "own")
+        for job in (
+            "transfer_rows {name}",
+            "transfer_prompts tiny {name}",
+            "evaluate tiny transfer/{name} base",
+            "evaluate tiny transfer/{name} final",
+            "evaluate tiny transfer/{name} best",
+        )
+    }
+    final = "results/tiny/transfer/own/final/metrics.json"
+    assert final in jobs["evaluate tiny transfer/own best"].input  # to take its rows over
+    assert "results/tiny/transfer/own/prompts/test.jsonl" in jobs["evaluate tiny transfer/own base"].input
+    snakemake.finish(project, "--config", TRANSFER)
+    origin = {"sha256": {"own.csv": files.sha256_file(project / "own.csv")}}
+    files.write_json(project / "results/data/own/dataset.json", {"origin": origin})
+    (project / "own.csv").unlink()  # the rows made from it stay
+    assert "transfer_rows own" not in snakemake.plan(project, "--config", TRANSFER)
+    (project / "own.csv").write_text("question,answer\n1 + 2?,3\n")
+    changed = {"transfer_rows own", "transfer_prompts tiny own", "evaluate tiny transfer/own base"}
+    assert changed <= set(snakemake.plan(project, "--config", TRANSFER))
+
+
+def test_runs_that_differ_in_their_seed_share_the_base_evaluation_of_another_set(snakemake, sources):
+    jobs = snakemake.plan(sources, "--config", "evaluation={transfer: [svamp]}", "seeds=[0,1]")
+    shared = "results/tiny-seed-0/transfer/svamp/base/metrics.json"
+    assert shared in jobs["evaluate tiny-seed-1 transfer/svamp base"].input
+    assert len([job for job in jobs if job.startswith("transfer_rows")]) == 1
+    on_dev = snakemake.plan(sources, "--config", "evaluation={transfer: [svamp], split: dev}")
+    assert "results/data/word-problems/test.jsonl" not in on_dev["transfer tiny"].input
 
 
 @pytest.mark.parametrize(("profile", "plugin"), [("slurm", "slurm"), ("kubernetes", "cluster_generic")])
@@ -176,3 +218,6 @@ def test_the_librarys_paths_are_those_of_the_rules(snakemake, sources):
         str(layout.evaluation_folder(results, "tiny", "best") / "metrics.json"),
         str(layout.evaluation_folder(results, "tiny", "step-2", on_dev=True) / "completions.jsonl"),
     } <= outputs
+    planned = snakemake.plan(sources, "--config", "evaluation={transfer: [svamp]}").values()
+    outputs = {name.removesuffix(" (update)") for job in planned for name in job.output}
+    assert str(set_folder(results, "tiny", "svamp") / "base" / "metrics.json") in outputs

@@ -1,21 +1,78 @@
 """Settings of evaluation, preflight and report, and the published figures that the report shows beside ours."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from gsm8k_grpo.config.accelerators import ACCELERATORS
 from gsm8k_grpo.config.fields import (
     AS_WRITTEN,
+    DATASET_HANDLE,
+    PINNED_COMMIT,
     Block,
     Count,
     CountOrZero,
+    Name,
     PositiveOrZero,
     Seed,
     ShareAboveZero,
     Text,
 )
+from gsm8k_grpo.data.transfer_sets import PUBLISHED_SETS
 from gsm8k_grpo.rewards import answers
+
+
+class TransferSet(Block):
+    """A set of problems beside the recipe's own, as a block. A published set needs its name alone."""
+
+    name: Name
+    """Names the folder results/data/NAME. Of a published set (svamp, multiarith, gsm1k, gsm_plus, gsm_symbolic,
+    gsm_symbolic_p1, gsm_symbolic_p2), it also says which columns the file has."""
+    path: Text | None = None
+    """A file (.jsonl, .json, .csv or .parquet) on this machine or, with `handle`, in that repository. null downloads a
+    published set from its own repository."""
+    handle: Annotated[str, Field(pattern=DATASET_HANDLE)] | None = None
+    """A data set on Hugging Face that has the file."""
+    revision: Annotated[str, Field(pattern=PINNED_COMMIT)] | None = None
+    """The commit of that data set."""
+    question: Text | None = None
+    """The column of the question. null is `question`, or the published set's own."""
+    answer: Text | None = None
+    """The column of the answer: a number, or a solution that ends in `#### NUMBER`. null is `answer`, or the published
+    set's own."""
+    group: Text | None = None
+    """The column that names a part of the set, which gets rates of its own; null is none, or the published set's."""
+    cluster: Text | None = None
+    """The column that rows made from one template share, such as its number. null is none, or the published set's."""
+    rows: Count | None = None
+    """How many rows to evaluate on, drawn by `seed`; null is all."""
+    seed: Seed = 0
+    """Draws the rows."""
+
+    @model_validator(mode="after")
+    def _names_its_rows(self) -> Self:
+        if self.handle and not (self.path and self.revision):
+            raise PydanticCustomError("transfer_handle", "a handle alone")
+        if not self.path and self.name not in PUBLISHED_SETS:
+            raise PydanticCustomError("transfer_path", "no path")
+        named = [self.question, self.answer, self.group, self.cluster]
+        if self.name in PUBLISHED_SETS and any(named) and not (self.question and self.answer):
+            raise PydanticCustomError("transfer_columns", "some columns")
+        return self
+
+
+def _as_block(chosen: str | TransferSet) -> TransferSet:
+    return TransferSet(name=chosen) if isinstance(chosen, str) else chosen
+
+
+def _with_distinct_names(sets: list[TransferSet]) -> list[TransferSet]:
+    if len({each.name for each in sets}) < len(sets):
+        raise PydanticCustomError("repeated_name", "a name is repeated")
+    return sets
+
+
+AnyTransferSet = Annotated[Literal[tuple(PUBLISHED_SETS)] | TransferSet, AfterValidator(_as_block)]
 
 
 class Evaluation(Block):
@@ -51,6 +108,11 @@ class Evaluation(Block):
     - flexible: the last number.
     - cascade: the last \\boxed{}, else the answer tags, else the last number.
     - published_cascade: the cascade as gemma3-1b-working-out's origin has it, with its faults (docs/rewards.md)."""
+    transfer: Annotated[list[AnyTransferSet], AfterValidator(_with_distinct_names)] = []
+    """Sets of other problems, to see whether what was learned carries over: the base model, the final and the best
+    checkpoint are evaluated on each, greedily, with the same prompt and grader (docs/evaluation.md). Nothing is chosen
+    on them. A published set by its name (svamp, multiarith, gsm1k, gsm_plus, gsm_symbolic, gsm_symbolic_p1,
+    gsm_symbolic_p2), or any file as a block: {name: mine, path: problems.csv, question: problem, answer: result}."""
 
 
 class Preflight(Block):

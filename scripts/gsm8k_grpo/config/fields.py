@@ -54,11 +54,13 @@ ShareAboveZero = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
 # In these patterns `$` is the end of the text, not a line's: pydantic uses Rust's regular expressions.
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 DATASET_HANDLE = r"^[^/\s]+/[^/\s]+$"
+PINNED_COMMIT = r"^[0-9a-f]{40}$"
 CUSTOM_REWARD = r"^[^:]+\.py:[^\W\d]\w*$"
 LAYOUT = r"^[^{}]*\{system\}[^{}]*\{question\}[^{}]*$"
 PATTERNS = {
     NAME: "a name of a-z, 0-9, '.', '_' and '-'",
     DATASET_HANDLE: "OWNER/NAME",
+    PINNED_COMMIT: "a commit of 40 hexadecimal digits",
     CUSTOM_REWARD: "path/to/file.py:function",
     LAYOUT: "text with {system} and then {question}",
 }

@@ -176,3 +176,5 @@ def _shared_folders(settings: Mapping) -> Iterator[tuple[str, str, list]]:
     yield "dataset.name", f"data/{dataset['name']}", [dataset]
     # A miniature is pretrained on its data set, so the same model on other data is another model.
     yield "model.name", f"models/{model['name']}", [model, dataset] if model["source"] == "pretrained" else [model]
+    for chosen in settings["evaluation"]["transfer"]:
+        yield "evaluation.transfer", f"data/{chosen['name']}", [chosen]

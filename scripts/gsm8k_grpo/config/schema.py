@@ -60,6 +60,9 @@ class Settings(Block):
     {correct: 58, n: 400}, gets an interval. null is nothing."""
 
 
+# Most stages do not get this list: no evaluation depends on which other sets there are.
+NOT_FOR_EVERY_STAGE = "evaluation.transfer"
+
 POWER_OF_TEN = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+")
 EXPECTED = {
     "bool_type": "true or false",
@@ -76,9 +79,13 @@ EXPECTED = {
     "model_type": "keys and values",
     "multiple_of": "a multiple of {multiple_of}",
     "repeated": "no item twice",
+    "repeated_name": "no name twice",
     "string_too_short": "text that is not empty",
     "string_type": "text",
     "string_unicode": "text",
+    "transfer_columns": "question and answer too, where columns of a published set are named",
+    "transfer_handle": "path (a file there) and revision (a commit) beside handle",
+    "transfer_path": "the path of a file, or the name of a published set",
     "too_long": "a list of at most {max_length}",
     "too_short": "a list of at least {min_length}",
 }
@@ -99,8 +106,10 @@ def validated(settings: Mapping, where: str, blocks: Iterable[str] = tuple(Setti
         checked = Settings.model_validate(settings).model_dump(include=set(blocks), warnings=False)
     except pydantic.ValidationError as error:
         raise PipelineError(f"{where}: {_sentence(error, settings)}") from None
-    for key in _missing_keys(settings, checked):
-        raise PipelineError(f"{where}: {key}: this key is missing")
+    for key in list(_missing_keys(settings, checked)):
+        if key != NOT_FOR_EVERY_STAGE:
+            raise PipelineError(f"{where}: {key}: this key is missing")
+        del checked["evaluation"]["transfer"]  # a stage has what it was given, and no more
     return checked
 
 

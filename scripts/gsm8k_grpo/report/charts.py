@@ -1,5 +1,6 @@
 """The data of the page's charts over checkpoints and over cost, in per cent."""
 
+import math
 from collections.abc import Mapping
 
 from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS
@@ -22,6 +23,14 @@ def cost_points(runs: list[Mapping]) -> list[dict]:
 
 def _percent(share: float | None) -> float | None:
     return None if share is None else round(100 * share, 3)
+
+
+def difference_reach(compared: Mapping) -> float:
+    """How far a scale around 0 must reach to hold all intervals of transfer.json, as a share; tens of points."""
+    tests = [compared["own"], *(each["compared"] for each in compared["sets"].values())]
+    changes = [test[key]["difference"] for test in tests for key in ("answer", "flexible")]
+    ends = [abs(change[end]) for change in changes for end in ("low", "high")]
+    return math.ceil(10 * max(ends)) / 10
 
 
 def accuracy_curve(run: Mapping) -> dict | None:

@@ -16,9 +16,10 @@ from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.config.recipes import recipe_names, run_name
 from gsm8k_grpo.report import artifact_schema, completion_browser, numbers, sentences, training_figures
 from gsm8k_grpo.report.caveats import across_machines, list_caveats, machine
-from gsm8k_grpo.report.charts import accuracy_curve, cost_points
+from gsm8k_grpo.report.charts import accuracy_curve, cost_points, difference_reach
 from gsm8k_grpo.report.metric_catalogue import RATES, headline_rates
 from gsm8k_grpo.report.run_summary import paired_completions, summarise_run
+from gsm8k_grpo.report.transfer_sentence import transfer_sentence
 from gsm8k_grpo.rewards.answers import READINGS, Tags
 from gsm8k_grpo.rewards.controls import CONTROLS
 
@@ -126,6 +127,8 @@ def _environment() -> jinja2.Environment:
         controls_sentence=sentences.controls_sentence,
         headline_rates=headline_rates,
         phase_shares=phase_shares,
+        transfer_sentence=transfer_sentence,
+        difference_reach=difference_reach,
         command=command,
         origin=_origin,
     )

@@ -73,6 +73,33 @@ def draw_cost(runs: dict[str, tuple[dict, dict]], path: Path) -> None:
     _save(figure, path)
 
 
+def draw_transfer(compared: dict, path: Path) -> None:
+    """Draws the change of answer accuracy on the recipe's own rows and on other sets, with 95 % intervals.
+
+    Args:
+      compared: transfer.json.
+      path: the SVG to write.
+    """
+    own = compared["own"]
+    drawn = [(f"{own['name']} ({own['answer']['n']} {own['split']} rows)", own)]
+    drawn += [(f"{name} ({each['rows']} rows)", each["compared"]) for name, each in compared["sets"].items()]
+    figure, axes = plt.subplots(figsize=(6.4, 1.1 + 0.45 * len(drawn)), layout="constrained")
+    axes.axvline(0, color="#999999", linewidth=1)
+    for index, rate in enumerate(each for each in CURVES if each.comparison in ("answer", "flexible")):
+        changes = [test[rate.comparison]["difference"] for _, test in drawn]
+        values = [100 * each["value"] for each in changes]
+        errors = [[100 * (each["value"] - each["low"]) for each in changes]]
+        errors.append([100 * (each["high"] - each["value"]) for each in changes])
+        places = [place + 0.12 * (2 * index - 1) for place in range(len(drawn))]
+        style = {"color": rate.colour, "marker": "os"[index], "markersize": 4, "linestyle": "none", "capsize": 3}
+        axes.errorbar(values, places, xerr=errors, label=rate.curve, **style)
+    axes.set_yticks(range(len(drawn)), [label for label, _ in drawn])
+    axes.invert_yaxis()
+    axes.set_xlabel("change from base to trained, percentage points")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    _save(figure, path)
+
+
 def _draw_rate(axes: plt.Axes, evaluations: list[dict], key: str, **style: object) -> None:
     """One rate over steps, with its intervals."""
     rates = [evaluation[key] for evaluation in evaluations]

@@ -67,7 +67,7 @@ def summarise_run(results: Path, name: str, defaults: Mapping) -> dict:
     settings_file = layout.settings_file(results, name)
     written = reader.read(settings_file, functools.partial(_read_settings, defaults=defaults))
     if written is None:
-        without = dict.fromkeys(("settings", "base", "final", "compared", "choice"))
+        without = dict.fromkeys(("settings", "base", "final", "compared", "choice", "transfer"))
         return without | {"name": name, "missing": reader.missing}
     settings = merge(defaults, written)
     read, training = reader.read_checked, layout.training_folder(results, name)
@@ -96,6 +96,7 @@ def summarise_run(results: Path, name: str, defaults: Mapping) -> dict:
         ],
         "choice": read(folder / "best.json", "best"),
         "compared": read(folder / "comparison.json", "comparison"),
+        "transfer": read(folder / "transfer.json", "transfer") if settings["evaluation"]["transfer"] else None,
         "format_check": read(folder / "format_check.json", "format_check"),
         "reward_audit": read(folder / "reward_audit.json", "reward_audit"),
         "training": read(training / "summary.json", "training"),
@@ -262,4 +263,5 @@ def list_stages(run: Mapping) -> list[dict]:
         if each and each["split"] != (run["selection"][0]["split"] if run["selection"] else None):
             add(f"evaluate {name} on {each['split']}", each, each.get("starts"))
     add("compare", run["compared"])
+    add("transfer", run["transfer"])
     return found

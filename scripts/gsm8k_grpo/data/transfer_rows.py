@@ -1,0 +1,112 @@
+"""The rows of one set of `evaluation.transfer`, normalised like those of every other data set, and their origin."""
+
+import math
+import random
+import tempfile
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.data import github_file, gsm8k, hubs
+from gsm8k_grpo.data.tables import read_table
+from gsm8k_grpo.data.transfer_sets import PUBLISHED_SETS, RawRow
+from gsm8k_grpo.rewards import answers
+
+
+def load_transfer_set(transfer_set: Mapping) -> tuple[list[dict], dict]:
+    """A set's normalised rows and where they come from.
+
+    Args:
+      transfer_set: an item of `evaluation.transfer`.
+
+    Returns:
+      the rows (as `gsm8k.normalise`, and `cluster` where the set has one), as many as the settings ask for, and the
+      facts that dataset.json records: `source`, where that is, `sha256` of the file, `as_published` (whether it is the
+      file that the project knows by this name; null where it knows none), `licence`, and `without_number` (ids of rows
+      that no number answers, which are left out).
+
+    Raises:
+      PipelineError: names the set, the file and the row.
+    """
+    published = PUBLISHED_SETS.get(transfer_set["name"])
+    with tempfile.TemporaryDirectory() as folder:
+        path, origin = _find_file(transfer_set, Path(folder))
+        content = path.read_bytes()
+        raw = [_convert(transfer_set, row, f"{path}, row {index}") for index, row in enumerate(read_table(path), 1)]
+    known = published and github_file.hash_like(published.checksum, content) == published.checksum
+    origin |= {"sha256": {path.name: github_file.hash_like("", content)}, "as_published": known}
+    if published:
+        origin["licence"] = published.licence
+    rows, without_number = [], []
+    for index, row in enumerate(raw):
+        row_id, where = f"{transfer_set['name']}-{index:05d}", f"{path.name} of {transfer_set['name']}, row {index + 1}"
+        if row["answer"] is None:
+            without_number.append(row_id)
+        else:
+            rows.append(_normalise(row, row_id, where))
+    if not rows:
+        raise PipelineError(f"{path.name} of {transfer_set['name']}: no row has a number as its answer; name another")
+    return _drawn(rows, transfer_set), origin | {"without_number": without_number}
+
+
+def _find_file(transfer_set: Mapping, folder: Path) -> tuple[Path, dict]:
+    """The set's file and its origin: on this machine, on Hugging Face, or downloaded from GitHub to `folder`."""
+    name, path, handle = (transfer_set[key] for key in ("name", "path", "handle"))
+    if handle:
+        fetched, origin = hubs.fetch("huggingface", "dataset", handle, transfer_set["revision"], (path,))
+        return fetched / path, {key: origin[key] for key in ("source", "handle", "commit")}
+    if path:
+        if not Path(path).is_file():
+            raise PipelineError(f"evaluation.transfer: {name}: {path} is no file; correct its path")
+        return Path(path), {"source": "file", "path": path}
+    chosen = PUBLISHED_SETS[name]
+    target = folder / Path(chosen.path).name
+    remedy = f"name a copy of it on this machine: evaluation.transfer: [{{name: {name}, path: FILE}}]"
+    github_file.fetch(chosen.repository, chosen.commit, chosen.path, chosen.checksum, target, remedy)
+    return target, {"source": "github", "repository": chosen.repository, "commit": chosen.commit, "path": chosen.path}
+
+
+def _convert(transfer_set: Mapping, row: Mapping, where: str) -> RawRow:
+    """A row of the file by the set's own columns, or by those that the settings name."""
+    name, published = transfer_set["name"], PUBLISHED_SETS.get(transfer_set["name"])
+    try:
+        if published and not transfer_set["question"]:
+            return published.convert(row)
+        found = {"question": row[transfer_set["question"] or "question"]}
+        # GSM8K's own answers are solutions that end in their number.
+        solution, _, final = str(row[transfer_set["answer"] or "answer"]).rpartition("####")
+        found |= {"answer": final.strip(), "solution": solution.rstrip()}
+        return found | {key: str(row[column]) for key in ("group", "cluster") if (column := transfer_set[key])}
+    except KeyError as missing:
+        raise PipelineError(
+            f"{where}: no column {missing} (found {', '.join(map(str, row))}); evaluation.transfer can name the "
+            f"columns: {{name: {name}, question: COLUMN, answer: COLUMN}}"
+        ) from None
+
+
+def _normalise(row: RawRow, row_id: str, where: str) -> dict:
+    """A row as `gsm8k.normalise` makes it, and its cluster."""
+    solution = row.get("solution") or ""
+    published = {"question": row["question"], "answer": f"{solution}\n#### {_number_text(row['answer'])}"}
+    normal = gsm8k.normalise({**published, **gsm8k.group_of(row)}, row_id, where)
+    return normal | ({"cluster": row["cluster"]} if "cluster" in row else {})
+
+
+def _number_text(value: object) -> str:
+    """An answer as text; JSON's 51.0 is 51, since a form that nobody wrote is not the data set's own."""
+    is_number = type(value) in (int, float) and math.isfinite(value)
+    return answers.plain(Fraction(str(value))) if is_number else str(value)
+
+
+def _drawn(rows: list[dict], transfer_set: Mapping) -> list[dict]:
+    """As many of the rows as the settings ask for, drawn by the seed, in the order of the file."""
+    wanted = transfer_set["rows"]
+    if not wanted:
+        return rows
+    if wanted > len(rows):
+        raise PipelineError(
+            f"evaluation.transfer: {transfer_set['name']}: {wanted} rows wanted, but it has {len(rows)}; lower it, or "
+            "leave it out"
+        )
+    return [rows[index] for index in sorted(random.Random(transfer_set["seed"]).sample(range(len(rows)), wanted))]

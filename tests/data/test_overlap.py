@@ -1,0 +1,36 @@
+"""Which test questions stand among the training rows."""
+
+from gsm8k_grpo.data.overlap import find_overlap
+
+TRAIN = [
+    "Natalia sold clips to 48 of her friends in April, and then Natalia sold half as many clips in May. How many?",
+    "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total does it take?",
+]
+TEST = {
+    "words": (
+        "Natalia SOLD clips to 48 of her friends in April and then Natalia sold half as many clips in May: how many?"
+    ),
+    "numbers and names": (
+        "Emil sold clips to 1,200 of her friends in June, and then Emil sold half as many clips in July. How many?"
+    ),
+    "passage": (
+        "Ten people sew. A robe takes 2 bolts of blue fiber and half that much white fiber. What do 3 of them need?"
+    ),
+    "another verb": (
+        "Emil lost clips to 12 of her friends in June, and then Emil lost half as many clips in July. How many?"
+    ),
+    "short": "How many bolts in total does it take?",
+}
+
+
+def test_each_way_of_being_alike_is_told_from_the_others():
+    train = [{"question": text} for text in TRAIN]
+    rows = [{"id": name, "question": text} for name, text in TEST.items()]
+    found = find_overlap(train, {"other": rows, "none": [{"id": "x", "question": "What is 1 + 1?"}]})
+    assert found["other"] == {
+        "rows": 5,
+        "same": ["words"],
+        "same_but_for_numbers_and_names": ["words", "numbers and names"],
+        "shared_passage": ["words", "passage"],
+    }
+    assert found["none"] == {"rows": 1, "same": [], "same_but_for_numbers_and_names": [], "shared_passage": []}
