@@ -137,6 +137,13 @@ def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemak
         assert words in reason.partition(" now: ")[2]
 
 
+def test_a_rule_names_nothing_unquoted_in_its_command():
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        commands = re.findall(r"stage\((.*?)\n        \),?\n|stage\((.*)\)\n", path.read_text(), re.DOTALL)
+        fields = re.findall(r"\{(?:input|output|params|wildcards|log)\b[^}]*\}", "".join(map("".join, commands)))
+        assert all(field.endswith(":q}") for field in fields), (path.name, fields)
+
+
 def test_every_rule_has_a_log():
     text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
     rules = re.split(r"^rule (\w+):$", text, flags=re.MULTILINE)[1:]

@@ -91,6 +91,8 @@ def validated(settings: Mapping, where: str, blocks: Iterable[str] = tuple(Setti
     Raises:
       PipelineError: one sentence that names the first faulty key.
     """
+    for key, problem in _unwritable(settings):
+        raise PipelineError(f"{where}: {key}: {problem}")
     try:
         checked = Settings.model_validate(settings).model_dump(include=set(blocks), warnings=False)
     except pydantic.ValidationError as error:
@@ -98,6 +100,25 @@ def validated(settings: Mapping, where: str, blocks: Iterable[str] = tuple(Setti
     for key in _missing_keys(settings, checked):
         raise PipelineError(f"{where}: {key}: this key is missing")
     return checked
+
+
+MOST_BITS = 10_000  # of a whole number; Python refuses to print one that is much longer
+
+
+def _unwritable(value: Any, path: str = "top level") -> Iterator[tuple[str, str]]:
+    """Yields (key, problem) for what no file could hold, or no message could show, whatever the setting's type."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _unwritable(key, path)
+            yield from _unwritable(item, str(key) if path == "top level" else f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _unwritable(item, f"{path}.{index}")
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            yield path, f"expected text that UTF-8 can write and without \\0, found {ascii(value)[:80]}"
+    elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+        yield path, f"expected a number of fewer digits, found one of about {int(value.bit_length() * 0.301):,}"
 
 
 def _missing_keys(given: Mapping, complete: Mapping, path: str = "") -> Iterator[str]:
