@@ -20,7 +20,9 @@ rule base_model:
         **stage_settings("model", owners=MODELS, wildcard="model"),
         local_hashes=local_model_hashes,
         rows=lambda wildcards, input: options(input, "rows"),
-        same=lambda wildcards, input: ["--same", str(Path(input.same).parent)] if input.same else [],
+        same=lambda wildcards, input: [
+            part for path in input.same for part in ("--same", str(Path(path).parent))
+        ],
     message:
         "Make the base model {wildcards.model}"
     shell:

@@ -14,7 +14,10 @@ from gsm8k_grpo.config.recipes import effective_settings
 ROOT = Path(__file__).parents[2]
 SIZES = {"num_heads": 4, "num_kv_heads": 2}
 RATE = {"metric": "answer_accuracy", "base": None, "trained": 0.5, "difference": None}
+LOOP = []
+LOOP.append(LOOP)
 FAULTS = {
+    "a list that contains itself": ({"seeds": LOOP}, "a setting contains itself; write it out without the alias"),
     "unknown key at top": ({"train": 1}, "train: unknown key; there are recipes, miniature, "),
     "unknown nested key": ({"training": {"lr": 1}}, "training.lr: unknown key; there are max_steps, "),
     "unknown deeper key": (

@@ -91,8 +91,12 @@ def validated(settings: Mapping, where: str, blocks: Iterable[str] = tuple(Setti
     Raises:
       PipelineError: one sentence that names the first faulty key.
     """
-    for key, problem in _unwritable(settings):
-        raise PipelineError(f"{where}: {key}: {problem}")
+    try:
+        unwritable = next(_unwritable(settings), None)
+    except RecursionError:  # an alias of YAML that stands inside what it names
+        raise PipelineError(f"{where}: a setting contains itself; write it out without the alias") from None
+    if unwritable:
+        raise PipelineError(f"{where}: {': '.join(unwritable)}")
     try:
         checked = Settings.model_validate(settings).model_dump(include=set(blocks), warnings=False)
     except pydantic.ValidationError as error:

@@ -25,7 +25,7 @@ def read_settings(argument: str) -> dict:
     path = Path(argument)
     if not path.is_file():
         raise PipelineError(
-            f"--settings: {argument}: no such file; Snakemake writes those of results/logs/settings/ when it starts, so "
+            f"--settings: {argument}: no such file; Snakemake writes those of results/logs/settings/ when it starts: "
             "start it again if settings were changed while it ran"
         )
     return files.read_json_object(path) if path.suffix == ".json" else read_yaml(path)

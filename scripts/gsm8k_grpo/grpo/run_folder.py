@@ -174,8 +174,8 @@ class Run:
         print(f"{folder}: set aside as {target}", flush=True)
         if not is_listed:
             print(
-                f"{self._hashes_file} does not list it, so writing it did not end; if that file was lost, restore it and "
-                "move the folder back",
+                f"{self._hashes_file} does not list it, so writing it did not end; if that file was lost, restore it "
+                "and move the folder back",
                 flush=True,
             )
 
