@@ -298,6 +298,16 @@ def test_every_solution_of_gsm8k_counts_as_reasoning(published):
     assert f"{calculated:,} of the train solutions have a calculation" in inspect.getdoc(Reasoning)
 
 
+def test_the_last_number_of_gsm8ks_solutions_is_mostly_the_gold_answer(published):
+    right = rows = 0
+    for split in ("train", "test"):
+        lines = (published / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        for row in gsm8k.normalise_rows([json.loads(line) for line in lines], split, split):
+            rows += 1
+            right += answers.flexible(gsm8k.strip_annotations(row["solution"])) == answers.gold_number(row["answer"])
+    assert (rows, right) == (8792, 8550)
+
+
 @pytest.mark.parametrize(("completion", "gold", "reads", "right"), table(published_cascade))
 def test_the_published_cascade_reads_with_its_faults(completion, gold, reads, right):
     found = published_cascade.read(completion, SHORT)
