@@ -1,6 +1,8 @@
 """A run's folder: what is kept, what is set aside, where training resumes, and what makes another run."""
 
 import json
+import random
+import shutil
 
 import pytest
 
@@ -215,6 +217,35 @@ def test_damaged_notes_of_a_finished_run_are_named_and_stop_nothing(finished, ca
     finished.add_start(6)
     finished.add_memory({"held_bytes": 5})
     assert (finished.starts(), finished.memory()) == ([6], {"held_bytes": 5})
+
+
+def test_no_damage_of_any_file_is_used_or_raises_anything_but_a_sentence(finished, tmp_path_factory):
+    finished.add_start(0)
+    finished.add_memory({"held_bytes": 10})
+    before = finished.history(6), finished.samples(), [0], {"held_bytes": 10}
+    names = sorted(path.relative_to(finished.folder) for path in finished.folder.rglob("*") if path.is_file())
+    chance, copies, refused = random.Random(0), tmp_path_factory.mktemp("damaged"), 0
+    for number in range(100):
+        run = Run(shutil.copytree(finished.folder, copies / str(number)), updates_per_step=2)
+        path = run.folder / chance.choice(names)
+        content = bytearray(path.read_bytes())
+        place = chance.randrange(len(content))
+        if chance.random() < 0.3:
+            del content[place:]
+        else:
+            content[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+        try:
+            step = run.resume(KEPT)
+            found = run.history(step), run.samples(), run.starts(), run.memory()
+        except PipelineError:
+            refused += 1
+            assert path.name == "checkpoints.json"
+            continue
+        assert found[0] == before[0][:step]
+        assert all(row in before[1] for row in found[1])
+        assert found[2] in ([], before[2]) and found[3] in ({}, before[3])
+    assert 0 < refused < 30
 
 
 @pytest.mark.parametrize("damage", [b"{", b'{"rows": "2"}', b"[]"])
