@@ -37,7 +37,7 @@ def main(
     inputs = run_inputs(settings, rows, manifest["sha256"])
     run = Run.of_inputs(output, inputs, training_settings["num_iterations"])
     steps = checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
-    start, leads = begin_run(run, steps, distributed)
+    start, leads = begin_run(run, inputs, steps, distributed)
     if start < steps[-1]:
         jax_setup.configure_jax()
         from gsm8k_grpo.grpo.loop import train_to_end

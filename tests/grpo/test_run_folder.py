@@ -148,10 +148,10 @@ def test_differences_between_runs_are_described():
 def test_another_run_is_announced_with_its_differences(tmp_path, capsys):
     inputs = {"rows": "0" * 64, "settings": identity()}
     first = Run.of_inputs(tmp_path, inputs, 1)
-    first.create()
-    assert capsys.readouterr().out == f"run {first.folder.name}\n"
+    first.create(inputs)
+    assert capsys.readouterr().out == f"run {first.folder.name}\n" and first.inputs() == inputs
     changed = {"rows": "1" * 64, "settings": identity(beta=0.5)}
-    Run.of_inputs(tmp_path, changed, 1).create()
+    Run.of_inputs(tmp_path, changed, 1).create(changed)
     differences = "rows changed; settings.training.beta: 0.04, now 0.5"
     expected = f"another run than {first.folder.name}, which stays as it is: {differences}"
     assert expected in capsys.readouterr().out
@@ -250,9 +250,11 @@ def test_no_damage_of_any_file_is_used_or_raises_anything_but_a_sentence(finishe
 
 @pytest.mark.parametrize("damage", [b"{", b'{"rows": "2"}', b"[]"])
 def test_another_run_begins_beside_one_whose_inputs_are_damaged(tmp_path, capsys, damage):
-    first = Run.of_inputs(tmp_path, {"rows": "1"}, 1)
-    first.create()
+    inputs, others = {"rows": "1"}, {"rows": "3"}
+    first = Run.of_inputs(tmp_path, inputs, 1)
+    first.create(inputs)
     (first.folder / "inputs.json").write_bytes(damage)
-    Run.of_inputs(tmp_path, {"rows": "3"}, 1).create()
+    Run.of_inputs(tmp_path, others, 1).create(others)
     printed = capsys.readouterr().out
+    assert first.inputs() == inputs
     assert f"{first.folder / 'inputs.json'}: is damaged" in printed and "with unknown differences" in printed

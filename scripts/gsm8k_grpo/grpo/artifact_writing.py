@@ -27,7 +27,7 @@ def write_artifacts(training_folder: Path, run: Run, steps: list[int], settings:
     """
     import pandas as pd  # here, because its import would delay the start of training
 
-    history, inputs, hashes = run.history(steps[-1]), run.inputs, run.checkpoint_hashes()
+    history, inputs, hashes = run.history(steps[-1]), run.inputs(), run.checkpoint_hashes()
     checkpoints = [
         {
             "name": checkpoint_name(step, steps[-1]),

@@ -28,8 +28,8 @@ from gsm8k_grpo.grpo.run_identity import describe_differences
 class Run:
     """One run's folder."""
 
-    def __init__(self, folder: Path, updates_per_step: int, inputs: Mapping | None = None):
-        self.folder, self._updates_per_step, self.inputs = folder, updates_per_step, inputs
+    def __init__(self, folder: Path, updates_per_step: int):
+        self.folder, self._updates_per_step = folder, updates_per_step
         self.metrics_file, self.samples_file = folder / "metrics.jsonl", folder / "samples.jsonl"
         self.checkpoints = folder / "checkpoints"
         self._inputs_file = folder / "inputs.json"
@@ -39,19 +39,24 @@ class Run:
     @classmethod
     def of_inputs(cls, training_folder: Path, inputs: Mapping, updates_per_step: int) -> "Run":
         """The run that has these inputs."""
-        return cls(training_folder / "runs" / _fingerprint(inputs), updates_per_step, inputs)
+        return cls(training_folder / "runs" / _fingerprint(inputs), updates_per_step)
 
-    def create(self) -> None:
+    def create(self, inputs: Mapping) -> None:
         """Writes inputs.json, and prints how the inputs differ from the latest run's if this run is new."""
         others = sorted(self.folder.parent.glob("*/inputs.json"), key=lambda path: path.stat().st_mtime)
         if others and not self.folder.exists():
             before = _read_inputs(others[-1])
-            changes = "; ".join(describe_differences(before, self.inputs)) if before else "with unknown differences"
+            changes = "; ".join(describe_differences(before, inputs)) if before else "with unknown differences"
             print(f"starting another run than {others[-1].parent.name}, which stays as it is: {changes}", flush=True)
         elif self._inputs_file.exists():
             _read_inputs(self._inputs_file)
-        files.write_json(self._inputs_file, self.inputs)
+        files.write_json(self._inputs_file, inputs)
+        self._inputs = inputs
         print(f"run {self.folder.name}", flush=True)
+
+    def inputs(self) -> dict:
+        """What `create` got: a file that is damaged since then does not matter."""
+        return self._inputs
 
     def starts(self) -> list[int]:
         """For each process that trained this run, the step after which it began."""

@@ -5,7 +5,7 @@ from gsm8k_grpo.grpo.run_folder import Run
 from gsm8k_grpo.grpo.trackers import Trackers
 
 
-def begin_run(run: Run, kept_steps: list[int], distributed: bool) -> tuple[int, bool]:
+def begin_run(run: Run, inputs: dict, kept_steps: list[int], distributed: bool) -> tuple[int, bool]:
     """Prepares the folder of a run that keeps the checkpoints of `kept_steps`. JAX starts only if it is distributed.
 
     Returns the last finished step, which is the same in all processes, and whether this process leads. Only the leading
@@ -17,7 +17,7 @@ def begin_run(run: Run, kept_steps: list[int], distributed: bool) -> tuple[int, 
     leads = not distributed or jax_setup.is_lead_process()
     start = 0
     if leads:
-        run.create()
+        run.create(inputs)
         start = run.resume(kept_steps)
     if distributed:
         from jax.experimental import multihost_utils
