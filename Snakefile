@@ -39,6 +39,10 @@ localrules:
     report,
 
 
+onstart:
+    write_settings_files()
+
+
 onsuccess:
     forget_retried_failures()
     repeat_audit_warnings()

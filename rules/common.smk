@@ -3,6 +3,9 @@
 # Each rule has inputs, outputs and `stage(NAME, OPTIONS)`, which runs scripts/NAME.py through scripts/stage.py. It runs
 # again when an input or a parameter changes; the parameters are settings and `rerun_on(NAME)`.
 #
+# A stage reads its settings from a file, since Linux gives an argument 128 KiB only. The file is named after its content
+# and written before the first job, so a job on a cluster gets what it was planned with.
+#
 # All outputs are in `update`: when a job fails, Snakemake puts the former files back, and then takes them for finished
 # under the new settings. So a failed job leaves a mark, which is a parameter too: another mark than the one of the last
 # run means that the job is tried again.
@@ -21,6 +24,7 @@ from gsm8k_grpo.common.source_hash import source_hash
 from gsm8k_grpo.config import job_resources
 from gsm8k_grpo.config.merging import merge, parse_scalars, read_yaml
 from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
+from gsm8k_grpo.config.schema import Settings
 from gsm8k_grpo.data import model_files
 from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
@@ -51,6 +55,8 @@ TRANSFER = {
 }
 # The runs of each recipe that has several seeds.
 SEEDED = runs_by_recipe(SETTINGS)
+# The files of settings that stages may ask for, by path.
+SETTINGS_FILES = {}
 # The marks of failed jobs, as this run found them (`last_failure`).
 MARKS = {}
 ENVIRONMENT = f"../envs/{config['platform']}.yaml"
@@ -61,10 +67,10 @@ os.environ.update(
 
 
 wildcard_constraints:
-    recipe="|".join(SETTINGS),
-    dataset="|".join(DATASETS),
-    model="|".join(MODELS),
-    seeded="|".join(SEEDED),
+    recipe="|".join(map(re.escape, SETTINGS)),
+    dataset="|".join(map(re.escape, DATASETS)),
+    model="|".join(map(re.escape, MODELS)),
+    seeded="|".join(map(re.escape, SEEDED)),
     # (?!) matches nothing: an empty pattern would be none.
     transfer="|".join(map(re.escape, TRANSFER)) or "(?!)",
     evaluations="|".join(
@@ -74,7 +80,7 @@ wildcard_constraints:
 
 
 def blocks(chosen, *names):
-    """Some blocks of settings as one JSON text: the `--settings` of a stage, and what makes it rerun.
+    """Some blocks of settings as one JSON text.
 
     Without `evaluation.transfer`: a set more or less starts no other stage again.
     """
@@ -86,9 +92,42 @@ def blocks(chosen, *names):
     return files.canonical_json(kept)
 
 
-def recipe_blocks(*names):
-    """The same for the recipe of a rule's wildcards."""
-    return lambda wildcards: blocks(SETTINGS[wildcards.recipe], *names)
+def stage_settings(*names, owners=SETTINGS, wildcard="recipe"):
+    """Parameters of a stage that needs these blocks: `settings`, which makes it rerun, and `settings_file`.
+
+    `owners` has the settings of each value of the wildcard.
+    """
+    texts = {name: blocks(chosen, *names) for name, chosen in owners.items()}
+    paths = {
+        name: f"results/logs/settings/{files.sha256_text(text)[:16]}.json"
+        for name, text in texts.items()
+    }
+    SETTINGS_FILES.update((paths[name], text) for name, text in texts.items())
+    return {
+        "settings": lambda wildcards: texts[wildcards[wildcard]],
+        "settings_file": lambda wildcards: paths[wildcards[wildcard]],
+    }
+
+
+def options(input, *names):
+    """The options of a stage for those of its inputs that there are, each with its paths."""
+    found = {name: input.get(name) for name in names if input.get(name)}
+    return [
+        part
+        for name, paths in found.items()
+        for part in [f"--{name}", *([paths] if isinstance(paths, str) else paths)]
+    ]
+
+
+def write_settings_files():
+    """Writes the settings of all stages that this run may have."""
+    try:
+        for path, text in SETTINGS_FILES.items():
+            files.write_text(path, f"{text}\n")
+    except OSError as error:
+        raise WorkflowError(
+            f"{error.filename} cannot be written ({error.strerror}); free some space or make the folder writable"
+        )
 
 
 def job_resource(resource):
@@ -119,7 +158,7 @@ def stage(name, options, path=None):
 
     With `path`, a folder that goes before the others on PATH.
     """
-    before = f"PATH={path}:$PATH " if path else ""
+    before = f'PATH="{path}:$PATH" ' if path else ""
     return (
         f"{before}python3 scripts/stage.py --log {{log:q}} --mark {{params.mark:q}} --outputs {{output:q}} -- "
         f"python3 scripts/{name}.py {options}"
@@ -209,12 +248,32 @@ def rows_of(wildcards):
     return f"results/{wildcards.recipe}/prompts/{split_of(wildcards)}.jsonl"
 
 
-def evaluation_blocks(chosen, evaluations, *names):
-    """What decides an evaluation. Another set's rows are all there are, and are completed greedily."""
-    if evaluations.startswith("transfer/"):
-        greedy = {"rows": None, "temperature": 0, "samples": 1}
-        chosen = chosen | {"evaluation": chosen["evaluation"] | greedy}
-    return blocks(chosen, *names)
+def evaluated_by(chosen, evaluations):
+    """The settings of an evaluation. Another set's rows are all there are, and are completed greedily."""
+    if not evaluations.startswith("transfer/"):
+        return chosen
+    greedy = {"rows": None, "temperature": 0, "samples": 1}
+    return chosen | {"evaluation": chosen["evaluation"] | greedy}
+
+
+def evaluation_settings():
+    """`stage_settings` of rule `evaluate`."""
+    own, others = (
+        stage_settings(
+            "mesh",
+            "prompt",
+            "evaluation",
+            owners={name: evaluated_by(chosen, folder) for name, chosen in SETTINGS.items()},
+        )
+        for folder in ("evaluations", "transfer/")
+    )
+
+    def chosen(key):
+        return lambda wildcards: (others if wildcards.evaluations.startswith("transfer/") else own)[
+            key
+        ](wildcards)
+
+    return {key: chosen(key) for key in own}
 
 
 def transfer_of(recipe):
@@ -244,11 +303,11 @@ def same_evaluations(wildcards):
     if wildcards.checkpoint != "base":
         return []
     parts = ("mesh", "dataset", "model", "prompt", "evaluation")
-    wanted = evaluation_blocks(SETTINGS[wildcards.recipe], folder, *parts)
+    wanted = blocks(evaluated_by(SETTINGS[wildcards.recipe], folder), *parts)
     first = next(
         name
         for name, chosen in SETTINGS.items()
-        if evaluation_blocks(chosen, folder, *parts) == wanted
+        if blocks(evaluated_by(chosen, folder), *parts) == wanted
         and (not folder.startswith("transfer/") or folder.partition("/")[2] in transfer_of(name))
     )
     shared = f"results/{first}/{folder}/base/metrics.json"

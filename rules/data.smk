@@ -17,7 +17,7 @@ rule tfds_rows:
     message:
         "Get {wildcards.dataset} from TensorFlow Datasets"
     shell:
-        stage("tfds_rows", "--output $(dirname {output.origin:q})", path="$PWD/.venv-tfds/bin")
+        stage("tfds_rows", '--output "$(dirname {output.origin:q})"', path="$PWD/.venv-tfds/bin")
 
 
 rule download:
@@ -33,18 +33,18 @@ rule download:
         ENVIRONMENT
     params:
         **rerun_on("download"),
-        settings=lambda wildcards: blocks(DATASETS[wildcards.dataset], "dataset"),
+        **stage_settings("dataset", owners=DATASETS, wildcard="dataset"),
         source_hashes=source_hashes,
         tfds_rows=lambda wildcards, input: (
-            f"--tfds-rows results/data/{wildcards.dataset}/tfds" if input.tfds_rows else ""
+            ["--tfds-rows", f"results/data/{wildcards.dataset}/tfds"] if input.tfds_rows else []
         ),
     message:
         "Get the data set {wildcards.dataset}"
     shell:
         stage(
             "download",
-            "--settings {params.settings:q} {params.tfds_rows} "
-            "--output $(dirname {output.manifest:q})",
+            "--settings {params.settings_file:q} {params.tfds_rows:q} "
+            '--output "$(dirname {output.manifest:q})"',
         )
 
 
@@ -65,12 +65,12 @@ rule prompts:
         ENVIRONMENT
     params:
         **rerun_on("prompts"),
-        settings=recipe_blocks("prompt"),
+        **stage_settings("prompt"),
     message:
         "Write the prompts of {wildcards.recipe}"
     shell:
         stage(
             "prompts",
-            "--settings {params.settings:q} --train {input.train:q} --test {input.test:q} "
-            "--model $(dirname {input.model:q}) --output $(dirname {output.summary:q})",
+            "--settings {params.settings_file:q} --train {input.train:q} --test {input.test:q} "
+            '--model "$(dirname {input.model:q})" --output "$(dirname {output.summary:q})"',
         )

@@ -30,24 +30,17 @@ rule evaluate:
         **RUNS_A_MODEL,
     params:
         **rerun_on("evaluate"),
-        settings=lambda wildcards: evaluation_blocks(
-            SETTINGS[wildcards.recipe], wildcards.evaluations, "mesh", "prompt", "evaluation"
-        ),
+        **evaluation_settings(),
         split=split_of,
-        files=lambda wildcards, input: " ".join(
-            f"--{option} {path}"
-            for option in ("checkpoints", "best", "same")
-            for path in [input.get(option)]
-            if path
-        ),
+        files=lambda wildcards, input: options(input, "checkpoints", "best", "same"),
     message:
         "Evaluate {wildcards.checkpoint} of {wildcards.recipe} (to {wildcards.evaluations})"
     shell:
         stage(
             "evaluate",
-            "--settings {params.settings:q} --rows {input.rows:q} --split {params.split} "
-            "--model $(dirname {input.model:q}) --checkpoint {wildcards.checkpoint} "
-            "{params.files} --output $(dirname {output.metrics:q})",
+            "--settings {params.settings_file:q} --rows {input.rows:q} --split {params.split:q} "
+            '--model "$(dirname {input.model:q})" --checkpoint {wildcards.checkpoint:q} '
+            '{params.files:q} --output "$(dirname {output.metrics:q})"',
         )
 
 
@@ -81,13 +74,13 @@ rule compare:
         ENVIRONMENT
     params:
         **rerun_on("compare"),
-        settings=recipe_blocks("evaluation"),
+        **stage_settings("evaluation"),
     message:
         "Compare {wildcards.recipe} before and after training"
     shell:
         stage(
             "compare",
-            "--settings {params.settings:q} --base {input.base:q} --final {input.final:q} "
+            "--settings {params.settings_file:q} --base {input.base:q} --final {input.final:q} "
             "--best {input.best:q} --output {output:q}",
         )
 
@@ -110,13 +103,13 @@ rule score:
         ENVIRONMENT
     params:
         **rerun_on("score"),
-        settings=recipe_blocks("prompt", "training"),
+        **stage_settings("prompt", "training"),
     message:
         "Give the rewards of {wildcards.recipe} to the evaluated completions"
     shell:
         stage(
             "score",
-            "--settings {params.settings:q} --rows {input.rows:q} --base {input.base:q} "
+            "--settings {params.settings_file:q} --rows {input.rows:q} --base {input.base:q} "
             "--final {input.final:q} --best {input.best:q} --output {output:q}",
         )
 

@@ -35,5 +35,6 @@ rule export:
     shell:
         stage(
             "export",
-            "--results results --recipe {wildcards.recipe} " "--output $(dirname {output.card:q})",
+            "--results results --recipe {wildcards.recipe:q} "
+            '--output "$(dirname {output.card:q})"',
         )

@@ -17,15 +17,17 @@ rule base_model:
         **RUNS_A_MODEL,
     params:
         **rerun_on("base_model"),
-        settings=lambda wildcards: blocks(MODELS[wildcards.model], "model"),
+        **stage_settings("model", owners=MODELS, wildcard="model"),
         local_hashes=local_model_hashes,
-        rows=lambda wildcards, input: f"--rows {input.rows}" if input.rows else "",
-        same=lambda wildcards, input: f"--same $(dirname {input.same})" if input.same else "",
+        rows=lambda wildcards, input: options(input, "rows"),
+        same=lambda wildcards, input: [
+            part for path in input.same for part in ("--same", str(Path(path).parent))
+        ],
     message:
         "Make the base model {wildcards.model}"
     shell:
         stage(
             "base_model",
-            "--settings {params.settings:q} {params.rows} {params.same} "
-            "--output $(dirname {output.manifest:q})",
+            "--settings {params.settings_file:q} {params.rows:q} {params.same:q} "
+            '--output "$(dirname {output.manifest:q})"',
         )

@@ -11,10 +11,8 @@ rule preflight:
         "../envs/tpu.yaml"
     params:
         **rerun_on("preflight"),
-        settings=recipe_blocks(
-            "seed", "mesh", "model", "prompt", "training", "evaluation", "preflight"
-        ),
+        **stage_settings("seed", "mesh", "model", "prompt", "training", "evaluation", "preflight"),
     message:
         "Compile {wildcards.recipe} for its accelerator (preflight)"
     shell:
-        stage("preflight", "--settings {params.settings:q} --output {output:q}")
+        stage("preflight", "--settings {params.settings_file:q} --output {output:q}")

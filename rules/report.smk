@@ -11,11 +11,11 @@ rule settings:
         ENVIRONMENT
     params:
         **rerun_on("settings"),
-        settings=lambda wildcards: files.canonical_json(SETTINGS[wildcards.recipe]),
+        **stage_settings(*Settings.model_fields),
     message:
         "Write the settings of {wildcards.recipe}"
     shell:
-        stage("settings", "--settings {params.settings:q} --output {output:q}")
+        stage("settings", "--settings {params.settings_file:q} --output {output:q}")
 
 
 rule plots:
@@ -51,7 +51,7 @@ rule plots:
             "plots",
             "--metrics {input.metrics:q} --selection {input.selection:q} "
             "--best {input.best:q} --evaluations {input.evaluations:q} "
-            "--output $(dirname {output.accuracy:q})",
+            '--output "$(dirname {output.accuracy:q})"',
         )
 
 
@@ -136,7 +136,7 @@ rule report:
     params:
         **rerun_on("report"),
         recipes=list(SETTINGS),
-        seeded=lambda wildcards: f"--seeded {' '.join(SEEDED)}" if SEEDED else "",
+        seeded=["--seeded", *SEEDED] if SEEDED else [],
         # Read where they are there, never made for the page; another content makes another page.
         preflights=lambda wildcards: {
             recipe: files.sha256_file(path)
@@ -149,6 +149,6 @@ rule report:
     shell:
         stage(
             "report",
-            "--recipes {params.recipes:q} {params.seeded} --results results "
+            "--recipes {params.recipes:q} {params.seeded:q} --results results "
             "--output {output:q}",
         )

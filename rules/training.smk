@@ -20,14 +20,14 @@ rule format_check:
         **RUNS_A_MODEL,
     params:
         **rerun_on("format_check"),
-        settings=recipe_blocks("seed", "mesh", "prompt", "training"),
+        **stage_settings("seed", "mesh", "prompt", "training"),
     message:
         "Check whether the base model of {wildcards.recipe} writes the format"
     shell:
         stage(
             "format_check",
-            "--settings {params.settings:q} --rows {input.rows:q} "
-            "--model $(dirname {input.model:q}) --output {output:q}",
+            "--settings {params.settings_file:q} --rows {input.rows:q} "
+            '--model "$(dirname {input.model:q})" --output {output:q}',
         )
 
 
@@ -48,13 +48,13 @@ rule reward_audit:
         ENVIRONMENT
     params:
         **rerun_on("reward_audit"),
-        settings=recipe_blocks("seed", "prompt", "training"),
+        **stage_settings("seed", "prompt", "training"),
     message:
         "Audit what the rewards of {wildcards.recipe} pay for"
     shell:
         stage(
             "reward_audit",
-            "--settings {params.settings:q} --rows {input.rows:q} --solutions {input.solutions:q} "
+            "--settings {params.settings_file:q} --rows {input.rows:q} --solutions {input.solutions:q} "
             "--base {input.base:q} --output {output:q}",
         )
 
@@ -78,12 +78,12 @@ rule train:
         **RUNS_A_MODEL,
     params:
         **rerun_on("train"),
-        settings=recipe_blocks("seed", "mesh", "prompt", "training"),
+        **stage_settings("seed", "mesh", "prompt", "training"),
     message:
         "Train {wildcards.recipe}"
     shell:
         stage(
             "train",
-            "--settings {params.settings:q} --rows {input.rows:q} "
-            "--model $(dirname {input.model:q}) --output $(dirname {output.checkpoints:q})",
+            "--settings {params.settings_file:q} --rows {input.rows:q} "
+            '--model "$(dirname {input.model:q})" --output "$(dirname {output.checkpoints:q})"',
         )

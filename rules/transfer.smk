@@ -16,7 +16,7 @@ rule transfer_rows:
     message:
         "Get the set {wildcards.transfer}"
     shell:
-        stage("transfer_rows", "--chosen {params.chosen:q} --output $(dirname {output.rows:q})")
+        stage("transfer_rows", '--chosen {params.chosen:q} --output "$(dirname {output.rows:q})"')
 
 
 rule transfer_prompts:
@@ -33,14 +33,14 @@ rule transfer_prompts:
         ENVIRONMENT
     params:
         **rerun_on("transfer_prompts"),
-        settings=recipe_blocks("prompt"),
+        **stage_settings("prompt"),
     message:
         "Write the prompts of {wildcards.recipe} for {wildcards.transfer}"
     shell:
         stage(
             "transfer_prompts",
-            "--settings {params.settings:q} --rows {input.rows:q} "
-            "--model $(dirname {input.model:q}) --output $(dirname {output.summary:q})",
+            "--settings {params.settings_file:q} --rows {input.rows:q} "
+            '--model "$(dirname {input.model:q})" --output "$(dirname {output.summary:q})"',
         )
 
 
@@ -89,6 +89,6 @@ rule transfer:
     shell:
         stage(
             "transfer",
-            "--results results --run {wildcards.recipe} --output {output.compared:q} "
+            "--results results --run {wildcards.recipe:q} --output {output.compared:q} "
             "--plot {output.plot:q}",
         )

@@ -46,7 +46,7 @@ def main(
     prompts = inputs.read_rows(rows, split, settings["evaluation"])
     chosen = inputs.find_checkpoint(checkpoint, checkpoints, best)
     fingerprint = inputs.evaluation_fingerprint(settings, prompts, model, chosen)
-    metrics = take_over_evaluation(same, fingerprint, output)
+    metrics = take_over_evaluation(same, fingerprint, output, prompts, settings)
     if metrics is None:
         jax_setup.configure_jax()
         from gsm8k_grpo.evaluation.runner import evaluate_rows

@@ -74,6 +74,7 @@ def test_the_mark_and_line_ends_of_windows_and_empty_lines_are_read(tmp_path):
         (b'{"a": 1}\n\n{"b": 2, "c": 3}\n', "{path}, line 3: no key 'a' (found b, c); each row needs a"),
         (b'{"a": 1}\n[1, 2]\n', "{path}, line 2: expected a JSON object, found list"),
         (b"{}\n", "{path}, line 1: no key 'a' (found none); each row needs a"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}\n', "{path}, line 1: an object has the key 'c' twice; remove one"),
         (b"[" * 100_000, "{path}, line 1: not valid JSON (nested too deeply"),
         (b'{"a": ' + b"1" * 5000 + b"}", "{path}, line 1: not valid JSON (nested too deeply, or too long a number)"),
         (b"version https://example.org/spec\n", "{path}, line 1: not valid JSON"),
@@ -86,6 +87,7 @@ def test_the_mark_and_line_ends_of_windows_and_empty_lines_are_read(tmp_path):
         "key missing",
         "no object",
         "empty object",
+        "a key twice",
         "nested too deeply",
         "number too long",
         "pointer instead of data",
@@ -100,14 +102,6 @@ def test_a_fault_in_rows_is_named_by_file_and_line(tmp_path, content, fault):
         files.read_jsonl(path, keys=("a",))
     assert str(refused.value).startswith(fault.format(path=path))
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("torn", [b'{"step": 3, "lo', b"[3]\n", b"\xff\n", b"\n", b"[" * 100_000, b""])
-def test_a_torn_log_gives_the_rows_before_the_torn_line(tmp_path, torn):
-    path = tmp_path / "x.jsonl"
-    assert files.read_jsonl_prefix(path) == []
-    path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn + (b'\n{"step": 4}\n' if torn else b""))
-    assert files.read_jsonl_prefix(path) == [{"step": 1}, {"step": 2}]
 
 
 @pytest.mark.parametrize(

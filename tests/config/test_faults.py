@@ -14,7 +14,10 @@ from gsm8k_grpo.config.recipes import effective_settings
 ROOT = Path(__file__).parents[2]
 SIZES = {"num_heads": 4, "num_kv_heads": 2}
 RATE = {"metric": "answer_accuracy", "base": None, "trained": 0.5, "difference": None}
+LOOP = []
+LOOP.append(LOOP)
 FAULTS = {
+    "a list that contains itself": ({"seeds": LOOP}, "a setting contains itself; write it out without the alias"),
     "unknown key at top": ({"train": 1}, "train: unknown key; there are recipes, miniature, "),
     "unknown nested key": ({"training": {"lr": 1}}, "training.lr: unknown key; there are method, max_steps, "),
     "unknown deeper key": (
@@ -117,8 +120,35 @@ FAULTS = {
     ),
     "name that is a path": (
         {"dataset": {"name": "../x"}},
-        "dataset.name: expected a name of a-z, 0-9, '.', '_' and '-', found '../x'",
+        "dataset.name: expected a name of a-z, 0-9, '.', '_' and '-', at most 64 of them, found '../x'",
     ),
+    "name that is too long for a file": (
+        {"model": {"name": "x" * 65}},
+        "model.name: expected a name of a-z, 0-9, '.', '_' and '-', at most 64 of them, found 'xxx",
+    ),
+    "a model's handle with a line's end": (
+        {"model": {"handle": "a/b\n"}},
+        "model.handle: expected a handle without spaces, found 'a/b\\n'",
+    ),
+    "half of a character": (
+        {"prompt": {"system": "x\ud800"}},
+        "prompt.system: expected text that UTF-8 can write and without \\0, found 'x\\ud800'",
+    ),
+    "half of a character where anything may stand": (
+        {"at_miniature_size": {"training": {"\udfff": 1}}},
+        "at_miniature_size.training: expected text that UTF-8 can write",
+    ),
+    "a path that no system takes": ({"dataset": {"path": "a\0"}}, "dataset.path: expected text that UTF-8 can write"),
+    "a number too long to print": (
+        {"training": {"lora": {"alpha": 16**5000}}},
+        "training.lora.alpha: expected a number of fewer digits, found one of about 6,02",
+    ),
+    "more checkpoints than anyone evaluates": (
+        {"training": {"max_steps": 10**8, "checkpoint_interval_steps": 1}},
+        "training.checkpoint_interval_steps: 1 makes 100,000,000 checkpoints, and each is kept and evaluated; take at "
+        "least 200,000, which makes 500 at most",
+    ),
+    "more seeds than anyone compares": ({"seeds": list(range(10**5))}, "seeds: expected a list of at most 1000, found"),
     "name with a line's end": ({"model": {"name": "x\n"}}, "model.name: expected a name of a-z, 0-9, "),
     "a reward with a line's end": (
         {"training": {"rewards": ["mine.py:f\n"]}},
@@ -289,6 +319,14 @@ FAULTS = {
     "no words as reasoning": (
         {"prompt": {"reasoning": {"words": 0}}},
         "prompt.reasoning.words: expected at least 1, found 0",
+    ),
+    "a blank tag": (
+        {"prompt": {"tags": {"answer_end": " \n"}}},
+        "prompt.tags.answer_end: the tag ' \\n' is blank, so that it would stand everywhere; choose another",
+    ),
+    "a tag that is a number": (
+        {"prompt": {"tags": {"answer_start": "7"}}},
+        "prompt.tags.answer_start: the digit in '7' would be read as an answer; choose a tag without digits",
     ),
     "empty tag": (
         {"prompt": {"tags": {"answer_end": ""}}},

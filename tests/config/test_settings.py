@@ -209,18 +209,18 @@ def test_a_selection_that_names_no_recipes_is_refused(selected, fault):
     assert sentence(refused) == f"recipes: {fault}"
 
 
-@pytest.mark.parametrize("name", ["data", "models", "logs", "cache", "tables"])
-def test_a_recipe_may_not_be_named_as_a_folder_of_results(project, name):
+@pytest.mark.parametrize("name", ["data", "models", "logs", "cache", "tables", "report.html", "failures"])
+def test_a_recipe_may_not_be_named_as_what_else_is_in_results(project, name):
     with pytest.raises(PipelineError) as refused:
         load_selected(name, {}, project(**{name: {}}))
-    assert sentence(refused).startswith(f"recipes: '{name}' is already a folder of results/")
+    assert sentence(refused).startswith(f"recipes: '{name}' is already a name in results/")
 
 
-@pytest.mark.parametrize("name", ["a b", "Tiny", "a|b", "a\n", "-a"])
+@pytest.mark.parametrize("name", ["a b", "Tiny", "a|b", "a\n", "-a", "x;touch PWNED;", "c++", "a{b}", "a" * 65])
 def test_a_recipe_may_only_have_a_name_that_is_safe_as_a_folder_and_in_a_pattern(project, name):
     with pytest.raises(PipelineError) as refused:
         load_selected([name], {}, project(**{name: {}}))
-    assert sentence(refused).startswith("recipes: expected a name of a-z, 0-9, '.', '_' and '-', found ")
+    assert sentence(refused).startswith("recipes: expected a name of a-z, 0-9, '.', '_' and '-', at most 64 ")
 
 
 @pytest.mark.parametrize(
@@ -343,11 +343,13 @@ def test_frozen_settings_are_read_only_at_every_level():
     }
 
 
-def test_a_stage_gets_its_blocks_from_json_and_from_a_settings_file(tmp_path):
+def test_a_stage_gets_its_blocks_from_json_and_from_a_file_of_either_kind(tmp_path):
     settings = effective_settings("tiny", {})
     path = tmp_path / "settings.yaml"
     path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
-    for argument in (json.dumps(settings), str(path)):
+    as_rules_write_it = tmp_path / "settings.json"
+    as_rules_write_it.write_text(json.dumps(settings), encoding="utf-8")  # 3e-06, which YAML would read as text
+    for argument in (json.dumps(settings), str(path), str(as_rules_write_it)):
         given = stage_settings(argument, "seed", "training")
         assert to_plain(given) == {"seed": settings["seed"], "training": settings["training"]}
         with pytest.raises(TypeError):

@@ -2,8 +2,10 @@
 
 import pytest
 
+from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.evaluation import stats
+from gsm8k_grpo.evaluation.artifact_writing import take_over_evaluation
 from gsm8k_grpo.evaluation.best_checkpoint import choose_best
 from gsm8k_grpo.evaluation.format_check import summarise_format
 from gsm8k_grpo.evaluation.grading import grade_completion
@@ -40,6 +42,43 @@ def test_answer_accuracy_follows_the_recipes_extraction(extraction):
     for name, right in RIGHT.items():
         assert (metrics[f"{name}_accuracy"]["value"], metrics[f"{name}_accuracy"]["n"]) == (right / 3, 3)
     assert (metrics["truncated_rate"]["value"], metrics["mean_completion_tokens"]) == (1 / 3, 4.0)
+
+
+@pytest.fixture
+def taken_over(tmp_path):
+    """Writes rows as an evaluation, takes it over, and returns (metrics, rows) of the copy."""
+    tags = dict(zip(("reasoning_start", "reasoning_end", "answer_start", "answer_end"), TAGS.all(), strict=True))
+    settings = {
+        "prompt": {"tags": tags, "reasoning": {"calculations": 1, "words": 6}},
+        "evaluation": {"extraction": "strict", "samples": 1},
+    }
+    prompts = [{"id": str(index), "prompt": "?", "answer": "18"} for index in range(3)]
+
+    def taken_over(rows, **metrics):
+        files.write_jsonl(tmp_path / "first" / "completions.jsonl", rows)
+        files.write_json(tmp_path / "first" / "metrics.json", {"fingerprint": "x", **metrics})
+        same, copy = [tmp_path / "first" / "metrics.json"], tmp_path / "copy"
+        found = take_over_evaluation(same, "x", copy, prompts, settings)
+        return found, files.read_jsonl(copy / "completions.jsonl") if found else None
+
+    return taken_over
+
+
+def test_a_verdict_that_was_altered_is_read_again_where_an_evaluation_is_taken_over(taken_over, capsys):
+    rows = [{**row, "completion": text} for row, text in zip(graded(COMPLETIONS), COMPLETIONS, strict=True)]
+    metrics = summarise_metrics(rows, "strict")
+    assert taken_over(rows, **metrics) == ({"fingerprint": "x", **metrics}, rows)
+    assert "altered" not in capsys.readouterr().out
+    altered = [rows[0], rows[1] | {"strict_correct": True, "answer": "17"}, rows[2]]
+    assert taken_over(altered, **summarise_metrics(altered, "strict")) == ({"fingerprint": "x", **metrics}, rows)
+    assert "completions.jsonl, line 2: is altered (1 in all); it is graded again" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_lacks_rows_is_not_taken_over(taken_over, capsys):
+    rows = [{**row, "completion": text} for row, text in zip(graded(COMPLETIONS), COMPLETIONS, strict=True)]
+    for damaged in (rows[:2], [*rows[:2], rows[1]], [*rows[:2], rows[2] | {"completion": 3}]):
+        assert taken_over(damaged) == (None, None)
+        assert "does not have the completions of each prompt" in capsys.readouterr().out
 
 
 def test_groups_of_rows_have_rates_of_their_own():

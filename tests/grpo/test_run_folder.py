@@ -1,6 +1,8 @@
 """A run's folder: what is kept, what is set aside, where training resumes, and what makes another run."""
 
 import json
+import random
+import shutil
 
 import pytest
 
@@ -156,4 +158,103 @@ def test_another_run_is_announced_with_its_differences(tmp_path, capsys):
 
 
 def test_the_log_is_json_lines(finished):
-    assert json.loads(finished.metrics_file.read_text().splitlines()[2]) == {"step": 3, "loss": 1.5}
+    row = json.loads(finished.metrics_file.read_text().splitlines()[2])
+    assert len(row.pop("sha256")) == 16 and row == {"step": 3, "loss": 1.5}
+
+
+def flip(path, line, old, new):
+    """Exchanges bytes in one line, as a fault of a disk might; the line stays JSON."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert old in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(old, new, 1)
+    path.write_bytes(b"".join(lines))
+
+
+def test_whole_checkpoints_whose_rows_are_lost_are_set_aside_with_a_way_back_that_works(finished, capsys, tmp_path):
+    copies = {path: path.read_bytes() for path in (finished.metrics_file, finished.samples_file)}
+    flip(finished.metrics_file, 3, b"1.5", b"1.6")
+    assert finished.resume(KEPT) == 2
+    printed = capsys.readouterr().out
+    assert f"{finished.metrics_file}, line 3: is damaged" in printed
+    assert "the whole checkpoints of the steps 4, 6 are set aside" in printed and "To get them back instead" in printed
+    aside = finished.folder / "set-aside"
+    for path, content in copies.items():
+        path.write_bytes(content)
+    for name in ("8", "12"):
+        (aside / name).rename(finished.checkpoints / "actor" / name)
+    (aside / "checkpoints.json").rename(finished.folder / "checkpoints.json")
+    assert finished.resume(KEPT) == 6 and steps_of(finished) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_whose_listing_is_lost_is_set_aside_with_a_way_back(finished, capsys):
+    (finished.folder / "checkpoints.json").unlink()
+    assert finished.resume(KEPT) == 0
+    assert "if that file was lost, restore it and move the folder back" in capsys.readouterr().out
+
+
+def test_an_altered_hash_of_a_checkpoint_condemns_the_listing_and_no_checkpoint(finished):
+    digest = finished.checkpoint_hashes()[4].encode()
+    flip(finished.folder / "checkpoints.json", 1, digest, digest[::-1])
+    with pytest.raises(
+        PipelineError, match=r"checkpoints.json: expected the hash of each checkpoint, as training wrote"
+    ):
+        finished.resume(KEPT)
+    assert finished.checkpoint(4).is_dir()
+
+
+def test_damaged_notes_of_a_finished_run_are_named_and_stop_nothing(finished, capsys):
+    finished.add_start(0)
+    finished.add_memory({"held_bytes": 10})
+    flip(finished.samples_file, 2, b'"x"', b'"y"')
+    flip(finished.folder / "starts.json", 1, b"[0]", b"[1]")
+    (finished.folder / "memory.json").write_bytes(b"\xff\x00")
+    assert finished.resume(KEPT) == 6
+    assert [row["step"] for row in finished.samples()] == [2, 6]
+    assert (finished.starts(), finished.memory()) == ([], {})
+    printed = capsys.readouterr().out
+    for name, line in (("samples.jsonl", 2), ("starts.json", 1), ("memory.json", 1)):
+        assert f"{finished.folder / name}, line {line}: is damaged" in printed
+    finished.add_start(6)
+    finished.add_memory({"held_bytes": 5})
+    assert (finished.starts(), finished.memory()) == ([6], {"held_bytes": 5})
+
+
+def test_no_damage_of_any_file_is_used_or_raises_anything_but_a_sentence(finished, tmp_path_factory):
+    finished.add_start(0)
+    finished.add_memory({"held_bytes": 10})
+    before = finished.history(6), finished.samples(), [0], {"held_bytes": 10}
+    names = sorted(path.relative_to(finished.folder) for path in finished.folder.rglob("*") if path.is_file())
+    chance, copies, refused = random.Random(0), tmp_path_factory.mktemp("damaged"), 0
+    for number in range(100):
+        run = Run(shutil.copytree(finished.folder, copies / str(number)), updates_per_step=2)
+        path = run.folder / chance.choice(names)
+        content = bytearray(path.read_bytes())
+        place = chance.randrange(len(content))
+        if chance.random() < 0.3:
+            del content[place:]
+        else:
+            content[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+        try:
+            step = run.resume(KEPT)
+            found = run.history(step), run.samples(), run.starts(), run.memory()
+        except PipelineError:
+            refused += 1
+            assert path.name == "checkpoints.json"
+            continue
+        assert found[0] == before[0][:step]
+        assert all(row in before[1] for row in found[1])
+        assert found[2] in ([], before[2]) and found[3] in ({}, before[3])
+    assert 0 < refused < 30
+
+
+@pytest.mark.parametrize("damage", [b"{", b'{"rows": "2"}', b"[]"])
+def test_another_run_begins_beside_one_whose_inputs_are_damaged(tmp_path, capsys, damage):
+    inputs, others = {"rows": "1"}, {"rows": "3"}
+    first = Run.of_inputs(tmp_path, inputs, 1)
+    first.create(inputs)
+    (first.folder / "inputs.json").write_bytes(damage)
+    Run.of_inputs(tmp_path, others, 1).create(others)
+    printed = capsys.readouterr().out
+    assert first.inputs() == inputs
+    assert f"{first.folder / 'inputs.json'}: is damaged" in printed and "with unknown differences" in printed

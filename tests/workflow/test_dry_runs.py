@@ -180,6 +180,15 @@ def test_the_values_of_config_on_the_command_line_are_typed_as_in_files(snakemak
         assert words in reason.partition(" now: ")[2]
 
 
+def test_a_rule_names_nothing_unquoted_in_its_command():
+    for path in {*(ROOT / "rules").glob("*.smk")} - {ROOT / "rules" / "common.smk"}:
+        text = path.read_text()
+        commands = re.findall(r"stage\((.+)\)\n", text) + re.findall(r"stage\(\n(.*?)\n        \)\n", text, re.DOTALL)
+        assert len(commands) == text.count("    shell:\n")
+        fields = re.findall(r"\{[^{}]+\}", "".join(commands))
+        assert fields and all(field.endswith(":q}") for field in fields), (path.name, fields)
+
+
 def test_every_rule_has_a_log():
     text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
     rules = re.split(r"^rule (\w+):$", text, flags=re.MULTILINE)[1:]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from workflow_copy import ROOT
 
 
@@ -55,6 +57,20 @@ def test_a_failed_job_leaves_all_that_was_finished_alone_and_is_tried_again(snak
     assert set(snakemake.plan(folder, "--config", chosen)) <= {"report"}
     shutil.rmtree(published)
     assert set(snakemake.plan(folder, "--config", chosen)) <= {"report"}
+
+
+def test_settings_that_are_longer_than_an_argument_reach_their_stage_and_a_dry_run_writes_none(
+    snakemake, sources, tmp_path
+):
+    folder = shutil.copytree(sources, tmp_path / "project")
+    system = "Think. " * 30_000 + 'it\'s "$HOME" {x} \\n'
+    (folder / "long.yaml").write_text(yaml.safe_dump({"prompt": {"system": system}}))
+    target = ("results/tiny/settings.yaml", "--configfile", "long.yaml")
+    assert "settings tiny" in snakemake.plan(folder, *target) and not (folder / "results").exists()
+    status, text = snakemake(folder, "--cores", "1", *target)
+    assert status == 0, text
+    assert yaml.safe_load((folder / target[0]).read_text())["prompt"]["system"] == system
+    assert not snakemake.plan(folder, *target)
 
 
 def test_a_job_that_failed_and_was_sent_again_with_success_is_done(snakemake, sources, tmp_path):

@@ -9,7 +9,7 @@ import cyclopts
 from gsm8k_grpo.common.errors import exit_on_error
 
 # Options that several stages have.
-Settings = Annotated[str, cyclopts.Parameter(help="the stage's blocks of settings: JSON text, or a settings.yaml")]
+Settings = Annotated[str, cyclopts.Parameter(help="the stage's settings: a settings.yaml, a JSON file, or JSON text")]
 ResultsFolder = Annotated[Path, cyclopts.Parameter(help="folder of all artifacts")]
 ModelFolder = Annotated[Path, cyclopts.Parameter(help="folder of the base model")]
 Completions = Annotated[Path, cyclopts.Parameter(help="completions.jsonl of an evaluation of this checkpoint")]

@@ -90,26 +90,6 @@ def read_jsonl(path: str | Path, keys: Iterable[str] = ()) -> list[dict]:
     return rows
 
 
-def read_jsonl_prefix(path: str | Path) -> list[dict]:
-    """Reads the rows of a log that a process may have been killed while writing.
-
-    Returns:
-      the rows before the first line that is not a whole JSON object; no rows if the file does not exist.
-    """
-    rows: list[dict] = []
-    if not Path(path).exists():
-        return rows
-    for line in _read_bytes(path).split(b"\n"):
-        try:
-            row = json.loads(line)
-        except (RecursionError, ValueError):
-            break
-        if not isinstance(row, dict):
-            break
-        rows.append(row)
-    return rows
-
-
 def _read_bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
@@ -121,9 +101,24 @@ def _read_bytes(path: str | Path) -> bytes:
         raise PipelineError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+class _RepeatedKey(ValueError):
+    pass
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object's keys and values; Python's own reader would keep the last value of a key in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
 def _parse(path: str | Path, number: int, line: bytes) -> Any:
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"), object_pairs_hook=_without_repetition)
+    except _RepeatedKey as error:
+        raise PipelineError(f"{path}, line {number}: an object has the key {str(error)!r} twice; remove one") from None
     except UnicodeDecodeError as error:
         raise PipelineError(
             f"{path}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8 again"

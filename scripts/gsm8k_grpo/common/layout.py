@@ -3,7 +3,9 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-RESERVED_NAMES = ("data", "models", "logs", "cache", "tables")  # folders of results/ that no recipe may be named after
+# What lies in results/ and results/logs/ beside the folders of recipes: no recipe may be named after it.
+RESERVED_NAMES = ("data", "models", "logs", "cache", "tables", "report.html", "comparison-of-recipes.json")
+RESERVED_NAMES += ("accuracy-against-cost.svg", "failures", "settings", "report.log", "compare_recipes.log")
 
 
 def dataset_folder(results: Path, dataset: str) -> Path:

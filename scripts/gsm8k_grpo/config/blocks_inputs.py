@@ -7,6 +7,7 @@ from pydantic import Field
 from gsm8k_grpo.config.fields import (
     DATASET_HANDLE,
     LAYOUT,
+    MODEL_HANDLE,
     Block,
     Count,
     Devices,
@@ -144,7 +145,7 @@ class Model(Block):
       credentials (docs/models-and-data.md).
     - local: reads the same files from the folder `path`.
     - pretrained: makes a miniature and trains it here on the data set's train rows."""
-    handle: str | None = "google/gemma-2/flax/gemma2-2b-it"
+    handle: Annotated[str, Field(pattern=MODEL_HANDLE)] | None = "google/gemma-2/flax/gemma2-2b-it"
     """OWNER/MODEL/FRAMEWORK/VARIATION on Kaggle; OWNER/NAME (google/gemma-2-2b-it) on Hugging Face."""
     revision: Text | int | None = None
     """The version to use: a version number (kaggle) or a commit (huggingface; a branch or a tag may move). null is the

@@ -14,6 +14,7 @@ from gsm8k_grpo.rewards import controls, custom
 from gsm8k_grpo.rewards.answers import Tags
 
 LARGEST_MESH_AXIS = 1024  # of those that a message suggests
+MOST_CHECKPOINTS = 500  # each is kept and evaluated, and one command names the evaluations of all
 
 
 def check_settings(settings: Mapping, where: str, root: Path = ROOT) -> dict:
@@ -62,6 +63,11 @@ def _all_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
     yield from _training_conflicts(training)
     yield from _control_conflicts(settings["controls"], training)
     tags = Tags.of(settings["prompt"])
+    for key, tag in settings["prompt"]["tags"].items():
+        if not tag.strip():
+            yield f"prompt.tags.{key}", f"the tag {tag!r} is blank, so that it would stand everywhere; choose another"
+        if any(map(str.isdecimal, tag)):
+            yield f"prompt.tags.{key}", f"the digit in {tag!r} would be read as an answer; choose a tag without digits"
     if (tag := tags.find_overlap()) is not None:
         yield "prompt.tags", f"the tag {tag!r} is a part of another tag; choose four that do not contain each other"
     if not tags.reasoning.can_be_met():
@@ -163,6 +169,12 @@ def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
     interval = training["checkpoint_interval_steps"]
     if interval > steps:
         yield "training.checkpoint_interval_steps", f"{interval} lies beyond the last step (max_steps {steps})"
+    if -(-steps // interval) > MOST_CHECKPOINTS:
+        yield (
+            "training.checkpoint_interval_steps",
+            f"{interval} makes {-(-steps // interval):,} checkpoints, and each is kept and evaluated; take at least "
+            f"{-(-steps // MOST_CHECKPOINTS):,}, which makes {MOST_CHECKPOINTS} at most",
+        )
     if training["lora"] and training["lora"]["dropout"] and training["num_iterations"] > 1:
         yield (
             "training.lora.dropout",

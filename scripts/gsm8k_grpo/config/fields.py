@@ -34,8 +34,15 @@ def _without_repetition(items: list) -> list:
 
 
 AS_WRITTEN = WrapValidator(_as_written)
-DISTINCT_OR_NONE = (AfterValidator(_without_repetition), Field(json_schema_extra={"uniqueItems": True}))
-DISTINCT = (AfterValidator(_without_repetition), Field(min_length=1, json_schema_extra={"uniqueItems": True}))
+# The limit comes first: comparing each two items of a long list takes long.
+DISTINCT_OR_NONE = (
+    Field(max_length=1000, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_without_repetition),
+)
+DISTINCT = (
+    Field(min_length=1, max_length=1000, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_without_repetition),
+)
 
 # Upper limits stand far above every use. They stop typing errors before a loop or a compiler meets them.
 LARGEST_COUNT, LARGEST_NUMBER = 10**9, 1e12
@@ -52,14 +59,16 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1), AS_WRITTEN]
 ShareAboveZero = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
 
 # In these patterns `$` is the end of the text, not a line's: pydantic uses Rust's regular expressions.
-NAME = r"^[a-z0-9][a-z0-9._-]*$"
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"  # of recipes, data sets and models; with what a run adds, a file's name
 DATASET_HANDLE = r"^[^/\s]+/[^/\s]+$"
+MODEL_HANDLE = r"^\S+$"
 PINNED_COMMIT = r"^[0-9a-f]{40}$"
 CUSTOM_REWARD = r"^[^:]+\.py:[^\W\d]\w*$"
 LAYOUT = r"^[^{}]*\{system\}[^{}]*\{question\}[^{}]*$"
 PATTERNS = {
-    NAME: "a name of a-z, 0-9, '.', '_' and '-'",
+    NAME: "a name of a-z, 0-9, '.', '_' and '-', at most 64 of them",
     DATASET_HANDLE: "OWNER/NAME",
+    MODEL_HANDLE: "a handle without spaces",
     PINNED_COMMIT: "a commit of 40 hexadecimal digits",
     CUSTOM_REWARD: "path/to/file.py:function",
     LAYOUT: "text with {system} and then {question}",

@@ -1,5 +1,6 @@
 """Nested settings: merging, reading YAML, and read-only views."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +29,8 @@ def parse_scalars(value: Any) -> Any:
     if isinstance(value, str) and value:
         tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, value, (True, False))
         if tag.rpartition(":")[2] in ("int", "float", "bool", "null"):
-            return yaml.safe_load(value)
+            with contextlib.suppress(ValueError):  # thousands of digits: the text is refused where a number is expected
+                return yaml.safe_load(value)
     return value
 
 

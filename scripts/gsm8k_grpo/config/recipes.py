@@ -86,7 +86,7 @@ def _require_model(chosen: Mapping, where: str) -> None:
 
 def _recipe_file(recipe: str, root: Path) -> Path:
     if recipe in RESERVED_NAMES:
-        raise PipelineError(f"recipes: {recipe!r} is already a folder of results/; choose another name for the recipe")
+        raise PipelineError(f"recipes: {recipe!r} is already a name in results/; choose another name for the recipe")
     known = {path.stem: path for path in (root / "recipes").glob("*.yaml")}
     if recipe not in known:
         raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {', '.join(sorted(known))}")

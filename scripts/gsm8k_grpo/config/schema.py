@@ -103,6 +103,12 @@ def validated(settings: Mapping, where: str, blocks: Iterable[str] = tuple(Setti
       PipelineError: one sentence that names the first faulty key.
     """
     try:
+        unwritable = next(_unwritable(settings), None)
+    except RecursionError:  # an alias of YAML that stands inside what it names
+        raise PipelineError(f"{where}: a setting contains itself; write it out without the alias") from None
+    if unwritable:
+        raise PipelineError(f"{where}: {': '.join(unwritable)}")
+    try:
         checked = Settings.model_validate(settings).model_dump(include=set(blocks), warnings=False)
     except pydantic.ValidationError as error:
         raise PipelineError(f"{where}: {_sentence(error, settings)}") from None
@@ -111,6 +117,25 @@ def validated(settings: Mapping, where: str, blocks: Iterable[str] = tuple(Setti
             raise PipelineError(f"{where}: {key}: this key is missing")
         del checked["evaluation"]["transfer"]  # a stage has what it was given, and no more
     return checked
+
+
+MOST_BITS = 10_000  # of a whole number; Python refuses to print one that is much longer
+
+
+def _unwritable(value: Any, path: str = "top level") -> Iterator[tuple[str, str]]:
+    """Yields (key, problem) for what no file could hold, or no message could show, whatever the setting's type."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _unwritable(key, path)
+            yield from _unwritable(item, str(key) if path == "top level" else f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _unwritable(item, f"{path}.{index}")
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            yield path, f"expected text that UTF-8 can write and without \\0, found {ascii(value)[:80]}"
+    elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+        yield path, f"expected a number of fewer digits, found one of about {int(value.bit_length() * 0.301):,}"
 
 
 def _missing_keys(given: Mapping, complete: Mapping, path: str = "") -> Iterator[str]:

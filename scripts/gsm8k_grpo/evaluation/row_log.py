@@ -1,10 +1,9 @@
 """The finished rows of an evaluation, on disk: a killed evaluation goes on with the others."""
 
-import json
 import os
 from pathlib import Path
 
-from gsm8k_grpo.common import files
+from gsm8k_grpo.common import sealed_rows
 
 
 class RowLog:
@@ -30,19 +29,21 @@ class RowLog:
         self.rows: list[dict] = []
         self.seconds, self.starts = 0.0, 1
         groups = []
-        for line in files.read_jsonl_prefix(self._path):
+        lines, damaged = sealed_rows.read(self._path)
+        sealed_rows.name_damage(self._path, damaged, "its rows are completed and graded again")
+        for line in lines:
             if "starts" in line:
                 self.starts += line["starts"]
             else:
                 groups.append(line)
                 self.rows += line["rows"]
                 self.seconds += line["seconds"]
-        files.write_jsonl(self._path, [{"starts": self.starts}, *groups])
+        sealed_rows.write(self._path, [{"starts": self.starts}, *groups])
         self._handle = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (`finish` closes it)
 
     def append(self, rows: list[dict], seconds: float) -> None:
         """Adds rows that ended together; they are on the disk when this returns."""
-        self._handle.write(json.dumps({"rows": rows, "seconds": seconds}) + "\n")
+        self._handle.write(sealed_rows.seal({"rows": rows, "seconds": seconds}))
         self._handle.flush()
         os.fsync(self._handle.fileno())
         self.rows += rows

@@ -13,6 +13,7 @@ expression engine never goes back.
 import functools
 import itertools
 import re
+import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,10 +32,10 @@ _INTEGER = r"(?>(?<!\d,)\d{1,3}(?:,\d{3})++(?!,?\d)|\d++)"
 # `3/4`, `3 / 4` and the mixed `1 1/2`. Two slashes make a date, and a denominator of 0 or with decimals makes no
 # fraction: these are separate numbers.
 _FRACTION = rf"(?<!/)(?<!/ )(?:({_INTEGER}) )?({_INTEGER}) ?/ ?(?!0++(?!\d))({_INTEGER})(?!\d|\.\d| ?/ ?\d)"
-# A number as models write it: sign (ASCII or U+2212), dollar, then a fraction or a decimal. One look-behind leaves the
-# minus of "5-3" an operator; the other, for decimals without a whole part, leaves the points of "is...18" and "eggs.5"
-# to the sentence.
-NUMBER = re.compile(rf"(?:(?<![\d.)\w])[-−])?\$?(?:{_FRACTION}|{_INTEGER}(?:\.\d++)?|(?<![\w.])\.\d++)")
+# A number as models write it: sign (ASCII or U+2212), dollar, then a fraction or a decimal. Two look-behinds leave the
+# minus of "5-3" and "5 -3" an operator; another one, for decimals without a whole part, leaves the points of "is...18"
+# and "eggs.5" to the sentence.
+NUMBER = re.compile(rf"(?:(?<![\d.)\w])(?<!\d )[-−])?\$?(?:{_FRACTION}|{_INTEGER}(?:\.\d++)?|(?<![\w.])\.\d++)")
 _DIGIT = re.compile(r"\d")
 # In a reversed text: the last digit, then all before it that can belong to the same number, and one character more.
 _LAST_DIGIT = re.compile(r"\d[\d.,$/ −-]*+.?", re.DOTALL)
@@ -42,6 +43,22 @@ _LAST_DIGIT = re.compile(r"\d[\d.,$/ −-]*+.?", re.DOTALL)
 # `1\,000`.
 _LATEX = re.compile(
     r"\\[dt]?frac ?(?:\{ ?([-−]?[\d,]++) ?\}|(\d)) ?(?:\{ ?([\d,]++) ?\}|(\d)(?!\d))|\\(?=\$)|\\!|\\,|\{,\}"
+)
+# Signs that NUMBER does not know: dashes and hyphens that stand for a minus, the fraction slash, and what has no width,
+# such as marks of direction.
+_PLAIN_SIGNS = dict.fromkeys("‐‑‒–−﹣－", "-") | {"⁄": "/"}
+_PLAIN_SIGNS |= dict.fromkeys(
+    map(chr, (0x061C, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)), ""
+)
+# Those, and after a number `½` and `²`.
+_TYPOGRAPHY = re.compile(rf"[{''.join(_PLAIN_SIGNS)}]|(?<=\d) ?[¼-¾⅐-⅞]|(?<=\d)[⁰¹²³⁴-⁹]{{1,3}}+")
+# What separates thousands beside commas: spaces and apostrophes. In GSM8K, one space between such digits always does so
+# (`5 650 000 cars`), but for `12 200-kilobyte videos`. (The search is for the separator: few characters are one.)
+_THOUSANDS = re.compile(r"[ '’\xa0\u2007\u2009\u202f](?<=\d.)(?=\d{3}(?!\d|-[^\W\d_]))")
+# An exponent, `^2` or `^{2}`: of a number, or of what is none (`18 m^2`, `x^2`).
+_POWER = re.compile(
+    rf"(?:(?<![\d.])({_INTEGER}(?:\.\d++)?) ?|(?<=[^\W\d_])|(?<=[)}}]))"
+    r"\^ ?(?:\{ ?(-?\d{1,3}) ?\}|(-?\d{1,3})(?![\d.,]?\d))"
 )
 # Braces may be nested three deep, as in `\boxed{\text{about }\frac{3}{4}}`.
 _BOXED = re.compile(r"\\boxed ?\{((?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+)\}")
@@ -125,17 +142,48 @@ class Tags:
         )
 
 
-def _without_latex(text: str) -> str:
-    return _LATEX.sub(_from_latex, text) if "\\" in text or "{,}" in text else text
+def _normalised(text: str) -> str:
+    """A text with its numbers written as NUMBER reads them."""
+    text = _THOUSANDS.sub(",", text)  # first, because what follows puts spaces between numbers
+    if not text.isascii():
+        text = _TYPOGRAPHY.sub(_from_typography, text)
+    if "\\" in text or "{,}" in text:
+        text = _LATEX.sub(_from_latex, text)
+    return _POWER.sub(_from_power, text) if "^" in text else text
+
+
+def _before_digit(found: re.Match) -> str:
+    """A space where a digit comes next, which is no part of the number that `found` becomes."""
+    return " " if found.string[found.end() : found.end() + 1].isdigit() else ""
+
+
+def _from_typography(found: re.Match) -> str:
+    if found[0] in _PLAIN_SIGNS:
+        return _PLAIN_SIGNS[found[0]]
+    compatible = unicodedata.normalize("NFKC", found[0].strip())
+    if compatible.isdigit():  # 10²
+        return f"^{{{compatible}}}"
+    return f" {compatible.replace('⁄', '/')}{_before_digit(found)}"  # 2½
+
+
+def _from_power(found: re.Match) -> str:
+    base, exponent = found[1], int(found[2] or found[3])
+    if base is None:
+        return ""
+    if len(base) * max(1, abs(exponent)) > MAX_DIGITS:
+        return ""
+    if base.isdecimal() and exponent >= 0:  # the usual case, ten times as fast
+        return f"{int(base) ** exponent}{_before_digit(found)}"
+    value = Fraction(base.replace(",", ""))
+    return f"{plain(value**exponent)}{_before_digit(found)}" if value or exponent >= 0 else ""
 
 
 def _from_latex(found: re.Match) -> str:
     above, below = found[1] or found[2], found[3] or found[4]
     if above:
-        text, start, end = found.string, found.start(), found.end()
-        mixed = text[max(0, start - 1) : start].isdigit()  # 1\frac{1}{2}
-        product = text[end : end + 1].isdigit()  # \frac{3}{4}100
-        return f"{' ' if mixed else ''}{above}/{below}{' ' if product else ''}"
+        start = found.start()
+        mixed = found.string[max(0, start - 1) : start].isdigit()  # 1\frac{1}{2}
+        return f"{' ' if mixed else ''}{above}/{below}{_before_digit(found)}"  # \frac{3}{4}100
     return "," if found[0] in (r"\,", "{,}") else ""
 
 
@@ -159,7 +207,7 @@ def _value(found: re.Match | None) -> Fraction | None:
 
 def _numbers(text: str) -> Iterator[re.Match]:
     """All numbers of a text, in order."""
-    text = _without_latex(text)
+    text = _normalised(text)
     # Finding a digit is much faster than finding that no sign, dollar or point begins a number.
     digit = _DIGIT.search(text)
     return NUMBER.finditer(text, max(0, digit.start() - len("-$."))) if digit else iter(())
@@ -183,7 +231,7 @@ def first_number(text: str) -> Fraction | None:
 def flexible(completion: str) -> Fraction | None:
     """The last number anywhere in a completion, or None."""
     # From the end: NUMBER alone would spend most of the time on earlier numbers.
-    ending = _LAST_DIGIT.search(_without_latex(completion)[::-1])
+    ending = _LAST_DIGIT.search(_normalised(completion)[::-1])
     return _value(deque(NUMBER.finditer(ending[0][::-1]), maxlen=1).pop()) if ending else None
 
 
@@ -361,7 +409,7 @@ def calculations(text: str) -> list[Calculation]:
     2 = 10`). What has brackets, per cent or variables is left out.
     """
     found = []
-    for chain in _chains(_without_latex(text)):
+    for chain in _chains(_normalised(text)):
         for left, right in itertools.pairwise(chain):
             if len(left) > 1:
                 result, value = _evaluate(right), _evaluate(left)
