@@ -9,6 +9,7 @@
       checkpoints/actor/N/   as Tunix writes them; N counts updates, μ in each step
       checkpoints.json       the hash of each checkpoint, written after it: a folder that is not listed is incomplete
       set-aside/             damaged and incomplete checkpoints
+      lock                   the process that trains (folder_lock.only_process)
 
 A step's row is on the disk before its checkpoint is listed. So each checkpoint has the rows of all steps before it.
 This module does not import JAX.
@@ -45,7 +46,7 @@ class Run:
     def create(self, inputs: Mapping) -> None:
         """Writes inputs.json, and prints how the inputs differ from the latest run's if this run is new."""
         others = sorted(self.folder.parent.glob("*/inputs.json"), key=lambda path: path.stat().st_mtime)
-        if others and not self.folder.exists():
+        if others and not self._inputs_file.exists():
             changes = "; ".join(describe_differences(files.read_json(others[-1]), inputs))
             print(f"starting another run than {others[-1].parent.name}, which stays as it is: {changes}", flush=True)
         files.write_json(self._inputs_file, inputs)
