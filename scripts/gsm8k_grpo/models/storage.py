@@ -11,11 +11,13 @@ import orbax.checkpoint as ocp
 from flax import nnx, traverse_util
 from jax.sharding import Mesh
 
-from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.errors import PipelineError, is_out_of_memory
 from gsm8k_grpo.internals import orbax_internals
 from gsm8k_grpo.models import building
 from gsm8k_grpo.models.mesh import abstract_with_shardings
 from gsm8k_grpo.models.recorded_hashes import remedy, require_recorded
+
+UNREADABLE = (OSError, ValueError, KeyError, AttributeError, TypeError)  # what Orbax raises on damaged files
 
 
 def weights_of(model: nnx.Module) -> dict:
@@ -68,7 +70,7 @@ class Stored(Mapping):
         self._folder, self._checkpointer = folder.absolute(), ocp.PyTreeCheckpointer()
         try:
             flat = traverse_util.flatten_dict(orbax_internals.stored_tree(self._checkpointer, self._folder))
-        except (OSError, ValueError, AttributeError):
+        except UNREADABLE:
             raise PipelineError(f"{folder}: holds no readable weights; {remedy(folder.parent)}") from None
         self._stored = {
             # Training stores variables, which keep their array under the name `value`.
@@ -93,6 +95,7 @@ class Stored(Mapping):
     def _read(self, paths: Iterable[tuple]) -> dict[tuple, np.ndarray]:
         keys = {path: self._stored[path] for path in paths}
         metadata = {key: self._metadata[key] for key in keys.values()}
+        orbax_internals.hide_closed_event_loops()
         try:
             restored = self._checkpointer.restore(
                 self._folder,
@@ -104,11 +107,11 @@ class Stored(Mapping):
                     partial_restore=True,
                 ),
             )
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).splitlines()[0][:200]
-            raise PipelineError(
-                f"{self._folder}: cannot be read ({reason}); {remedy(self._folder.parent)}"
-            ) from None
+            raise PipelineError(f"{self._folder}: cannot be read ({reason}); {remedy(self._folder.parent)}") from None
         flat = traverse_util.flatten_dict(restored)
         return {path: flat[key] for path, key in keys.items()}
 
