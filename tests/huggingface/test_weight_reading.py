@@ -21,6 +21,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.huggingface import config_json, published_model
+from gsm8k_grpo.internals import orbax_internals
 from gsm8k_grpo.models import building, families, storage
 from gsm8k_grpo.models.base_model import load_base_model
 from gsm8k_grpo.models.families import family_of
@@ -127,6 +128,7 @@ def change_the_tokenizer(model):
         (cut_the_files, "weights", ""),
         (change_the_tokenizer, "tokenizer.model", "has changed since it was made (its SHA-256 is "),
     ],
+    ids=["a number", "a bit", "cut", "tokenizer"],
 )
 def test_a_damaged_base_model_is_never_used(tmp_path, damage, part, says):
     folder, model = tmp_path / "published", tmp_path / "model"
@@ -148,6 +150,18 @@ def test_a_damaged_base_model_is_never_used(tmp_path, damage, part, says):
         found = storage.arrays_hash(storage.Stored(model / "weights"))
         says = says.format(found=found, recorded=recorded)
     assert says in error
+
+
+def test_the_threads_that_read_damaged_weights_print_nothing_of_their_own(tmp_path, monkeypatch):
+    storage.save(random_weights("gemma2", 0.2), tmp_path / "weights")
+    cut_the_files(tmp_path)
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    orbax_internals.hide_closed_event_loops.cache_clear()
+    with pytest.raises(PipelineError, match=r"weights: "):
+        storage.Stored(tmp_path / "weights").read_all()
+    orbax_internals.hide_closed_event_loops.cache_clear()  # the next call installs it in this process for good
+    assert not printed
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import functools
 import logging
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 
@@ -30,10 +29,10 @@ def hide_closed_event_loops() -> None:
     Orbax closes its event loop at the first array that cannot be read. The threads that read the others then report to
     it in vain, and each prints so.
     """
-    report = sys.excepthook
+    report = sys.unraisablehook
 
-    def report_others(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if (kind, str(error)) != (RuntimeError, "Event loop is closed"):
-            report(kind, error, trace)
+    def report_others(unraisable: Any) -> None:
+        if (unraisable.exc_type, str(unraisable.exc_value)) != (RuntimeError, "Event loop is closed"):
+            report(unraisable)
 
-    sys.excepthook = report_others
+    sys.unraisablehook = report_others

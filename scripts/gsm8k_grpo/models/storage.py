@@ -67,6 +67,7 @@ class Stored(Mapping):
         Raises:
           PipelineError: there is no readable checkpoint.
         """
+        orbax_internals.hide_closed_event_loops()
         self._folder, self._checkpointer = folder.absolute(), ocp.PyTreeCheckpointer()
         try:
             flat = traverse_util.flatten_dict(orbax_internals.stored_tree(self._checkpointer, self._folder))
@@ -95,7 +96,6 @@ class Stored(Mapping):
     def _read(self, paths: Iterable[tuple]) -> dict[tuple, np.ndarray]:
         keys = {path: self._stored[path] for path in paths}
         metadata = {key: self._metadata[key] for key in keys.values()}
-        orbax_internals.hide_closed_event_loops()
         try:
             restored = self._checkpointer.restore(
                 self._folder,
