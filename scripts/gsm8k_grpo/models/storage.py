@@ -71,7 +71,9 @@ class Stored(Mapping):
         self._folder, self._checkpointer = folder.absolute(), ocp.PyTreeCheckpointer()
         try:
             flat = traverse_util.flatten_dict(orbax_internals.stored_tree(self._checkpointer, self._folder))
-        except UNREADABLE:
+        except UNREADABLE as error:
+            if is_out_of_memory(error):
+                raise
             raise PipelineError(f"{folder}: holds no readable weights; {remedy(folder.parent)}") from None
         self._stored = {
             # Training stores variables, which keep their array under the name `value`.
@@ -110,7 +112,7 @@ class Stored(Mapping):
         except UNREADABLE as error:
             if is_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0][:200]
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise PipelineError(f"{self._folder}: cannot be read ({reason}); {remedy(self._folder.parent)}") from None
         flat = traverse_util.flatten_dict(restored)
         return {path: flat[key] for path, key in keys.items()}
