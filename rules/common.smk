@@ -160,7 +160,8 @@ def stage(name, options, path=None):
     """
     before = f'PATH="{path}:$PATH" ' if path else ""
     return (
-        f"{before}python3 scripts/stage.py --log {{log:q}} --mark {{params.mark:q}} --outputs {{output:q}} -- "
+        f"{before}python3 scripts/stage.py --log {{log:q}} --mark {{params.mark:q}} --inputs {{input:q}} "
+        "--outputs {output:q} -- "
         f"python3 scripts/{name}.py {options}"
     )
 

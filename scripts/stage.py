@@ -1,7 +1,8 @@
 r"""Runs one stage for a rule: keeps its log, notes a failure, and checks that the stage wrote what it must write.
 
   python scripts/stage.py --log results/logs/tiny/best.log --mark results/logs/failures/tiny-best \
-      --outputs results/tiny/best.json -- python scripts/best.py --metrics … --output results/tiny/best.json
+      --inputs results/tiny/evaluations-dev/base/metrics.json --outputs results/tiny/best.json -- \
+      python scripts/best.py --metrics … --output results/tiny/best.json
 """
 
 import argparse
@@ -16,11 +17,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path, required=True, help="file for everything that the stage prints")
     parser.add_argument("--mark", type=Path, required=True, help="file that stays when the stage fails")
+    parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="files that the stage reads")
     parser.add_argument("--outputs", type=Path, nargs="+", required=True, help="files that the stage must write")
     parser.add_argument("command", nargs="+", help="the stage itself, after --")
     arguments = parser.parse_args()
     try:
-        return run_and_check(arguments.command, arguments.log, arguments.mark, arguments.outputs)
+        return run_and_check(arguments.command, arguments.log, arguments.mark, arguments.inputs, arguments.outputs)
     except OSError as error:
         reason = f"{error.filename or arguments.mark} cannot be written ({error.strerror})"
         print(f"ERROR: {reason}; free some space or make the folder writable, then run the same command again")

@@ -8,16 +8,18 @@ library versions, and a checkpoint continues only a run with the same fingerprin
 step), samples.jsonl (some completions with their rewards), checkpoints.json and, last, summary.json.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
+from gsm8k_grpo.common.folder_lock import only_process
 from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.grpo.artifact_writing import write_artifacts
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_steps
 from gsm8k_grpo.grpo.run_folder import Run
 from gsm8k_grpo.grpo.run_identity import run_inputs
-from gsm8k_grpo.grpo.run_start import begin_run
+from gsm8k_grpo.grpo.run_start import begin_run, join_run
 
 
 def main(
@@ -37,19 +39,21 @@ def main(
     inputs = run_inputs(settings, rows, manifest["sha256"])
     run = Run.of_inputs(output, inputs, training_settings["num_iterations"])
     steps = checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
-    start, leads = begin_run(run, inputs, steps, distributed)
-    if start < steps[-1]:
-        jax_setup.configure_jax()
-        from gsm8k_grpo.grpo.loop import train_to_end
-        from gsm8k_grpo.grpo.session import make_learner
-        from gsm8k_grpo.models.mesh import make_mesh
-        from gsm8k_grpo.preflight.memory_check import require_training_memory
+    leads = join_run(distributed)
+    with only_process(run.folder) if leads else nullcontext():
+        start = begin_run(run, inputs, steps, distributed, leads)
+        if start < steps[-1]:
+            jax_setup.configure_jax()
+            from gsm8k_grpo.grpo.loop import train_to_end
+            from gsm8k_grpo.grpo.session import make_learner
+            from gsm8k_grpo.models.mesh import make_mesh
+            from gsm8k_grpo.preflight.memory_check import require_training_memory
 
-        mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
-        require_training_memory(manifest["architecture"], settings, mesh)
-        train_to_end(make_learner(model, settings, prompts, run, mesh), training_settings, run)
-    if leads:
-        write_artifacts(output, run, steps, settings, len(prompts))
+            mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
+            require_training_memory(manifest["architecture"], settings, mesh)
+            train_to_end(make_learner(model, settings, prompts, run, mesh), training_settings, run)
+        if leads:
+            write_artifacts(output, run, steps, settings, len(prompts))
 
 
 if __name__ == "__main__":

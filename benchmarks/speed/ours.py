@@ -135,7 +135,8 @@ def make_model(workload: Workload, mesh: object, options: list[str], folder: str
         stage.write_text(json.dumps({"model": effective_settings(RECIPES["qwen2"], changes)["model"]}))
         command = [sys.executable, ROOT / "scripts" / "base_model.py", "--settings", stage, "--output", base]
         subprocess.run(command, check=True, cwd=folder)  # a process of its own, whose peak memory is not the step's
-        return storage.load(base / "weights", config, mesh, jnp.dtype(dtype))
+        recorded = json.loads((base / "model.json").read_text())["sha256"]["weights"]
+        return storage.load(base / "weights", config, mesh, jnp.dtype(dtype), recorded)
     weights = nnx.state(building.initialise(config, 0))
     model = building.structure(config, jnp.dtype(dtype))
     placed = jax.device_put(weights, nnx.get_named_sharding(weights, mesh))

@@ -23,8 +23,11 @@ def raising(error):
         (PermissionError(errno.EACCES, "Permission denied", "o"), "ERROR: o cannot be written (Permission denied): "),
         (MemoryError(), "ERROR: out of memory (allocation failed): lower training.micro_batch_completions"),
         (RuntimeError("RESOURCE_EXHAUSTED: 5 GiB\nat f"), "ERROR: out of memory (RESOURCE_EXHAUSTED: 5 GiB): lower "),
+        (RuntimeError("can't start new thread"), "ERROR: out of memory (can't start new thread): lower "),
+        (ImportError("x.so: failed to map segment from shared object"), "ERROR: out of memory (x.so: failed to map "),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "ERROR: out of memory ([Errno 12] Cannot allocate memory): "),
     ],
-    ids=["bad input", "disk full", "not permitted", "memory", "accelerator memory"],
+    ids=["bad input", "disk full", "not permitted", "memory", "accelerator memory", "thread", "library", "system"],
 )
 def test_an_expected_failure_ends_in_one_line(error, line):
     with pytest.raises(SystemExit) as ended:
@@ -34,7 +37,13 @@ def test_an_expected_failure_ends_in_one_line(error, line):
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("shape"), KeyError("a"), FileNotFoundError(errno.ENOENT, "none", "x"), KeyboardInterrupt()],
+    [
+        RuntimeError("shape"),
+        ImportError("no module x"),
+        KeyError("a"),
+        FileNotFoundError(errno.ENOENT, "none", "x"),
+        KeyboardInterrupt(),
+    ],
     ids=repr,
 )
 def test_an_unexpected_failure_keeps_its_traceback(error):

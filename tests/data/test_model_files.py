@@ -42,9 +42,11 @@ def test_a_local_folder_is_used_in_place(folder):
 
 def test_files_that_have_not_changed_are_not_hashed_again(folder):
     hashes = model_files.local_hashes(folder)
-    known, since = {name: {**facts, "sha256": "known"} for name, facts in hashes.items()}, time.time() + 60
+    known, since = {name: {**facts, "sha256": "known"} for name, facts in hashes.items()}, time.time()
     assert model_files.local_hashes(folder, known, since) == known
     assert model_files.local_hashes(folder, known, since - 3600) == hashes
+    # A model.json that is dated in the future does not hide what changes until then.
+    assert model_files.local_hashes(folder, known, since + 3600) == hashes
 
 
 def test_only_the_models_own_files_are_hashed(folder):
@@ -79,6 +81,58 @@ def test_a_folder_without_a_whole_model_is_refused(folder, name, text, fault):
     with pytest.raises(PipelineError) as refused:
         fetch(folder)
     assert fault.replace("{folder}", str(folder)) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json", "tokenizer.model", SHARDS[1]])
+def test_a_link_that_leads_out_of_the_folder_is_refused_and_not_hashed(folder, tmp_path_factory, name):
+    secret = tmp_path_factory.mktemp("home") / "kaggle.json"
+    secret.write_text('{"key": "secret"}')
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(secret)
+    with pytest.raises(PipelineError) as refused:
+        fetch(folder)
+    assert f"{folder / name}: leads out of the model's folder, to {secret}, and is not followed" in str(refused.value)
+    assert name not in model_files.local_hashes(folder)
+
+
+def test_a_name_in_the_index_that_leads_out_of_the_folder_is_refused(folder):
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
+    with pytest.raises(PipelineError, match=r"\.\./elsewhere\.safetensors: leads out of the model's folder"):
+        fetch(folder)
+
+
+def test_a_linked_folder_of_a_flax_checkpoint_is_refused(tmp_path):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "model"
+    for path in (elsewhere / "_METADATA", folder / "tokenizer.model"):
+        path.parent.mkdir()
+        path.write_text("{}")
+    (folder / "gemma2").symlink_to(elsewhere)
+    with pytest.raises(PipelineError, match=r"model/gemma2: leads out of the model's folder"):
+        fetch(folder)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_links_within_the_folder_and_into_hugging_faces_own_blobs_are_followed(folder, tmp_path_factory, shared):
+    cache = tmp_path_factory.mktemp("hub")
+    model = cache / "models--someone--small"
+    snapshot, blobs = model / "snapshots" / ("a" * 40), model / "blobs"
+    for new in (snapshot, blobs, cache / "blobs" / "ab"):
+        new.mkdir(parents=True)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        blob = blobs / str(number)
+        if shared:
+            (cache / "blobs" / "ab" / str(number)).write_bytes(path.read_bytes())
+            blob.symlink_to(f"../../blobs/ab/{number}")
+        else:
+            blob.write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    (snapshot / "tokenizer.json").symlink_to("tokenizer.model")
+    linked = tmp_path_factory.mktemp("models") / "small"
+    linked.symlink_to(snapshot)  # the folder itself may be a link
+    expected = model_files.hashes(folder)
+    for each in (snapshot, linked):
+        found, origin = fetch(each)
+        assert found == each and origin["files"] == {**expected, "tokenizer.json": expected["tokenizer.model"]}
 
 
 def test_a_path_that_is_not_a_folder_is_refused(tmp_path):

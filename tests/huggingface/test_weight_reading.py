@@ -5,6 +5,7 @@ The weights are ours, written in Hugging Face's format; test_parity.py compares 
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.data.model_files import INDEX_FILE
 from gsm8k_grpo.huggingface import config_json, published_model
+from gsm8k_grpo.internals import orbax_internals
 from gsm8k_grpo.models import building, families, storage
 from gsm8k_grpo.models.base_model import load_base_model
 from gsm8k_grpo.models.families import family_of
@@ -81,16 +83,97 @@ def test_a_miniature_takes_over_weights_that_were_pretrained_in_the_same_way(nam
     expected = jax.tree.map(lambda array: jnp.asarray(array, "bfloat16").astype("float32"), weights)
     assert storage.weights_hash(wide) == storage.weights_hash(expected)
     files.write_json(first / "model.json", {**manifest, "sha256": {**manifest["sha256"], "weights": "0" * 64}})
-    with pytest.raises(PipelineError, match=r"first/weights: not the weights that model.json names"):
+    with pytest.raises(PipelineError, match=r"first/weights: has changed since it was made .* model.json says 0000"):
         write_model_folder(second, other, lambda making: take_over_model(first, making))
+
+
+def change_a_number(model):
+    """Weights that load without any complaint: one number of one array is another."""
+    weights = random_weights("gemma2", 0.2)
+    weights["final_norm"]["scale"][3] += 1
+    shutil.rmtree(model / "weights")
+    storage.save(weights, model / "weights")
+
+
+def flip_a_bit(model):
+    """In the middle of the arrays' file."""
+    path = max(
+        (path for path in (model / "weights").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def cut_the_files(model):
+    for path in (model / "weights").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-20])
+
+
+def change_the_tokenizer(model):
+    path = model / "tokenizer.model"
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("damage", "part", "says"),
+    [
+        (
+            change_a_number,
+            "weights",
+            "has changed since it was made (its SHA-256 is {found}, model.json says {recorded})",
+        ),
+        (flip_a_bit, "weights", ""),
+        (cut_the_files, "weights", ""),
+        (change_the_tokenizer, "tokenizer.model", "has changed since it was made (its SHA-256 is "),
+    ],
+    ids=["a number", "a bit", "cut", "tokenizer"],
+)
+def test_a_damaged_base_model_is_never_used(tmp_path, damage, part, says):
+    folder, model = tmp_path / "published", tmp_path / "model"
+    write_folder(folder, "gemma2", random_weights("gemma2", 0.2))
+    chosen = {"name": "small", "architecture": SIZES["gemma2"], "dtype": "bfloat16"}
+    write_model_folder(
+        model,
+        chosen,
+        lambda making: (published_model.convert_model(folder, SIZES["gemma2"], making), {"source": "folder"}),
+    )
+    load_base_model(model, make_mesh(1, 1))
+    recorded = files.read_json(model / "model.json")["sha256"]["weights"]
+    damage(model)
+    with pytest.raises(PipelineError) as refused:
+        load_base_model(model, make_mesh(1, 1))
+    error = str(refused.value)
+    assert error.startswith(f"{model / part}: ") and f"delete {model} and run Snakemake again, which makes it" in error
+    if damage is change_a_number:
+        found = storage.arrays_hash(storage.Stored(model / "weights"))
+        says = says.format(found=found, recorded=recorded)
+    assert says in error
+
+
+def test_the_threads_that_read_damaged_weights_print_nothing_of_their_own(tmp_path, monkeypatch):
+    storage.save(random_weights("gemma2", 0.2), tmp_path / "weights")
+    cut_the_files(tmp_path)
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    orbax_internals.hide_closed_event_loops.cache_clear()
+    with pytest.raises(PipelineError, match=r"weights: "):
+        storage.Stored(tmp_path / "weights").read_all()
+    orbax_internals.hide_closed_event_loops.cache_clear()  # the next call installs it in this process for good
+    assert not printed
 
 
 @pytest.mark.slow
 def test_published_precision_becomes_the_precision_of_the_settings(name, weights, tmp_path):
     storage.save(weights, tmp_path / "weights")
-    half = storage.load(tmp_path / "weights", building.tunix_config(SIZES[name]), make_mesh(1, 1), jnp.bfloat16)
+    saved, sha256 = (
+        (tmp_path / "weights", building.tunix_config(SIZES[name]), make_mesh(1, 1)),
+        storage.weights_hash(weights),
+    )
+    half = storage.load(*saved, jnp.bfloat16, sha256)
     assert {leaf[...].dtype for _, leaf in nnx.to_flat_state(nnx.state(half))} == {jnp.dtype("bfloat16")}
-    whole = storage.load(tmp_path / "weights", building.tunix_config(SIZES[name]), make_mesh(1, 1), jnp.float32)
+    whole = storage.load(*saved, jnp.float32, sha256)
 
     @nnx.jit
     def logits(model):
@@ -110,9 +193,9 @@ from gsm8k_grpo.models import building, storage
 from gsm8k_grpo.models.lora import with_lora
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.models.model_folder_writing import take_over_model, write_model_folder
-for architecture, folder, mesh, modules in json.loads(input()):
+for architecture, folder, mesh, modules, sha256 in json.loads(input()):
     mesh = make_mesh(*mesh)
-    model = storage.load(Path(folder), building.tunix_config(architecture), mesh, jnp.float32)
+    model = storage.load(Path(folder), building.tunix_config(architecture), mesh, jnp.float32, sha256)
     lora = {"rank": 4, "alpha": 4, "dropout": 0, "base_weights": None, "target_modules": modules}
     for each in (model, with_lora(model, lora, 0, mesh)):
         held, whole = {}, 0
@@ -124,10 +207,12 @@ for architecture, folder, mesh, modules in json.loads(input()):
 """
     cases = []
     for name, architecture in SIZES.items():
-        storage.save(random_weights(name), tmp_path / name)
+        weights = random_weights(name)
+        storage.save(weights, tmp_path / name)
         # KV heads limit tp: Gemma 3 1B has one.
         mesh = (4, 1) if architecture["num_kv_heads"] == 1 else (2, 2)
-        cases.append([architecture, str(tmp_path / name), mesh, family_of(architecture).lora_modules])
+        modules = family_of(architecture).lora_modules
+        cases.append([architecture, str(tmp_path / name), mesh, modules, storage.weights_hash(weights)])
     done = subprocess.run(
         [sys.executable, "-c", program],
         input=json.dumps(cases),

@@ -79,12 +79,23 @@ def test_no_matrix_starts_at_zero_and_the_seed_decides(model):
 
 
 def test_saved_weights_load_to_the_same_bits(model, mesh, tmp_path):
-    storage.save(storage.weights_of(model), tmp_path / "weights")
-    loaded = storage.load(tmp_path / "weights", building.tunix_config(ARCHITECTURE), mesh, jnp.float32)
+    weights = storage.weights_of(model)
+    storage.save(weights, tmp_path / "weights")
+    saved = (
+        tmp_path / "weights",
+        building.tunix_config(ARCHITECTURE),
+        mesh,
+        jnp.float32,
+        storage.weights_hash(weights),
+    )
+    loaded = storage.load(*saved)
     for first, second in zip(*(jax.tree.leaves(nnx.state(each)) for each in (model, loaded)), strict=True):
         np.testing.assert_array_equal(first, second)
-    with pytest.raises(PipelineError, match=r"weights: .*--forcerun base_model"):
-        storage.load(tmp_path / "weights", building.tunix_config({**ARCHITECTURE, "embed_dim": 16}), mesh, jnp.float32)
+    other = building.tunix_config({**ARCHITECTURE, "embed_dim": 16})
+    with pytest.raises(
+        PipelineError, match=r"weights: these weights do not fit model.architecture \(.*; delete .* anew"
+    ):
+        storage.load(saved[0], other, *saved[2:])
 
 
 def test_fresh_adapters_have_a_rank_in_each_matrix_and_share_the_base(model, mesh):

@@ -32,6 +32,23 @@ def test_a_training_killed_at_random_points_resumes_to_the_same_bits(finished, t
     assert_the_same(finished / "results/tiny/training", output)
 
 
+def test_a_second_trainer_waits_for_the_first_and_goes_on_where_that_ended(finished, tmp_path):
+    """As after a kill of Snakemake alone, `snakemake --unlock` and the same command."""
+    output, long = tmp_path / "training", {"max_steps": 200, "checkpoint_interval_steps": 2}
+    first = train(finished, output, **long)
+    wait_for(first, output, "checkpoints.json", more_than=1)
+    second = train(finished, output, **long)
+    said = next(line for line in second.stdout if "works in this folder" in line)
+    assert f"process {first.pid} on " in said and first.poll() is None
+    first.kill()
+    first.communicate()
+    (saved,) = output.glob("runs/*/checkpoints.json")
+    step = max(map(int, read(saved)))
+    assert f"resuming after step {step} of 200" in next(line for line in second.stdout if "resuming" in line)
+    second.kill()
+    second.communicate()
+
+
 def test_sigterm_saves_the_newest_step_and_ends_within_seconds(finished, tmp_path):
     output = tmp_path / "training"
     stopped = train(finished, output)

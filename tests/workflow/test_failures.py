@@ -1,9 +1,11 @@
 """Failed jobs and full disks: finished artifacts stay, and what failed is tried again. The workflow's style."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -83,6 +85,25 @@ def test_a_job_that_failed_and_was_sent_again_with_success_is_done(snakemake, so
     status, text = snakemake(folder, "--cores", "1", "--retries", "1", target)
     assert status == 0 and "lost" in text, text
     assert not snakemake.plan(folder, target)
+
+
+def test_a_job_whose_input_is_dated_in_the_future_leaves_its_outputs_alone(snakemake, project):
+    """Snakemake deletes the outputs of a job that succeeds where an input is newer than they are."""
+    prompts, rows = project / "results/tiny/prompts", project / "results/data/word-problems/train.jsonl"
+    (project / "scripts/prompts.py").write_text(
+        "from pathlib import Path\nfor path in Path('results/tiny/prompts').iterdir():\n    path.write_text('new')\n"
+    )
+    before = {path.name: path.read_text() for path in prompts.iterdir()}
+    assert len(before) == 4
+    tomorrow = time.time() + 86400
+    os.utime(rows, (tomorrow, tomorrow))
+    target = ("--cores", "1", "--forcerun", "prompts", "--", "results/tiny/prompts/summary.json")
+    status, text = snakemake(project, *target)
+    assert status == 1 and "ERROR: results/data/word-problems/train.jsonl is dated" in text, text
+    assert {path.name: path.read_text() for path in prompts.iterdir()} == before
+    rows.touch()
+    status, text = snakemake(project, *target)
+    assert status == 0 and {path.read_text() for path in prompts.iterdir()} == {"new"}, text
 
 
 def test_what_the_reward_audit_warns_of_is_said_again_at_the_end(snakemake, sources, tmp_path):

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[2]
 def start(tmp_path):
     """Starts a stage that is a shell command, in a folder of its own and a process group of its own."""
 
-    def start(command, folder=tmp_path):
-        options = ["--log", "stage.log", "--mark", "failures/stage", "--outputs", "made", "also made", "--"]
+    def start(command, folder=tmp_path, inputs=()):
+        options = ["--log", "stage.log", "--mark", "failures/stage", "--inputs", *inputs]
+        options += ["--outputs", "made", "also made", "--"]
         return subprocess.Popen(
             [sys.executable, ROOT / "scripts" / "stage.py", *options, "bash", "-c", command],
             cwd=folder,
@@ -50,8 +51,19 @@ def test_a_stage_that_writes_its_outputs_succeeds_and_its_log_has_all_that_it_pr
         ("touch made", 1, "ERROR: the stage ended without an error but did not write also made"),
         ("kill -KILL $$", 128 + signal.SIGKILL, "perhaps because memory ran out: it had used up to 0."),
         ("kill -TERM $$", 128 + signal.SIGTERM, "the stage was ended by SIGTERM"),
+        ("kill -ABRT $$", 128 + signal.SIGABRT, "the stage was ended by SIGABRT; if it ended itself, the lines above"),
+        (
+            "echo 'LLVM ERROR: out of memory'; kill -ABRT $$",
+            128 + signal.SIGABRT,
+            "ERROR: the stage was ended by SIGABRT, because memory ran out (LLVM ERROR: out of memory): it had used",
+        ),
+        (
+            "echo 'OpenBLAS error: Memory allocation still failed after 10 retries'; exit 1",
+            1,
+            "ERROR: the stage ran out of memory (OpenBLAS error: Memory allocation still failed after 10 retries): ",
+        ),
     ],
-    ids=["error", "status", "unwritten", "killed", "ended"],
+    ids=["error", "status", "unwritten", "killed", "ended", "aborted", "LLVM", "OpenBLAS"],
 )
 def test_a_failed_stage_says_why_and_leaves_a_new_mark_each_time(start, tmp_path, command, status, says):
     marks = []
@@ -60,6 +72,35 @@ def test_a_failed_stage_says_why_and_leaves_a_new_mark_each_time(start, tmp_path
         assert code == status and says in printed and says in (tmp_path / "stage.log").read_text()
         marks.append((tmp_path / "failures" / "stage").read_text())
     assert marks[0].strip().isdecimal() and marks[0] != marks[1]
+
+
+def test_a_stage_under_ulimit_names_the_limit(tmp_path):
+    allocate = f"{sys.executable} -c 'bytearray(2**30)'"
+    stage = f"{sys.executable} {ROOT / 'scripts' / 'stage.py'} --log log --mark mark --outputs made -- {allocate}"
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -v 400000; {stage}"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    said = "ERROR: the stage ran out of memory (MemoryError): raise the limit of 0.4 GiB (ulimit -v), lower training."
+    assert done.returncode == 1 and said in done.stdout and said in (tmp_path / "log").read_text()
+
+
+def test_an_input_that_is_dated_in_the_future_keeps_a_stage_from_running(start, tmp_path):
+    given, tomorrow = tmp_path / "a given", time.time() + 86400
+    given.touch()
+    os.utime(given, (tomorrow, tomorrow))
+    status, printed = ended(start("touch made 'also made'", inputs=["a given"]))
+    assert status == 1 and not (tmp_path / "made").exists() and (tmp_path / "failures" / "stage").exists()
+    assert "ERROR: a given is dated" in printed and "run touch 'a given' and then the same command again" in printed
+    given.touch()
+    assert ended(start("touch made 'also made'", inputs=["a given", "missing"]))[0] == 0
+
+
+def test_an_input_from_a_clock_that_is_ahead_by_little_is_waited_for(start, tmp_path):
+    given, soon = tmp_path / "given", time.time() + 2
+    given.touch()
+    os.utime(given, (soon, soon))
+    assert ended(start("touch made 'also made'", inputs=["given"])) == (0, "")
+    assert (tmp_path / "made").stat().st_mtime >= soon - 0.1  # a file system may count time in steps
 
 
 def test_files_of_an_earlier_run_do_not_count_as_written(start, tmp_path):

@@ -3,10 +3,44 @@
 import contextlib
 import errno
 import os
+import re
+import resource
 import sys
 from collections.abc import Callable
 
 _stderr: int | None = None  # the descriptor of standard error while that is silent
+
+
+# What Python, XLA, LLVM, the linker and OpenBLAS say where memory ran out.
+_OUT_OF_MEMORY = re.compile(
+    "out of memory|RESOURCE_EXHAUSTED|cannot allocate|unable to allocate|memory allocation|bad_alloc|MemoryError"
+    "|failed to map segment|can't start new thread|pthread_create",
+    re.IGNORECASE,
+)
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a message is of the kind that libraries print where memory, or a thread's, cannot be had."""
+    return bool(_OUT_OF_MEMORY.search(text))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out."""
+    return isinstance(error, MemoryError) or says_out_of_memory(str(error))
+
+
+def memory_advice() -> str:
+    """What to do where memory ran out; names the limit that `ulimit -v` has set, if there is one."""
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+    raised = (
+        f"raise the limit of {limit_bytes / 2**30:.1f} GiB (ulimit -v), "
+        if limit_bytes != resource.RLIM_INFINITY
+        else ""
+    )
+    return (
+        f"{raised}lower training.micro_batch_completions, training.rollout_batch_completions, "
+        "training.num_generations, evaluation.batch_size or the token limits, or take a larger machine"
+    )
 
 
 class PipelineError(Exception):
@@ -53,7 +87,14 @@ def exit_on_error(stage: Callable[[], None]) -> None:
             write_stderr(f"ERROR: {error}")
             os._exit(1)
         sys.exit(f"ERROR: {error}")
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        detail = str(error).splitlines()[0] if str(error) else "allocation failed"
+        sys.exit(f"ERROR: out of memory ({detail}): {memory_advice()}")
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            sys.exit(f"ERROR: out of memory ({error}): {memory_advice()}")
         if error.errno not in (
             errno.EACCES,
             errno.EROFS,
@@ -69,14 +110,4 @@ def exit_on_error(stage: Callable[[], None]) -> None:
         sys.exit(
             f"ERROR: {error.filename or 'an output file'} cannot be written ({error.strerror}): "
             "free some space or make the folder writable, then run the same command again"
-        )
-    except (MemoryError, RuntimeError) as error:
-        # XLA reports exhausted memory as a RuntimeError subclass whose text starts with this word.
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        detail = str(error).splitlines()[0] if str(error) else "allocation failed"
-        sys.exit(
-            f"ERROR: out of memory ({detail}): lower training.micro_batch_completions, "
-            "training.rollout_batch_completions, training.num_generations, "
-            "evaluation.batch_size or the token limits"
         )

@@ -7,21 +7,28 @@ The log outlives a signal to the whole process group: a stage that is told to en
 import contextlib
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
+from gsm8k_grpo.common import errors
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TAIL_BYTES = 2**16  # of what a stage printed, where a sentence on its end looks for the reason
+CLOCK_SKEW_SECONDS = 60  # at most, between machines that share a file system
 
 
-def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[Path]) -> int:
+def run_and_check(command: list[str], log_file: Path, mark: Path, inputs: list[Path], outputs: list[Path]) -> int:
     """Runs a stage; returns its status, or 1 where it did not write an output.
 
     Args:
       command: the stage.
       log_file: gets everything that the stage prints.
       mark: is there while the stage runs, and stays when it fails.
+      inputs: must not be dated in the future: then the stage does not run.
       outputs: must be written by the stage, not by an earlier one.
     """
     before = mark.with_name(f"{mark.name}.before")  # the mark of an earlier failure
@@ -31,8 +38,12 @@ def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[
     mark.write_text(f"{time.time_ns()}\n")
     started = mark.stat().st_mtime_ns
     with open(log_file, "wb", buffering=0) as log:
-        status = _run_and_log(command, log.fileno())
-        error = _describe_signal(-status) if status < 0 else None
+        error = _describe_future(inputs)
+        if error:
+            status = 1
+        else:
+            status, printed = _run_and_log(command, log.fileno())
+            error = _describe_end(status, printed)
         unwritten = [path for path in outputs if not path.exists() or path.stat().st_mtime_ns < started]
         if status == 0 and unwritten:
             status, error = 1, f"the stage ended without an error but did not write {unwritten[0]}"
@@ -46,8 +57,32 @@ def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[
     return status if status >= 0 else 128 - status
 
 
-def _run_and_log(command: list[str], log: int) -> int:
-    """Runs a command and copies what it prints to a log too; returns its status, or minus the signal that ended it."""
+def _describe_future(inputs: list[Path]) -> str | None:
+    """A sentence on inputs that are dated in the future, or None; waits where it is only clocks that differ.
+
+    After a stage, Snakemake compares times. Where an input is newer than an output, it deletes what the stage made.
+    """
+    times = {path: path.stat().st_mtime for path in inputs if path.exists()}
+    ahead_seconds = max(times.values(), default=0) - time.time()
+    if 0 < ahead_seconds <= CLOCK_SKEW_SECONDS:
+        time.sleep(ahead_seconds)
+    now = time.time()
+    future = [path for path, modified in times.items() if modified > now]
+    if not future:
+        return None
+    dated = datetime.fromtimestamp(times[future[0]]).isoformat(sep=" ", timespec="seconds")
+    return (
+        f"{future[0]} is dated {dated}, in the future ({len(future)} such inputs), so the stage did not run: Snakemake "
+        "would delete what it makes; if this machine's clock is right, run touch "
+        f"{shlex.join(map(str, future))} and then the same command again"
+    )
+
+
+def _run_and_log(command: list[str], log: int) -> tuple[int, bytes]:
+    """Runs a command and copies what it prints to a log too.
+
+    Returns its status, or minus the signal that ended it, and the end of what it printed.
+    """
     default = {number: signal.getsignal(number) for number in SIGNALS}
     child = subprocess.Popen(
         command,
@@ -59,25 +94,37 @@ def _run_and_log(command: list[str], log: int) -> int:
     # A signal to this process alone is passed on; one to the whole group reaches the stage by itself.
     signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    printed = b""
     while block := os.read(child.stdout.fileno(), 2**16):
         _write(block, log)
+        printed = (printed + block)[-TAIL_BYTES:]
     status = child.wait()
     for number, handler in default.items():
         signal.signal(number, handler)
-    return status
+    return status, printed
 
 
-def _describe_signal(number: int) -> str:
-    """A sentence on a stage that a signal ended."""
-    name = signal.Signals(number).name
-    if number != signal.SIGKILL:
-        return f"the stage was ended by {name}"
+def _describe_end(status: int, printed: bytes) -> str | None:
+    """A sentence on a stage that failed without one of its own: a signal, or a library that ended the process.
+
+    Args:
+      status: minus the number of a signal, or the exit status.
+      printed: the end of what the stage printed.
+    """
+    lines = printed.decode(errors="replace").splitlines()
+    if status == 0 or (status > 0 and any(line.startswith("ERROR: ") for line in lines)):
+        return None
+    reason = next((line.strip() for line in lines if errors.says_out_of_memory(line)), None)
+    if status > 0:
+        return f"the stage ran out of memory ({reason[:200]}): {errors.memory_advice()}" if reason else None
+    name = signal.Signals(-status).name
     gibibytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # kilobytes on Linux
-    return (
-        f"the stage was killed ({name}), perhaps because memory ran out: it had used up to {gibibytes:.1f} GiB; lower "
-        "training.micro_batch_completions, training.rollout_batch_completions or evaluation.batch_size, or take a "
-        "larger machine"
-    )
+    used = f"it had used up to {gibibytes:.1f} GiB; {errors.memory_advice()}"
+    if -status == signal.SIGKILL:
+        return f"the stage was killed ({name}), perhaps because memory ran out: {used}"
+    if reason:
+        return f"the stage was ended by {name}, because memory ran out ({reason[:200]}): {used}"
+    return f"the stage was ended by {name}; if it ended itself, the lines above say why"
 
 
 def _write(block: bytes, log: int) -> None:

@@ -9,6 +9,7 @@
       checkpoints/actor/N/   as Tunix writes them; N counts updates, μ in each step
       checkpoints.json       the hash of each checkpoint, written after it: a folder that is not listed is incomplete
       set-aside/             damaged and incomplete checkpoints, and the log and the hashes from before
+      lock                   the process that trains (folder_lock.only_process)
 
 A step's row is on the disk before its checkpoint is listed. So each checkpoint has the rows of all steps before it.
 Inputs, starts, memory and samples only say what happened: where they are damaged, the run says so and goes on.
@@ -44,7 +45,7 @@ class Run:
     def create(self, inputs: Mapping) -> None:
         """Writes inputs.json, and prints how the inputs differ from the latest run's if this run is new."""
         others = sorted(self.folder.parent.glob("*/inputs.json"), key=lambda path: path.stat().st_mtime)
-        if others and not self.folder.exists():
+        if others and not (self._inputs_file.exists() or self._hashes_file.exists()):
             before = _read_inputs(others[-1])
             changes = "; ".join(describe_differences(before, inputs)) if before else "with unknown differences"
             print(f"starting another run than {others[-1].parent.name}, which stays as it is: {changes}", flush=True)

@@ -5,16 +5,23 @@ from gsm8k_grpo.grpo.run_folder import Run
 from gsm8k_grpo.grpo.trackers import Trackers
 
 
-def begin_run(run: Run, inputs: dict, kept_steps: list[int], distributed: bool) -> tuple[int, bool]:
-    """Prepares the folder of a run that keeps the checkpoints of `kept_steps`. JAX starts only if it is distributed.
+def join_run(distributed: bool) -> bool:
+    """Joins the run's other processes if there are any; returns whether this one leads. Only that one writes.
 
-    Returns the last finished step, which is the same in all processes, and whether this process leads. Only the leading
-    process writes.
+    JAX starts only if the run is distributed.
     """
-    if distributed:
-        jax_setup.configure_jax()
-        jax_setup.join_processes()
-    leads = not distributed or jax_setup.is_lead_process()
+    if not distributed:
+        return True
+    jax_setup.configure_jax()
+    jax_setup.join_processes()
+    return jax_setup.is_lead_process()
+
+
+def begin_run(run: Run, inputs: dict, kept_steps: list[int], distributed: bool, leads: bool) -> int:
+    """Prepares the folder of a run that keeps the checkpoints of `kept_steps`.
+
+    Returns the last finished step, which is the same in all processes.
+    """
     start = 0
     if leads:
         run.create(inputs)
@@ -28,4 +35,4 @@ def begin_run(run: Run, inputs: dict, kept_steps: list[int], distributed: bool) 
     elif leads:  # a kill right after the last checkpoint may have left these two undone
         run.prune(kept_steps)
         Trackers(run.folder, run.history(start), {"wandb_project": None}, "").close()
-    return start, leads
+    return start

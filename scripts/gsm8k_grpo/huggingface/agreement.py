@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
+from flax import nnx
 from jax.sharding import Mesh
 from tunix.rl import common
 
@@ -90,13 +90,9 @@ def completion_logits(model: nnx.Module, rows: Sequence[Row], pad_id: int) -> li
 
 
 def load_exported(folder: Path, architecture: Mapping | str, dtype: str, mesh: Mesh) -> nnx.Module:
-    """The model of an exported folder, read like any published model. Arrays leave the host as they reach the mesh."""
+    """The model of an exported folder, read like any published model."""
     arrays = storage.leaves(weight_reading.read_huggingface(folder, architecture))
-    graph, state = nnx.split(building.structure(building.tunix_config(architecture), jnp.dtype(dtype)))
-    shardings = storage.leaves(nnx.to_pure_dict(nnx.get_named_sharding(state, mesh)))
-    sharded = {path: jax.device_put(arrays.pop(path), sharding) for path, sharding in shardings.items()}
-    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(sharded))
-    return nnx.merge(graph, state)
+    return storage.place(arrays, building.tunix_config(architecture), mesh, jnp.dtype(dtype))
 
 
 def compare_logits(trained: Sequence[np.ndarray], exported: Sequence[np.ndarray]) -> dict:

@@ -64,7 +64,7 @@ def write_model(folder: Path, results: Path, run: str, settings: Mapping, base_f
     from gsm8k_grpo.huggingface import weight_writing
     from gsm8k_grpo.huggingface.agreement import measure_agreement
     from gsm8k_grpo.huggingface.model_folder import write_model_files
-    from gsm8k_grpo.models import storage
+    from gsm8k_grpo.models import recorded_hashes, storage
     from gsm8k_grpo.models.base_model import checkpoint_folder, stored_checkpoint
 
     model = layout.model_folder(results, settings["model"]["name"])
@@ -74,11 +74,8 @@ def write_model(folder: Path, results: Path, run: str, settings: Mapping, base_f
     checkpoint = checkpoint_folder(about["sha256"], checkpoints, "final")
     weights = storage.Stored(model / "weights")
     print(f"reading {model / 'weights'}", flush=True)
-    if storage.arrays_hash(weights) != about["sha256"]["weights"]:
-        raise PipelineError(
-            f"{model / 'weights'}: these are not the weights that model.json describes (another hash); make them again "
-            "with --forcerun base_model"
-        )
+    recorded_hashes.require_recorded(model / "weights", storage.arrays_hash(weights), about["sha256"]["weights"])
+    recorded_hashes.require_recorded_tokenizer(model, about)
     lora, architecture = training["lora"], about["architecture"]
     trained, adapters, scale, named = stored_checkpoint(checkpoint), {}, 0.0, None
     if lora:

@@ -1,6 +1,8 @@
 """Parts of Orbax that behave otherwise than we need, each with the reason. All were seen in Orbax 0.12.8."""
 
+import functools
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +20,19 @@ def stored_tree(checkpointer: Any, folder: Path) -> dict:
         return checkpointer.metadata(folder).item_metadata.tree
     finally:
         logging.disable(logging.NOTSET)
+
+
+@functools.cache
+def hide_closed_event_loops() -> None:
+    """Keeps TensorStore's threads from printing tracebacks beside the error of a damaged checkpoint.
+
+    Orbax closes its event loop at the first array that cannot be read. The threads that read the others then report to
+    it in vain, and each prints so.
+    """
+    report = sys.unraisablehook
+
+    def report_others(unraisable: Any) -> None:
+        if (unraisable.exc_type, str(unraisable.exc_value)) != (RuntimeError, "Event loop is closed"):
+            report(unraisable)
+
+    sys.unraisablehook = report_others

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.models import building, matmul_order, storage, tokenizers
+from gsm8k_grpo.models import building, matmul_order, recorded_hashes, storage, tokenizers
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import can_merge, make_policy, merge_adapters, trained_variables
 
@@ -31,10 +31,11 @@ def load_base_model(folder: Path, mesh: Mesh) -> BaseModel:
     """Loads what the stage `base_model` wrote.
 
     Raises:
-      PipelineError: a part is missing or belongs to another model.
+      PipelineError: a part is missing, has changed or belongs to another model.
     """
     manifest = files.read_json(folder / "model.json")
     template = family_of(manifest["architecture"]).template
+    recorded_hashes.require_recorded_tokenizer(folder, manifest)
     tokenizer = tokenizers.load_tokenizer(folder / "tokenizer.model", template)
     config = building.tunix_config(manifest["architecture"])
     rows = building.vocabulary_size(config)
@@ -43,7 +44,8 @@ def load_base_model(folder: Path, mesh: Mesh) -> BaseModel:
             f"{folder / 'tokenizer.model'}: has {len(tokenizer)} pieces, more than the model's {rows} embeddings; use "
             "the model's own tokenizer"
         )
-    model = storage.load(folder / "weights", config, mesh, jnp.dtype(manifest["dtype"]))
+    dtype, weights_sha256 = jnp.dtype(manifest["dtype"]), manifest["sha256"]["weights"]
+    model = storage.load(folder / "weights", config, mesh, dtype, weights_sha256)
     return BaseModel(model, config, tokenizer, tokenizers.stop_ids(tokenizer, template), manifest["sha256"])
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from flax import traverse_util
 
 from gsm8k_grpo.common import files
-from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.provenance import collect_provenance
-from gsm8k_grpo.models import storage
+from gsm8k_grpo.models import recorded_hashes, storage
 
 MakeModel = Callable[[Path], tuple[dict, dict]]
 
@@ -56,14 +55,11 @@ def take_over_model(same: Path, making: Path) -> tuple[dict, dict]:
     """Reads the weights and the origin of a miniature with the same pretraining, and copies its tokenizer.
 
     Raises:
-      PipelineError: the weights are not those that its model.json names.
+      PipelineError: the weights or the tokenizer are not those that its model.json names.
     """
     print(f"taking over the weights of {same}, which has the same pretraining", flush=True)
-    manifest, stored = files.read_json(same / "model.json"), storage.Stored(same / "weights")
-    weights = traverse_util.unflatten_dict({path: stored[path] for path in stored})
-    if storage.weights_hash(weights) != manifest["sha256"]["weights"]:
-        raise PipelineError(
-            f"{same / 'weights'}: not the weights that model.json names; make them again with --forcerun base_model"
-        )
+    manifest, arrays = files.read_json(same / "model.json"), storage.Stored(same / "weights").read_all()
+    recorded_hashes.require_recorded(same / "weights", storage.arrays_hash(arrays), manifest["sha256"]["weights"])
+    recorded_hashes.require_recorded_tokenizer(same, manifest)
     shutil.copyfile(same / "tokenizer.model", making / "tokenizer.model")
-    return weights, manifest["origin"]
+    return traverse_util.unflatten_dict(arrays), manifest["origin"]

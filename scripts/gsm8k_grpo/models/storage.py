@@ -1,19 +1,23 @@
 """Weights on disk (Orbax) and their hashes."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx, traverse_util
 from jax.sharding import Mesh
 
-from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.errors import PipelineError, is_out_of_memory
 from gsm8k_grpo.internals import orbax_internals
 from gsm8k_grpo.models import building
 from gsm8k_grpo.models.mesh import abstract_with_shardings
+from gsm8k_grpo.models.recorded_hashes import remedy, require_recorded
+
+UNREADABLE = (OSError, ValueError, KeyError, AttributeError, TypeError)  # what Orbax raises on damaged files
 
 
 def weights_of(model: nnx.Module) -> dict:
@@ -63,11 +67,14 @@ class Stored(Mapping):
         Raises:
           PipelineError: there is no readable checkpoint.
         """
+        orbax_internals.hide_closed_event_loops()
         self._folder, self._checkpointer = folder.absolute(), ocp.PyTreeCheckpointer()
         try:
             flat = traverse_util.flatten_dict(orbax_internals.stored_tree(self._checkpointer, self._folder))
-        except (OSError, ValueError, AttributeError):
-            raise PipelineError(f"{folder}: holds no readable weights; make them again") from None
+        except UNREADABLE as error:
+            if is_out_of_memory(error):
+                raise
+            raise PipelineError(f"{folder}: holds no readable weights; {remedy(folder.parent)}") from None
         self._stored = {
             # Training stores variables, which keep their array under the name `value`.
             tuple(int(key) if key.isdigit() else key for key in path[: -1 if path[-1] == "value" else None]): path
@@ -82,46 +89,78 @@ class Stored(Mapping):
         return len(self._stored)
 
     def __getitem__(self, path: tuple) -> np.ndarray:
-        key = self._stored[path]
+        return self._read([path])[path]
 
-        def only(value: object) -> dict:
-            return traverse_util.unflatten_dict({key: value})
+    def read_all(self) -> dict[tuple, np.ndarray]:
+        """All arrays at once, which is much quicker than one by one."""
+        return self._read(self._stored)
 
+    def _read(self, paths: Iterable[tuple]) -> dict[tuple, np.ndarray]:
+        keys = {path: self._stored[path] for path in paths}
+        metadata = {key: self._metadata[key] for key in keys.values()}
         try:
             restored = self._checkpointer.restore(
                 self._folder,
                 args=ocp.args.PyTreeRestore(
-                    item=only(self._metadata[key]),
-                    restore_args=only(ocp.RestoreArgs(restore_type=np.ndarray)),
+                    item=traverse_util.unflatten_dict(metadata),
+                    restore_args=traverse_util.unflatten_dict(
+                        dict.fromkeys(metadata, ocp.RestoreArgs(restore_type=np.ndarray))
+                    ),
                     partial_restore=True,
                 ),
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise PipelineError(f"{self._folder}: cannot be read ({reason}); make it again") from None
-        return traverse_util.flatten_dict(restored)[key]
+        except UNREADABLE as error:
+            if is_out_of_memory(error):
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise PipelineError(f"{self._folder}: cannot be read ({reason}); {remedy(self._folder.parent)}") from None
+        flat = traverse_util.flatten_dict(restored)
+        return {path: flat[key] for path, key in keys.items()}
 
     def shape(self, path: tuple) -> tuple[int, ...]:
         """The shape of an array, which is not read."""
         return tuple(self._metadata[self._stored[path]].shape)
 
 
-def load(folder: Path, model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
-    """Loads weights saved by `save` straight into their shards on the mesh, in a model that computes in `dtype`.
+def load(folder: Path, model_config: object, mesh: Mesh, dtype: jnp.dtype, sha256: str) -> nnx.Module:
+    """Loads weights saved by `save` into their shards on the mesh, in a model that computes in `dtype`.
+
+    The files are read once: what is hashed is what is used.
+
+    Args:
+      sha256: what `weights_hash` gave when they were saved.
 
     Raises:
-      PipelineError: there are no weights, or they are of another architecture.
+      PipelineError: there are no weights, they have changed, or they are of another architecture.
     """
     if not folder.is_dir():
-        raise PipelineError(f"{folder}: holds no weights; make them again with --forcerun base_model")
-    graph, state = nnx.split(abstract_model(model_config, mesh, dtype))
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            restored = checkpointer.restore(folder.absolute(), nnx.to_pure_dict(state))
-    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise PipelineError(f"{folder}: holds no weights; {remedy(folder.parent)}")
+    stored, wanted = Stored(folder), leaves(nnx.to_pure_dict(nnx.state(building.structure(model_config))))
+    found = {path: stored.shape(path) for path in stored}
+    differing = [path for path in found | wanted if path not in wanted or found.get(path) != wanted[path].shape]
+    if differing:
+        name = ".".join(map(str, differing[0]))
         raise PipelineError(
-            f"{folder}: these weights do not fit model.architecture ({str(error).splitlines()[0]}); make them again "
-            "with --forcerun base_model"
-        ) from None
-    nnx.replace_by_pure_dict(state, restored)
+            f"{folder}: these weights do not fit model.architecture ({name} is {found.get(differing[0], 'missing')}, "
+            f"{len(differing)} such arrays); {remedy(folder.parent)}"
+        )
+    arrays = stored.read_all()
+    require_recorded(folder, arrays_hash(arrays), sha256)
+    return place(arrays, model_config, mesh, dtype)
+
+
+def place(arrays: dict[tuple, np.ndarray], model_config: object, mesh: Mesh, dtype: jnp.dtype) -> nnx.Module:
+    """Makes a model of arrays on the host, by path. Each is taken out of `arrays` and goes into its shards, in `dtype`.
+
+    So the host holds each array once, and no device holds a whole model that the mesh shards.
+    """
+    graph, state = nnx.split(abstract_model(model_config, mesh, dtype))
+
+    def to_shards(array: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.make_array_from_callback(
+            leaf.shape, leaf.sharding, lambda shard: array[shard].astype(leaf.dtype, copy=False)
+        )
+
+    placed = {path: to_shards(arrays.pop(path), leaf) for path, leaf in leaves(nnx.to_pure_dict(state)).items()}
+    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(placed))
     return nnx.merge(graph, state)
