@@ -39,6 +39,10 @@ onsuccess:
     repeat_audit_warnings()
 
 
+onerror:
+    say_what_is_not_finished()
+
+
 rule all:
     default_target: True
     input:

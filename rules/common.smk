@@ -14,11 +14,12 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 
-from gsm8k_grpo.common import files
-from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common import files, session_end
+from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError
 from gsm8k_grpo.common.source_hash import source_hash
+from gsm8k_grpo.common.stage_runner import NOT_FINISHED
 from gsm8k_grpo.config import job_resources
-from gsm8k_grpo.config.merging import merge, parse_scalars, read_yaml
+from gsm8k_grpo.config.merging import WITHOUT_RESULT, merge, parse_scalars, read_yaml
 from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
 from gsm8k_grpo.data import model_files
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
@@ -52,6 +53,9 @@ ENVIRONMENT = f"../envs/{config['platform']}.yaml"
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 )
+# Counted from here, so for the whole run; a job on a cluster counts from its own beginning.
+if hours := [each["stop_after_hours"] for each in SETTINGS.values() if each["stop_after_hours"]]:
+    session_end.set_session_end(min(hours))
 
 
 wildcard_constraints:
@@ -142,6 +146,28 @@ def forget_retried_failures():
             path.unlink(missing_ok=True)
         elif path.is_file():
             path.write_text(found.removeprefix("failed at "))
+
+
+def say_what_is_not_finished():
+    """At the end of a run whose stages stopped themselves: says so, and ends Snakemake with the status of such a stage.
+
+    Where another job failed too, Snakemake ends as with any failure.
+    """
+    failed = [
+        path
+        for path, found in MARKS.items()
+        if path.is_file() and found != f"failed at {path.read_text().strip()}"
+    ]
+    stopped = [path.name for path in failed if path.read_text().strip().endswith(NOT_FINISHED)]
+    if not stopped:
+        return
+    print(
+        f"NOT FINISHED: {', '.join(stopped)} stopped because the session ends (stop_after_hours). All work so far is "
+        "saved. Run the same command again: it goes on from there.",
+        file=sys.stderr,
+    )
+    if len(stopped) == len(failed):
+        sys.exit(NOT_FINISHED_STATUS)
 
 
 def repeat_audit_warnings():

@@ -10,7 +10,7 @@ rule settings:
         ENVIRONMENT
     params:
         **rerun_on("settings"),
-        settings=lambda wildcards: files.canonical_json(SETTINGS[wildcards.recipe]),
+        settings=lambda wildcards: files.canonical_json(SETTINGS[wildcards.recipe] | WITHOUT_RESULT),
     message:
         "Write the settings of {wildcards.recipe}"
     shell:
@@ -88,7 +88,9 @@ rule report:
             for recipe in SETTINGS
             if (path := Path("results", recipe, "preflight.json")).is_file()
         },
-        defaults=files.canonical_json(read_yaml(Path(workflow.basedir, "config.yaml"))),
+        defaults=files.canonical_json(
+            read_yaml(Path(workflow.basedir, "config.yaml")) | WITHOUT_RESULT
+        ),
     message:
         "Write the report"
     shell:

@@ -1,4 +1,4 @@
-r"""Stage `train`: GRPO with LoRA from the base model. The same command resumes a run that was killed.
+r"""Stage `train`: GRPO with LoRA from the base model. The same command resumes a run that was killed or stopped.
 
   python scripts/train.py --settings results/tiny/settings.yaml --rows results/tiny/prompts/train.jsonl \
       --model results/models/tiny --output results/tiny/training
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
+from gsm8k_grpo.common.session_end import session_end
 from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.grpo.artifact_writing import write_artifacts
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_steps
@@ -21,7 +22,13 @@ from gsm8k_grpo.grpo.run_start import begin_run
 
 
 def main(
-    *, settings: Settings, rows: Path, model: ModelFolder, output: OutputFolder, distributed: bool = False
+    *,
+    settings: Settings,
+    rows: Path,
+    model: ModelFolder,
+    output: OutputFolder,
+    distributed: bool = False,
+    stop_after: float | None = None,
 ) -> None:
     """Runs the stage.
 
@@ -29,7 +36,9 @@ def main(
       rows: prompts to train on
       distributed: this is one of several processes with the same --output, one on each host (see
         jax_setup.join_processes)
+      stop_after: hours after which training stops itself, saved; the same command goes on
     """
+    end = session_end(stop_after)
     settings = stage_settings(settings, "seed", "mesh", "prompt", "training")
     training_settings = settings["training"]
     prompts = files.read_jsonl(rows, keys=("id", "prompt", "answer", "prompt_tokens"))
@@ -47,7 +56,7 @@ def main(
 
         mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
         require_training_memory(manifest["architecture"], settings, mesh)
-        train_to_end(make_learner(model, settings, prompts, run, mesh), training_settings, run)
+        train_to_end(make_learner(model, settings, prompts, run, mesh), training_settings, run, end)
     if leads:
         write_artifacts(output, run, steps, settings, len(prompts))
 

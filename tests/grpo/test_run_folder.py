@@ -93,7 +93,7 @@ def test_a_checkpoint_that_is_not_listed_does_not_count(finished):
 def test_a_checkpoint_between_two_kept_ones_is_resumed_from_and_pruned_at_the_end(finished):
     write(finished, 3)
     assert finished.resume([2, 5]) == 4
-    finished.prune([2, 5])
+    finished.prune([2, 5], 5)
     assert sorted(finished.checkpoint_hashes()) == [2] and not finished.checkpoint(3).exists()
 
 

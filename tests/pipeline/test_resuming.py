@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS
 from small_run import assert_the_same, ended, fails, read, train, wait_for
 
 pytestmark = pytest.mark.slow
@@ -47,6 +48,20 @@ def test_sigterm_saves_the_newest_step_and_ends_within_seconds(finished, tmp_pat
     assert_the_same(finished / "results/tiny/training", output)
     assert sorted(read(run / "checkpoints.json")) == ["2", "4"]  # the one between is gone
     assert read(output / "summary.json")["starts"] == [0, saved]
+
+
+def test_training_in_sessions_of_one_step_ends_in_the_same_bits(finished, tmp_path):
+    output = tmp_path / "training"
+    for step in (1, 2, 3):
+        printed = ended(train(finished, output, arguments=("--stop-after", "0")), NOT_FINISHED_STATUS)
+        assert f"step {step} of 4 is saved; run the same command again" in printed
+        (run,) = output.glob("runs/*")
+        # Of the steps that only a session's end saved, the newest alone is left.
+        assert list(read(run / "checkpoints.json")) == {1: ["1"], 2: ["2"], 3: ["2", "3"]}[step]
+        assert not (output / "summary.json").exists()
+    assert "NOT FINISHED" not in ended(train(finished, output, arguments=("--stop-after", "0")))
+    assert_the_same(finished / "results/tiny/training", output)
+    assert read(output / "summary.json")["starts"] == [0, 1, 2, 3]
 
 
 def test_a_signal_to_all_processes_saves_too_and_the_log_says_so(finished, tmp_path):

@@ -62,6 +62,11 @@ def test_a_failed_stage_says_why_and_leaves_a_new_mark_each_time(start, tmp_path
     assert marks[0].strip().isdecimal() and marks[0] != marks[1]
 
 
+def test_the_mark_of_a_stage_that_stopped_itself_says_so(start, tmp_path):
+    assert ended(start("exit 75"))[0] == 75
+    assert (tmp_path / "failures" / "stage").read_text().strip().endswith("not finished")
+
+
 def test_files_of_an_earlier_run_do_not_count_as_written(start, tmp_path):
     for name in ("made", "also made"):
         (tmp_path / name).write_text("old")

@@ -12,7 +12,10 @@ import subprocess
 import time
 from pathlib import Path
 
+from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+NOT_FINISHED = "not finished"  # in the mark of a stage that stopped itself before the session's end
 
 
 def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[Path]) -> int:
@@ -38,6 +41,9 @@ def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[
             status, error = 1, f"the stage ended without an error but did not write {unwritten[0]}"
         if error:
             _write(f"ERROR: {error}\n".encode(), log.fileno())
+    if status == NOT_FINISHED_STATUS:
+        with contextlib.suppress(OSError):
+            mark.write_text(f"{time.time_ns()} {NOT_FINISHED}\n")
     if status == 0:
         if before.exists():
             before.replace(mark)

@@ -62,10 +62,9 @@ class Recorder:
         self.newest_checkpoint = step
 
     def close(self) -> None:
-        """Ends a finished run."""
+        """Ends the run, or its part in this session."""
         self._log.close()
         self._trackers.close()
-        self._run.prune(self._kept_steps)
 
 
 def write_checkpoint(learner: Learner, training_settings: Mapping, run: Run) -> float:

@@ -167,10 +167,10 @@ class Run:
         """The completions kept so far."""
         return files.read_jsonl_prefix(self.samples_file)
 
-    def prune(self, kept_steps: list[int]) -> None:
-        """Deletes checkpoints between the kept ones. A signal to stop saves such a checkpoint."""
+    def prune(self, kept_steps: list[int], newest: int) -> None:
+        """Deletes checkpoints before the newest that are not kept: a signal or the session's end left them."""
         hashes = self.checkpoint_hashes()
-        extra = [step for step in hashes if step < kept_steps[-1] and step not in kept_steps]
+        extra = [step for step in hashes if step < newest and step not in kept_steps]
         if extra:
             self._write_hashes({step: digest for step, digest in hashes.items() if step not in extra})
         for step in extra:
