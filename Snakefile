@@ -34,6 +34,10 @@ localrules:
     report,
 
 
+onstart:
+    note_what_is_forced()
+
+
 onsuccess:
     forget_retried_failures()
     repeat_audit_warnings()

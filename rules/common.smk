@@ -3,6 +3,9 @@
 # Each rule has inputs, outputs and `stage(NAME, OPTIONS)`, which runs scripts/NAME.py through scripts/stage.py. It runs
 # again when an input or a parameter changes; the parameters are settings and `rerun_on(NAME)`.
 #
+# A stage keeps a record of what it was made from (common/stage_record.py), so that it takes over what was copied from
+# another machine, or what an equal run has left. What Snakemake has no notes of, it runs.
+#
 # All outputs are in `update`: when a job fails, Snakemake puts the former files back, and then takes them for finished
 # under the new settings. So a failed job leaves a mark, which is a parameter too: another mark than the one of the last
 # run means that the job is tried again.
@@ -14,7 +17,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 
-from gsm8k_grpo.common import files, session_end
+from gsm8k_grpo.common import files, session_end, stage_record
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError
 from gsm8k_grpo.common.source_hash import source_hash
 from gsm8k_grpo.common.stage_runner import NOT_FINISHED
@@ -23,6 +26,7 @@ from gsm8k_grpo.config.merging import WITHOUT_RESULT, merge, parse_scalars, read
 from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
 from gsm8k_grpo.data import model_files
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
+from gsm8k_grpo.internals.snakemake_internals import run_what_has_no_notes
 from gsm8k_grpo.rewards import custom
 
 
@@ -56,6 +60,9 @@ os.environ.update(
 # Counted from here, so for the whole run; a job on a cluster counts from its own beginning.
 if hours := [each["stop_after_hours"] for each in SETTINGS.values() if each["stop_after_hours"]]:
     session_end.set_session_end(min(hours))
+# Not in the processes that Snakemake starts for single jobs: the job is decided on.
+if workflow.is_main_process:
+    run_what_has_no_notes(stage_record.is_other)
 
 
 wildcard_constraints:
@@ -100,15 +107,17 @@ def job_resource(resource):
 RUNS_A_MODEL = {"accelerator": 1} | {name: job_resource(name) for name in job_resources.RESOURCES}
 
 
-def stage(name, options, path=None):
+def stage(name, options, facts="", path=None):
     """The shell command of a rule: `scripts/NAME.py OPTIONS`, its log kept and its failure noted.
 
-    With `path`, a folder that goes before the others on PATH.
+    Where what it makes depends on more than its options, code and inputs, `facts` are JSON texts that say so. With
+    `path`, a folder that goes before the others on PATH.
     """
     before = f"PATH={path}:$PATH " if path else ""
     return (
-        f"{before}python3 scripts/stage.py --log {{log:q}} --mark {{params.mark:q}} --outputs {{output:q}} -- "
-        f"python3 scripts/{name}.py {options}"
+        f"{before}python3 scripts/stage.py --log {{log:q}} --mark {{params.mark:q}} "
+        f"--record {{params.record:q}} --code {{params.code:q}} --facts {facts} --inputs {{input:q}} "
+        f"--outputs {{output:q}} -- python3 scripts/{name}.py {options}"
     )
 
 
@@ -122,9 +131,14 @@ def rerun_on(name):
         """The file that a failed job leaves."""
         return f"results/logs/failures/{'-'.join([name, *wildcards])}"
 
+    def record(wildcards):
+        """The file that a finished job leaves."""
+        return f"results/records/{'-'.join([name, *wildcards])}.json"
+
     return {
         "code": f"scripts/{name}.py and its modules {source_hash(name)}",
         "mark": mark,
+        "record": record,
         "failure": lambda wildcards: last_failure(mark(wildcards)),
     }
 
@@ -137,6 +151,17 @@ def last_failure(mark):
         found = path.is_file() and (path.read_text() or str(path.stat().st_mtime_ns))
         MARKS[path] = f"failed at {found.strip()}" if found else "none"
     return MARKS[path]
+
+
+def note_what_is_forced():
+    """Tells the stages which of them the command line wants to be made anew, whatever their records say."""
+    asked = workflow.dag_settings
+    forced = (
+        ["*"]
+        if asked.forceall
+        else [*asked.forcerun, *(asked.targets if asked.forcetargets else ())]
+    )
+    os.environ[stage_record.FORCED_VARIABLE] = "\n".join(map(str, forced))
 
 
 def forget_retried_failures():
@@ -252,6 +277,11 @@ def same_model(wildcards):
 
 def source_hashes(wildcards):
     """Hashes of the published files: other contents rerun `download`; another mtime, or a file removed, does not."""
+    return files.canonical_json(found_source_hashes(wildcards))
+
+
+def found_source_hashes(wildcards):
+    """The same as a mapping."""
     dataset = DATASETS[wildcards.dataset]["dataset"]
     if dataset["source"] != "jsonl":
         return {}
@@ -263,13 +293,22 @@ def source_hashes(wildcards):
 
 
 def local_model_hashes(wildcards):
-    """The same for the files of a model from a local folder; what did not change since model.json is not read again."""
+    """The same for the files of a model from a local folder; what did not change since it was read is not read again."""
+    return files.canonical_json(found_model_hashes(wildcards))
+
+
+def found_model_hashes(wildcards):
+    """The same as a mapping."""
     chosen = MODELS[wildcards.model]["model"]
     if chosen["source"] != "local":
         return {}
     manifest, known, since = Path("results", "models", wildcards.model, "model.json"), {}, 0
     if manifest.is_file():
-        origin, since = files.read_json(manifest)["origin"], manifest.stat().st_mtime
+        origin = files.read_json(manifest)["origin"]
+        # Not the time of model.json, which a copy changes.
+        since = stage_record.made_at_seconds(
+            Path(f"results/records/base_model-{wildcards.model}.json")
+        )
         known = origin["files"] if origin.get("path") == chosen["path"] else {}
     folder = Path(chosen["path"])
     found = model_files.local_hashes(folder, known, since) if folder.is_dir() else known

@@ -45,6 +45,7 @@ rule download:
             "download",
             "--settings {params.settings:q} {params.tfds_rows} "
             "--output $(dirname {output.manifest:q})",
+            facts="{params.source_hashes:q}",
         )
 
 

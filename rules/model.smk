@@ -28,4 +28,5 @@ rule base_model:
             "base_model",
             "--settings {params.settings:q} {params.rows} {params.same} "
             "--output $(dirname {output.manifest:q})",
+            facts="{params.local_hashes:q}",
         )

@@ -83,11 +83,13 @@ rule report:
         recipes=list(SETTINGS),
         seeded=lambda wildcards: f"--seeded {' '.join(SEEDED)}" if SEEDED else "",
         # Read where they are there, never made for the page; another content makes another page.
-        preflights=lambda wildcards: {
-            recipe: files.sha256_file(path)
-            for recipe in SETTINGS
-            if (path := Path("results", recipe, "preflight.json")).is_file()
-        },
+        preflights=lambda wildcards: files.canonical_json(
+            {
+                recipe: files.sha256_file(path)
+                for recipe in SETTINGS
+                if (path := Path("results", recipe, "preflight.json")).is_file()
+            }
+        ),
         defaults=files.canonical_json(
             read_yaml(Path(workflow.basedir, "config.yaml")) | WITHOUT_RESULT
         ),
@@ -98,4 +100,5 @@ rule report:
             "report",
             "--recipes {params.recipes:q} {params.seeded} --results results "
             "--output {output:q}",
+            facts="{params.preflights:q} {params.defaults:q}",
         )

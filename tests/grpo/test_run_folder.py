@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from gsm8k_grpo.common.differences import describe_differences
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.grpo.run_folder import Run, StepLog
-from gsm8k_grpo.grpo.run_identity import describe_differences, identity_settings
+from gsm8k_grpo.grpo.run_identity import identity_settings
 
 KEPT = [2, 4, 6]
 

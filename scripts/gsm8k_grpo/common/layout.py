@@ -3,7 +3,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-RESERVED_NAMES = ("data", "models", "logs", "cache")  # folders of results/ that no recipe may be named after
+RESERVED_NAMES = ("data", "models", "logs", "records", "cache")  # folders of results/ that no recipe may be named after
 
 
 def dataset_folder(results: Path, dataset: str) -> Path:

@@ -1,5 +1,7 @@
 """The run of one stage: its log, the mark of its failure, and the check that it wrote what it must write.
 
+A stage does not run where its record says that it would make just what is there (`stage_record.py`).
+
 A mark is left before the stage starts and taken away when it succeeds, so a full disk or a kill cannot hide a failure.
 The log outlives a signal to the whole process group: a stage that is told to end may still save and say so.
 """
@@ -13,19 +15,22 @@ import time
 from pathlib import Path
 
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS
+from gsm8k_grpo.common.stage_record import StageRecord
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SHOWN_DIFFERENCES = 8
 NOT_FINISHED = "not finished"  # in the mark of a stage that stopped itself before the session's end
 
 
-def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[Path]) -> int:
-    """Runs a stage; returns its status, or 1 where it did not write an output.
+def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[Path], record: StageRecord) -> int:
+    """Runs a stage, or takes its outputs over; returns its status, or 1 where it did not write an output.
 
     Args:
       command: the stage.
       log_file: gets everything that the stage prints.
       mark: is there while the stage runs, and stays when it fails.
       outputs: must be written by the stage, not by an earlier one.
+      record: of the stage; written when it succeeds.
     """
     before = mark.with_name(f"{mark.name}.before")  # the mark of an earlier failure
     mark.parent.mkdir(parents=True, exist_ok=True)
@@ -34,13 +39,18 @@ def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[
     mark.write_text(f"{time.time_ns()}\n")
     started = mark.stat().st_mtime_ns
     with open(log_file, "wb", buffering=0) as log:
-        status = _run_and_log(command, log.fileno())
-        error = _describe_signal(-status) if status < 0 else None
-        unwritten = [path for path in outputs if not path.exists() or path.stat().st_mtime_ns < started]
-        if status == 0 and unwritten:
-            status, error = 1, f"the stage ended without an error but did not write {unwritten[0]}"
-        if error:
-            _write(f"ERROR: {error}\n".encode(), log.fileno())
+        if _take_over(record, outputs, log.fileno()):
+            status = 0
+        else:
+            status = _run_and_log(command, log.fileno())
+            error = _describe_signal(-status) if status < 0 else None
+            unwritten = [path for path in outputs if not path.exists() or path.stat().st_mtime_ns < started]
+            if status == 0 and unwritten:
+                status, error = 1, f"the stage ended without an error but did not write {unwritten[0]}"
+            if error:
+                _write(f"ERROR: {error}\n".encode(), log.fileno())
+            if status == 0:
+                record.write(outputs)
     if status == NOT_FINISHED_STATUS:
         with contextlib.suppress(OSError):
             mark.write_text(f"{time.time_ns()} {NOT_FINISHED}\n")
@@ -50,6 +60,22 @@ def run_and_check(command: list[str], log_file: Path, mark: Path, outputs: list[
         else:
             mark.unlink()
     return status if status >= 0 else 128 - status
+
+
+def _take_over(record: StageRecord, outputs: list[Path], log: int) -> bool:
+    """Whether outputs that are there stay as they are. Says so; says what differs where they are made again."""
+    differences = None if record.is_forced(outputs) else record.differences(outputs)
+    if differences:
+        shown = "; ".join(differences[:SHOWN_DIFFERENCES])
+        more = len(differences) - SHOWN_DIFFERENCES
+        shown += f"; and {more} more" if more > 0 else ""
+        _write(f"made again, because it differs from its record {record.path}: {shown}\n".encode(), log)
+    if differences != []:
+        return False
+    for path in outputs:
+        os.utime(path)  # as if just written: Snakemake finds them newer than their inputs
+    _write(f"taken over: {outputs[0]} has been made from the same settings, code and inputs\n".encode(), log)
+    return True
 
 
 def _run_and_log(command: list[str], log: int) -> int:

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gsm8k_grpo.common import files
+from gsm8k_grpo.common.differences import describe_differences
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.grpo.run_identity import describe_differences
 
 
 class Run:

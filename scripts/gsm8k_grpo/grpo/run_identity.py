@@ -1,4 +1,4 @@
-"""What makes a training run: its inputs, and how they differ from another run's."""
+"""What makes a training run: its inputs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,16 +40,3 @@ def identity_settings(settings: Mapping) -> dict:
         for block in ("prompt", "training")
     )
     return {**settings, "prompt": prompt_identity, "training": {**training_identity, **schedule}}
-
-
-def describe_differences(old: object, new: object, key: str = "") -> list[str]:
-    """The differences between two nested mappings, a phrase for each key: `training.beta: 0.04, now 0.08`."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        names = sorted(set(old) | set(new))
-        prefix = f"{key}." if key else ""
-        return [
-            phrase for name in names for phrase in describe_differences(old.get(name), new.get(name), f"{prefix}{name}")
-        ]
-    if old == new:
-        return []
-    return [f"{key} changed" if isinstance(old, str) and len(old) == 64 else f"{key}: {old}, now {new}"]
