@@ -84,6 +84,8 @@ def is_other(shell_command: str) -> bool:
     # What the shell does, as far as rules use it.
     plain = re.sub(r"\$\(dirname (\S+)\)", lambda found: os.path.dirname(found[1]), shell_command)
     words = shlex.split(plain)
+    if "scripts/stage.py" not in words:
+        return False
     asked = parse_command(words[words.index("scripts/stage.py") + 1 :])
     record = StageRecord(asked.record, asked.command, asked.code, asked.facts, asked.inputs)
     return bool(record.differences(asked.outputs))
