@@ -15,7 +15,7 @@ from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, 
 from gsm8k_grpo.common.session_end import session_end
 from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.grpo.artifact_writing import write_artifacts
-from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_steps
+from gsm8k_grpo.grpo.kept_checkpoints import kept_steps
 from gsm8k_grpo.grpo.run_folder import Run
 from gsm8k_grpo.grpo.run_identity import run_inputs
 from gsm8k_grpo.grpo.run_start import begin_run
@@ -45,7 +45,7 @@ def main(
     manifest = files.read_json(model / "model.json")
     inputs = run_inputs(settings, rows, manifest["sha256"])
     run = Run.of_inputs(output, inputs, training_settings["num_iterations"])
-    steps = checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
+    steps = kept_steps(training_settings)
     start, leads = begin_run(run, inputs, steps, distributed)
     if start < steps[-1]:
         jax_setup.configure_jax()

@@ -98,6 +98,13 @@ def test_a_checkpoint_between_two_kept_ones_is_resumed_from_and_pruned_at_the_en
     assert sorted(finished.checkpoint_hashes()) == [2] and not finished.checkpoint(3).exists()
 
 
+def test_training_that_keeps_few_checkpoints_resumes_from_them(finished):
+    finished.prune([4, 6], 6)
+    assert sorted(finished.checkpoint_hashes()) == [4, 6]
+    assert finished.resume([8, 10]) == 6  # those of the end are not there yet
+    assert sorted(finished.checkpoint_hashes()) == [4, 6]
+
+
 @pytest.mark.parametrize("torn", [b'{"step": 5, "lo', b'[5]\n{"step": 6}\n', b'{"step": 6}\n', b"\xff\n"])
 def test_a_torn_log_goes_back_to_a_checkpoint_with_all_rows_before_it(finished, capsys, torn):
     lines = finished.metrics_file.read_bytes().splitlines(keepends=True)[:4]
@@ -131,7 +138,13 @@ def identity(**training):
 
 
 def test_only_settings_that_change_a_step_make_another_run():
-    same = {"checkpoint_interval_steps": 20, "kept_completions": 0, "wandb_project": "p", "schedule_steps": 60}
+    same = {
+        "checkpoint_interval_steps": 20,
+        "keep_checkpoints": 1,
+        "kept_completions": 0,
+        "wandb_project": "p",
+        "schedule_steps": 60,
+    }
     assert identity() == identity(**same) == identity(max_steps=40, schedule_steps=60)
     for other in ({"max_steps": 61}, {"beta": 0.05}, {"micro_batch_completions": 32}, {"lora": {"dropout": 0.1}}):
         assert identity() != identity(**other)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS
-from small_run import assert_the_same, ended, fails, read, train, wait_for
+from small_run import assert_the_same, ended, fails, read, train, wait_for, weights
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +62,20 @@ def test_training_in_sessions_of_one_step_ends_in_the_same_bits(finished, tmp_pa
     assert "NOT FINISHED" not in ended(train(finished, output, arguments=("--stop-after", "0")))
     assert_the_same(finished / "results/tiny/training", output)
     assert read(output / "summary.json")["starts"] == [0, 1, 2, 3]
+
+
+def test_few_kept_checkpoints_take_the_place_of_older_ones_and_change_no_bit(finished, tmp_path):
+    output = tmp_path / "training"
+    few = {"checkpoint_interval_steps": 1, "keep_checkpoints": 2}
+    for step in (1, 2, 3):
+        ended(train(finished, output, arguments=("--stop-after", "0"), **few), NOT_FINISHED_STATUS)
+        (run,) = output.glob("runs/*")
+        kept = [str(each) for each in (step - 1, step) if each]
+        assert list(read(run / "checkpoints.json")) == kept
+        assert len(list((run / "checkpoints/actor").iterdir())) == len(kept)
+    ended(train(finished, output, **few))
+    assert [kept["name"] for kept in read(output / "checkpoints.json")["checkpoints"]] == ["step-3", "final"]
+    assert weights(output) == weights(finished / "results/tiny/training")
 
 
 def test_a_signal_to_all_processes_saves_too_and_the_log_says_so(finished, tmp_path):

@@ -10,7 +10,7 @@ from gsm8k_grpo.common import jax_setup, session_end
 from gsm8k_grpo.common.errors import NotFinished
 from gsm8k_grpo.common.process_memory import memory_used
 from gsm8k_grpo.grpo import health
-from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_steps
+from gsm8k_grpo.grpo.kept_checkpoints import kept_steps, saved_steps
 from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.preemption import Preemption
 from gsm8k_grpo.grpo.recorder import Recorder, write_checkpoint
@@ -29,8 +29,8 @@ def train_to_end(learner: Learner, training_settings: Mapping, run: Run, end: fl
       NotFinished: the session ends before `max_steps`; the newest step is saved.
     """
     history = run.history(learner.steps_done)
-    kept_steps = checkpoint_steps(training_settings["max_steps"], training_settings["checkpoint_interval_steps"])
-    recorder = Recorder(run, history, training_settings, kept_steps) if jax_setup.is_lead_process() else None
+    to_save = saved_steps(training_settings)
+    recorder = Recorder(run, history, training_settings, to_save) if jax_setup.is_lead_process() else None
 
     def save() -> str:
         if jax.process_count() > 1:
@@ -52,17 +52,19 @@ def train_to_end(learner: Learner, training_settings: Mapping, run: Run, end: fl
                 health.require_finite(row)
                 row["checkpoint_seconds"] = 0.0
                 session_ends = _together(session_end.comes_within(end, time.monotonic() - began))
-                if row["step"] in kept_steps or session_ends:
+                if row["step"] in to_save or session_ends:
                     row["checkpoint_seconds"] = write_checkpoint(learner, training_settings, run)
                 if recorder:
                     recorder.record(row, batch.samples)
                     if session_ends and recorder.newest_checkpoint < row["step"]:
                         recorder.commit_checkpoint(row["step"])
+                    if row["step"] in to_save:
+                        run.prune(kept_steps(training_settings, row["step"]), row["step"])
     learner.rl_cluster.actor_trainer.checkpoint_manager.close()
     finished = learner.steps_done == training_settings["max_steps"]
     if recorder:
         recorder.close()
-        run.prune(kept_steps, learner.steps_done)
+        run.prune(kept_steps(training_settings, learner.steps_done), learner.steps_done)
         run.add_memory(memory_used())
     if not finished:
         raise NotFinished(f"step {learner.steps_done} of {training_settings['max_steps']} is saved")

@@ -11,7 +11,14 @@ from gsm8k_grpo.config.merging import to_plain
 from gsm8k_grpo.rewards import custom
 
 # Settings that do not change what a step computes. (`max_steps` does so only as the default of `schedule_steps`.)
-NOT_IDENTITY = ("max_steps", "checkpoint_interval_steps", "kept_completions", "wandb_project", "format_check_rows")
+NOT_IDENTITY = (
+    "max_steps",
+    "checkpoint_interval_steps",
+    "keep_checkpoints",
+    "kept_completions",
+    "wandb_project",
+    "format_check_rows",
+)
 
 
 def run_inputs(settings: Mapping, rows_file: Path, model_sha256: dict) -> dict:
