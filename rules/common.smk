@@ -21,7 +21,7 @@ from gsm8k_grpo.common import files, session_end, stage_record
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError
 from gsm8k_grpo.common.source_hash import source_hash
 from gsm8k_grpo.common.stage_runner import NOT_FINISHED
-from gsm8k_grpo.config import job_resources
+from gsm8k_grpo.config import disk, job_resources
 from gsm8k_grpo.config.merging import WITHOUT_RESULT, merge, parse_scalars, read_yaml
 from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
 from gsm8k_grpo.data import model_files
@@ -63,6 +63,8 @@ if hours := [each["stop_after_hours"] for each in SETTINGS.values() if each["sto
 # Not in the processes that Snakemake starts for single jobs: the job is decided on.
 if workflow.is_main_process:
     run_what_has_no_notes(stage_record.is_other)
+    if too_little := disk.shortage(Path("results"), SETTINGS):
+        print(f"WARNING: {too_little}", file=sys.stderr)
 
 
 wildcard_constraints:

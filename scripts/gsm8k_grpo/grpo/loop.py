@@ -15,6 +15,7 @@ from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.preemption import Preemption
 from gsm8k_grpo.grpo.recorder import Recorder, write_checkpoint
 from gsm8k_grpo.grpo.run_folder import Run
+from gsm8k_grpo.grpo.step_time import step_seconds
 
 
 def train_to_end(learner: Learner, training_settings: Mapping, run: Run, end: float = math.inf) -> None:
@@ -67,7 +68,12 @@ def train_to_end(learner: Learner, training_settings: Mapping, run: Run, end: fl
         run.prune(kept_steps(training_settings, learner.steps_done), learner.steps_done)
         run.add_memory(memory_used())
     if not finished:
-        raise NotFinished(f"step {learner.steps_done} of {training_settings['max_steps']} is saved")
+        saved = f"step {learner.steps_done} of {training_settings['max_steps']} is saved"
+        if not recorder:
+            raise NotFinished(saved)
+        left = training_settings["max_steps"] - learner.steps_done
+        hours = left * step_seconds(history) / session_end.SECONDS_PER_HOUR
+        raise NotFinished(f"{saved}, the other {left} take some {hours:.1f} hours")
 
 
 def _together(decided: bool) -> bool:
