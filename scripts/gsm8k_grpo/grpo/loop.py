@@ -24,7 +24,7 @@ def train_to_end(learner: Learner, training_settings: Mapping, run: Run, end: fl
     SIGTERM saves the newest whole step and ends the process within seconds.
 
     Args:
-      end: of the session, in seconds since 1970. After the first step, no step begins that would end later if it took as
+      end: of the session, in seconds since 1970. After the first step, none begins that would end later if it took as
         long as the one before.
 
     Raises:
