@@ -9,6 +9,7 @@ import jax
 from gsm8k_grpo.common import jax_setup, session_end
 from gsm8k_grpo.common.errors import NotFinished
 from gsm8k_grpo.common.process_memory import memory_used
+from gsm8k_grpo.common.units import duration_text
 from gsm8k_grpo.grpo import health
 from gsm8k_grpo.grpo.kept_checkpoints import kept_steps, saved_steps
 from gsm8k_grpo.grpo.learner import Learner
@@ -73,8 +74,7 @@ def train_to_end(learner: Learner, training_settings: Mapping, run: Run, end: fl
         if not recorder:
             raise NotFinished(saved)
         left = training_settings["max_steps"] - learner.steps_done
-        hours = left * step_seconds(history) / session_end.SECONDS_PER_HOUR
-        raise NotFinished(f"{saved}, the other {left} take some {hours:.1f} hours")
+        raise NotFinished(f"{saved}, the other {left} take about {duration_text(left * step_seconds(history))}")
 
 
 def _together(decided: bool) -> bool:
