@@ -136,8 +136,8 @@ def _beside(output: Path) -> Iterator[Path]:
         if output.name == "model.json":
             yield from (output.with_name(name) for name in ("weights", "published"))
         elif output.name == "checkpoints.json":
-            yield from (output.with_name(each["path"]) for each in files.read_json_object(output)["checkpoints"])
+            yield from (output.parent / each["path"] for each in files.read_json_object(output)["checkpoints"])
         elif output.name == "export.json":
-            yield from (output.with_name(name) for name in files.read_json_object(output)["files"])
+            yield from (output.parent / name for name in files.read_json_object(output)["files"])
     except (PipelineError, KeyError, TypeError):
         return
