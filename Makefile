@@ -9,10 +9,18 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
-.PHONY: report test test-all parity benchmark docs setup setup-tfds setup-cluster setup-benchmarks setup-lm-eval lint lock clean
+.PHONY: report test test-all parity benchmark docs carry restore setup setup-tfds setup-cluster setup-benchmarks setup-lm-eval lint lock clean
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
+
+ARCHIVE ?= carry.tar
+
+carry: setup ## what a next session on another machine needs, as one archive: ARCHIVE=carry.tar
+	$(RUN) python scripts/carry.py --archive $(ARCHIVE)
+
+restore: setup ## takes it into results/ there; then run the same command
+	$(RUN) python scripts/carry.py --archive $(ARCHIVE) --restore
 
 PYTEST := $(RUN) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

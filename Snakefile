@@ -41,11 +41,16 @@ localrules:
 
 onstart:
     write_settings_files()
+    note_what_is_forced()
 
 
 onsuccess:
     forget_retried_failures()
     repeat_audit_warnings()
+
+
+onerror:
+    say_what_is_not_finished()
 
 
 rule all:

@@ -6,6 +6,9 @@
 # A stage reads its settings from a file, since Linux gives an argument 128 KiB only. The file is named after its content
 # and written before the first job, so a job on a cluster gets what it was planned with.
 #
+# A stage keeps a record of what it was made from (common/stage_record.py), so that it takes over what was copied from
+# another machine, or what an equal run has left. What Snakemake has no notes of, it runs.
+#
 # All outputs are in `update`: when a job fails, Snakemake puts the former files back, and then takes them for finished
 # under the new settings. So a failed job leaves a mark, which is a parameter too: another mark than the one of the last
 # run means that the job is tried again.
@@ -18,16 +21,18 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 
-from gsm8k_grpo.common import files
-from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common import files, session_end, stage_record
+from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError
 from gsm8k_grpo.common.source_hash import source_hash
-from gsm8k_grpo.config import job_resources
-from gsm8k_grpo.config.merging import merge, parse_scalars, read_yaml
+from gsm8k_grpo.common.stage_runner import NOT_FINISHED
+from gsm8k_grpo.config import disk, job_resources
+from gsm8k_grpo.config.merging import WITHOUT_RESULT, merge, parse_scalars, read_yaml
 from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
 from gsm8k_grpo.config.schema import Settings
 from gsm8k_grpo.data import model_files
 from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
+from gsm8k_grpo.internals.snakemake_internals import run_what_has_no_notes
 from gsm8k_grpo.rewards import custom
 
 
@@ -64,6 +69,14 @@ ENVIRONMENT = f"../envs/{config['platform']}.yaml"
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 )
+# Counted from here, so for the whole run; a job on a cluster counts from its own beginning.
+if hours := [each["stop_after_hours"] for each in SETTINGS.values() if each["stop_after_hours"]]:
+    session_end.set_session_end(min(hours))
+# Not in the processes that Snakemake starts for single jobs: the job is decided on.
+if workflow.is_main_process:
+    run_what_has_no_notes(lambda command: stage_record.is_other(command, SETTINGS_FILES))
+    if too_little := disk.shortage(Path("results"), SETTINGS):
+        print(f"WARNING: {too_little}", file=sys.stderr)
 
 
 wildcard_constraints:
@@ -153,16 +166,17 @@ def job_resource(resource):
 RUNS_A_MODEL = {"accelerator": 1} | {name: job_resource(name) for name in job_resources.RESOURCES}
 
 
-def stage(name, options, path=None):
+def stage(name, options, facts="", path=None):
     """The shell command of a rule: `scripts/NAME.py OPTIONS`, its log kept and its failure noted.
 
-    With `path`, a folder that goes before the others on PATH.
+    Where what it makes depends on more than its options, code and inputs, `facts` are JSON texts that say so. With
+    `path`, a folder that goes before the others on PATH.
     """
     before = f'PATH="{path}:$PATH" ' if path else ""
     return (
-        f"{before}python3 scripts/stage.py --log {{log:q}} --mark {{params.mark:q}} --inputs {{input:q}} "
-        "--outputs {output:q} -- "
-        f"python3 scripts/{name}.py {options}"
+        f"{before}python3 scripts/stage.py --log {{log:q}} --mark {{params.mark:q}} "
+        f"--record {{params.record:q}} --code {{params.code:q}} --facts {facts} --inputs {{input:q}} "
+        f"--outputs {{output:q}} -- python3 scripts/{name}.py {options}"
     )
 
 
@@ -176,9 +190,14 @@ def rerun_on(name):
         """The file that a failed job leaves."""
         return f"results/logs/failures/{'-'.join([name, *wildcards])}"
 
+    def record(wildcards):
+        """The file that a finished job leaves."""
+        return f"results/records/{'-'.join([name, *wildcards])}.json"
+
     return {
         "code": f"scripts/{name}.py and its modules {source_hash(name)}",
         "mark": mark,
+        "record": record,
         "failure": lambda wildcards: last_failure(mark(wildcards)),
     }
 
@@ -193,6 +212,17 @@ def last_failure(mark):
     return MARKS[path]
 
 
+def note_what_is_forced():
+    """Tells the stages which of them the command line wants to be made anew, whatever their records say."""
+    asked = workflow.dag_settings
+    forced = (
+        ["*"]
+        if asked.forceall
+        else [*asked.forcerun, *(asked.targets if asked.forcetargets else ())]
+    )
+    os.environ[stage_record.FORCED_VARIABLE] = "\n".join(map(str, forced))
+
+
 def forget_retried_failures():
     """Puts the marks back to what this run's jobs are recorded with: one that failed was sent again, and succeeded."""
     for path, found in MARKS.items():
@@ -200,6 +230,28 @@ def forget_retried_failures():
             path.unlink(missing_ok=True)
         elif path.is_file():
             path.write_text(found.removeprefix("failed at "))
+
+
+def say_what_is_not_finished():
+    """At the end of a run whose stages stopped themselves: says so, and ends Snakemake with the status of such a stage.
+
+    Where another job failed too, Snakemake ends as with any failure.
+    """
+    failed = [
+        path
+        for path, found in MARKS.items()
+        if path.is_file() and found != f"failed at {path.read_text().strip()}"
+    ]
+    stopped = [path.name for path in failed if path.read_text().strip().endswith(NOT_FINISHED)]
+    if not stopped:
+        return
+    print(
+        f"NOT FINISHED: {', '.join(stopped)} stopped because the session ends (stop_after_hours). All work so far is "
+        "saved. Run the same command again: it goes on from there.",
+        file=sys.stderr,
+    )
+    if len(stopped) == len(failed):
+        sys.exit(NOT_FINISHED_STATUS)
 
 
 def repeat_audit_warnings():
@@ -335,6 +387,11 @@ def same_model(wildcards):
 
 def source_hashes(wildcards):
     """Hashes of the published files: other contents rerun `download`; another mtime, or a file removed, does not."""
+    return files.canonical_json(found_source_hashes(wildcards))
+
+
+def found_source_hashes(wildcards):
+    """The same as a mapping."""
     dataset = DATASETS[wildcards.dataset]["dataset"]
     if dataset["source"] != "jsonl":
         return {}
@@ -347,6 +404,11 @@ def source_hashes(wildcards):
 
 def transfer_hash(wildcards):
     """The hash of a set's own file, where it is on this machine: other contents rerun `transfer_rows`."""
+    return files.canonical_json(found_transfer_hash(wildcards))
+
+
+def found_transfer_hash(wildcards):
+    """The same as a mapping."""
     chosen = TRANSFER[wildcards.transfer]
     if not chosen["path"] or chosen["handle"]:
         return {}
@@ -358,13 +420,22 @@ def transfer_hash(wildcards):
 
 
 def local_model_hashes(wildcards):
-    """As `source_hashes`, of a model from a local folder; what did not change since model.json is not read again."""
+    """The same for the files of a model from a local folder; what did not change since it was read is not read again."""
+    return files.canonical_json(found_model_hashes(wildcards))
+
+
+def found_model_hashes(wildcards):
+    """The same as a mapping."""
     chosen = MODELS[wildcards.model]["model"]
     if chosen["source"] != "local":
         return {}
     manifest, known, since = Path("results", "models", wildcards.model, "model.json"), {}, 0
     if manifest.is_file():
-        origin, since = files.read_json(manifest)["origin"], manifest.stat().st_mtime
+        origin = files.read_json(manifest)["origin"]
+        # Not the time of model.json, which a copy changes.
+        since = stage_record.made_at_seconds(
+            Path(f"results/records/base_model-{wildcards.model}.json")
+        )
         known = origin["files"] if origin.get("path") == chosen["path"] else {}
     folder = Path(chosen["path"])
     found = model_files.local_hashes(folder, known, since) if folder.is_dir() else known

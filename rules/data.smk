@@ -45,6 +45,7 @@ rule download:
             "download",
             "--settings {params.settings_file:q} {params.tfds_rows:q} "
             '--output "$(dirname {output.manifest:q})"',
+            facts="{params.source_hashes:q}",
         )
 
 

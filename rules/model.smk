@@ -30,4 +30,5 @@ rule base_model:
             "base_model",
             "--settings {params.settings_file:q} {params.rows:q} {params.same:q} "
             '--output "$(dirname {output.manifest:q})"',
+            facts="{params.local_hashes:q}",
         )

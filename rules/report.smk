@@ -11,7 +11,10 @@ rule settings:
         ENVIRONMENT
     params:
         **rerun_on("settings"),
-        **stage_settings(*Settings.model_fields),
+        **stage_settings(
+            *Settings.model_fields,
+            owners={recipe: chosen | WITHOUT_RESULT for recipe, chosen in SETTINGS.items()},
+        ),
     message:
         "Write the settings of {wildcards.recipe}"
     shell:
@@ -138,12 +141,16 @@ rule report:
         recipes=list(SETTINGS),
         seeded=["--seeded", *SEEDED] if SEEDED else [],
         # Read where they are there, never made for the page; another content makes another page.
-        preflights=lambda wildcards: {
-            recipe: files.sha256_file(path)
-            for recipe in SETTINGS
-            if (path := Path("results", recipe, "preflight.json")).is_file()
-        },
-        defaults=files.canonical_json(read_yaml(Path(workflow.basedir, "config.yaml"))),
+        preflights=lambda wildcards: files.canonical_json(
+            {
+                recipe: files.sha256_file(path)
+                for recipe in SETTINGS
+                if (path := Path("results", recipe, "preflight.json")).is_file()
+            }
+        ),
+        defaults=files.canonical_json(
+            read_yaml(Path(workflow.basedir, "config.yaml")) | WITHOUT_RESULT
+        ),
     message:
         "Write the report"
     shell:
@@ -151,4 +158,5 @@ rule report:
             "report",
             "--recipes {params.recipes:q} {params.seeded:q} --results results "
             "--output {output:q}",
+            facts="{params.preflights:q} {params.defaults:q}",
         )

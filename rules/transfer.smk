@@ -16,7 +16,11 @@ rule transfer_rows:
     message:
         "Get the set {wildcards.transfer}"
     shell:
-        stage("transfer_rows", '--chosen {params.chosen:q} --output "$(dirname {output.rows:q})"')
+        stage(
+            "transfer_rows",
+            '--chosen {params.chosen:q} --output "$(dirname {output.rows:q})"',
+            facts="{params.file_hash:q}",
+        )
 
 
 rule transfer_prompts:

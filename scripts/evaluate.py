@@ -12,6 +12,7 @@ from typing import Literal
 
 from gsm8k_grpo.common import jax_setup
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
+from gsm8k_grpo.common.session_end import session_end
 from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.evaluation import inputs
 from gsm8k_grpo.evaluation.artifact_writing import take_over_evaluation, write_evaluation
@@ -30,6 +31,7 @@ def main(
     best: Path | None = None,
     same: list[Path] = (),
     output: OutputFolder,
+    stop_after: float | None = None,
 ) -> None:
     """Runs the stage.
 
@@ -40,7 +42,9 @@ def main(
       checkpoints: checkpoints.json of the training (not for base)
       best: best.json, which names the checkpoint chosen on dev
       same: metrics.json of evaluations to reuse if equal
+      stop_after: hours after which the evaluation stops itself; the same command goes on
     """
+    end = session_end(stop_after)
     settings = stage_settings(settings, "mesh", "prompt", "evaluation")
     split = split or rows.stem
     prompts = inputs.read_rows(rows, split, settings["evaluation"])
@@ -59,7 +63,7 @@ def main(
         policy = load_for_evaluation(base, checkpoints, chosen["name"], mesh)
         require_evaluation_memory(base.config, settings, len(prompts), mesh)
         log, title = RowLog(output, fingerprint), f"evaluating {chosen['name']} on {split}"
-        graded = evaluate_rows(base, policy, mesh, prompts, settings, log, title)
+        graded = evaluate_rows(base, policy, mesh, prompts, settings, log, title, end)
         metrics = write_evaluation(graded, split, chosen, settings["evaluation"], log)
     for name in ("answer_accuracy", "flexible_accuracy", "format_accuracy"):
         print(format_rate(name, metrics[name]))

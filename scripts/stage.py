@@ -1,30 +1,27 @@
 r"""Runs one stage for a rule: keeps its log, notes a failure, and checks that the stage wrote what it must write.
 
-  python scripts/stage.py --log results/logs/tiny/best.log --mark results/logs/failures/tiny-best \
-      --inputs results/tiny/evaluations-dev/base/metrics.json --outputs results/tiny/best.json -- \
-      python scripts/best.py --metrics … --output results/tiny/best.json
+  python scripts/stage.py --log results/logs/tiny/best.log --mark results/logs/failures/best-tiny \
+      --record results/records/best-tiny.json --code HASH --inputs … --outputs results/tiny/best.json \
+      -- python scripts/best.py --metrics … --output results/tiny/best.json
+
+If the outputs are there and their record says that the stage would make the same, it takes them over instead.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
+from gsm8k_grpo.common.stage_command import parse_command
+from gsm8k_grpo.common.stage_record import StageRecord
 from gsm8k_grpo.common.stage_runner import run_and_check
 
 
 def main() -> int:
     """Runs the stage that the arguments name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--log", type=Path, required=True, help="file for everything that the stage prints")
-    parser.add_argument("--mark", type=Path, required=True, help="file that stays when the stage fails")
-    parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="files that the stage reads")
-    parser.add_argument("--outputs", type=Path, nargs="+", required=True, help="files that the stage must write")
-    parser.add_argument("command", nargs="+", help="the stage itself, after --")
-    arguments = parser.parse_args()
+    asked = parse_command(description=__doc__)
+    record = StageRecord(asked.record, asked.command, asked.code, asked.facts, asked.inputs)
     try:
-        return run_and_check(arguments.command, arguments.log, arguments.mark, arguments.inputs, arguments.outputs)
+        return run_and_check(asked.command, asked.log, asked.mark, asked.inputs, asked.outputs, record)
     except OSError as error:
-        reason = f"{error.filename or arguments.mark} cannot be written ({error.strerror})"
+        reason = f"{error.filename or asked.mark} cannot be written ({error.strerror})"
         print(f"ERROR: {reason}; free some space or make the folder writable, then run the same command again")
         return 1
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from gsm8k_grpo.common.errors import PipelineError, exit_on_error
+from gsm8k_grpo.common.errors import NotFinished, PipelineError, exit_on_error
 
 
 def raising(error):
@@ -61,6 +61,14 @@ def test_a_disk_that_is_really_full_ends_in_one_line():
     with pytest.raises(SystemExit) as ended:
         exit_on_error(stage)
     assert "cannot be written (No space left on device)" in ended.value.code
+
+
+def test_a_stage_that_stops_itself_before_the_sessions_end_says_so_and_has_a_status_of_its_own(capfd):
+    with pytest.raises(SystemExit) as ended:
+        exit_on_error(raising(NotFinished("step 7 of 60 is saved")))
+    assert ended.value.code == 75
+    said = "NOT FINISHED (stop_after_hours): step 7 of 60 is saved; run the same command again to go on\n"
+    assert capfd.readouterr().err == said
 
 
 def test_a_stage_that_ends_well_does_not_exit():

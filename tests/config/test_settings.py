@@ -209,7 +209,7 @@ def test_a_selection_that_names_no_recipes_is_refused(selected, fault):
     assert sentence(refused) == f"recipes: {fault}"
 
 
-@pytest.mark.parametrize("name", ["data", "models", "logs", "cache", "tables", "report.html", "failures"])
+@pytest.mark.parametrize("name", ["data", "models", "logs", "records", "cache", "tables", "report.html", "failures"])
 def test_a_recipe_may_not_be_named_as_what_else_is_in_results(project, name):
     with pytest.raises(PipelineError) as refused:
         load_selected(name, {}, project(**{name: {}}))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names, checkpoint_steps
+from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names, kept_steps, saved_steps
 
 
 @pytest.mark.parametrize(
@@ -21,5 +21,20 @@ from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names, checkpoint_steps
     ],
 )
 def test_every_interval_and_the_last_step_are_kept_and_named(max_steps, interval, steps, names):
-    assert checkpoint_steps(max_steps, interval) == steps
-    assert checkpoint_names({"max_steps": max_steps, "checkpoint_interval_steps": interval}) == names
+    training = {"max_steps": max_steps, "checkpoint_interval_steps": interval, "keep_checkpoints": None}
+    assert saved_steps(training) == kept_steps(training) == steps
+    assert checkpoint_names(training) == names
+
+
+def test_the_last_ones_are_kept_while_training_goes_on_and_at_its_end():
+    training = {"max_steps": 3738, "checkpoint_interval_steps": 500, "keep_checkpoints": 2}
+    assert saved_steps(training)[:3] == [500, 1000, 1500]
+    assert [kept_steps(training, step) for step in (499, 500, 1700, 3738)] == [
+        [],
+        [500],
+        [1000, 1500],
+        [3500, 3738],
+    ]
+    assert kept_steps(training) == [3500, 3738]
+    assert checkpoint_names(training) == ["base", "step-3500", "final"]
+    assert kept_steps({**training, "keep_checkpoints": 100}) == saved_steps(training)

@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 
+from gsm8k_grpo.common.differences import describe_differences
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.grpo.run_folder import Run, StepLog
-from gsm8k_grpo.grpo.run_identity import describe_differences, identity_settings
+from gsm8k_grpo.grpo.run_identity import identity_settings
 
 KEPT = [2, 4, 6]
 
@@ -95,8 +96,15 @@ def test_a_checkpoint_that_is_not_listed_does_not_count(finished):
 def test_a_checkpoint_between_two_kept_ones_is_resumed_from_and_pruned_at_the_end(finished):
     write(finished, 3)
     assert finished.resume([2, 5]) == 4
-    finished.prune([2, 5])
+    finished.prune([2, 5], 5)
     assert sorted(finished.checkpoint_hashes()) == [2] and not finished.checkpoint(3).exists()
+
+
+def test_training_that_keeps_few_checkpoints_resumes_from_them(finished):
+    finished.prune([4, 6], 6)
+    assert sorted(finished.checkpoint_hashes()) == [4, 6]
+    assert finished.resume([8, 10]) == 6  # those of the end are not there yet
+    assert sorted(finished.checkpoint_hashes()) == [4, 6]
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 5, "lo', b'[5]\n{"step": 6}\n', b'{"step": 6}\n', b"\xff\n"])
@@ -132,7 +140,13 @@ def identity(**training):
 
 
 def test_only_settings_that_change_a_step_make_another_run():
-    same = {"checkpoint_interval_steps": 20, "kept_completions": 0, "wandb_project": "p", "schedule_steps": 60}
+    same = {
+        "checkpoint_interval_steps": 20,
+        "keep_checkpoints": 1,
+        "kept_completions": 0,
+        "wandb_project": "p",
+        "schedule_steps": 60,
+    }
     assert identity() == identity(**same) == identity(max_steps=40, schedule_steps=60)
     for other in ({"max_steps": 61}, {"beta": 0.05}, {"micro_batch_completions": 32}, {"lora": {"dropout": 0.1}}):
         assert identity() != identity(**other)

@@ -22,7 +22,7 @@ from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.grpo import tunix_setup
-from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_steps
+from gsm8k_grpo.grpo.kept_checkpoints import kept_steps
 from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.loop import train_to_end
 from gsm8k_grpo.grpo.run_folder import Run
@@ -150,7 +150,7 @@ def make_learner(tokenizer, mesh):
     def make(folder, settings):
         folder.mkdir(exist_ok=True)
         run = Run(folder, settings["num_iterations"])
-        run.resume(checkpoint_steps(settings["max_steps"], settings["checkpoint_interval_steps"]))
+        run.resume(kept_steps(settings))
         policy = nnx.clone(adapted)  # fresh adapters each time
         reference = base if settings["beta"] else None
         rl_cluster = tunix_setup.make_rl_cluster(

@@ -24,7 +24,7 @@ from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, summarise_metrics
 from gsm8k_grpo.evaluation.reward_audit import audit_rewards, gold_completions
 from gsm8k_grpo.evaluation.reward_scores import score_evaluations
 from gsm8k_grpo.evaluation.transfer import compare_transfer, set_folder
-from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_name, checkpoint_steps
+from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_name, kept_steps
 from gsm8k_grpo.report.metric_catalogue import PANELS, PHASES
 from gsm8k_grpo.rewards.answers import Tags
 
@@ -138,7 +138,7 @@ def make(
             rates = summarise_metrics(graded, extraction)
             files.write_json(folder / "metrics.json", _metrics(rates, checkpoint, step, "test", extraction))
     selection = []
-    for step in [0, *checkpoint_steps(steps, interval)]:
+    for step in [0, *kept_steps(settings["training"])]:
         name = checkpoint_name(step, steps) if step else "base"
         share = shares["best"][0] if overtrained and step == interval else skill / 2 + skill / 2 * (step / steps) ** 0.5
         rates = {f"{key}_accuracy": stats.wilson_rate(round(share * 500), 500) for key in ("answer", *COUNTED_VERDICTS)}
@@ -187,7 +187,7 @@ def _write_training(results: Path, recipe: str, settings: dict, steps: int, rng:
     files.write_text(folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
     kept = [
         {"name": checkpoint_name(step, steps), "step": step, "path": f"runs/x/{step}", "sha256": "c" * 64}
-        for step in checkpoint_steps(steps, settings["training"]["checkpoint_interval_steps"])
+        for step in kept_steps(settings["training"])
     ]
     files.write_json(folder / "checkpoints.json", {"fingerprint": "f" * 16, "checkpoints": kept})
     files.write_json(

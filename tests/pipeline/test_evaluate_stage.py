@@ -7,7 +7,7 @@ import time
 import pytest
 import yaml
 
-from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError
 from small_models import completed
 from small_run import ended, read, rows
 
@@ -33,17 +33,17 @@ def test_the_same_evaluation_is_taken_over_and_another_is_made(finished, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
+def test_a_killed_or_stopped_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
     chosen = yaml.safe_load((finished / "results/tiny/settings.yaml").read_text())
     chosen["evaluation"] |= {"temperature": 1.0, "samples": 3, "batch_size": 4}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(chosen))
 
-    def start(output):
+    def start(output, *more):
         command = [sys.executable, "scripts/evaluate.py", "--settings", tmp_path / "settings.yaml"]
         command += ["--rows", "results/tiny/prompts/test.jsonl", "--model", "results/models/tiny"]
         command += ["--checkpoints", "results/tiny/training/checkpoints.json", "--checkpoint", "step-2"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen([*command, "--output", output], cwd=finished, **pipes)
+        return subprocess.Popen([*command, "--output", output, *more], cwd=finished, **pipes)
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     ended(start(whole))
@@ -54,6 +54,8 @@ def test_a_killed_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
         time.sleep(0.005)
     killed.kill()
     killed.communicate()
+    printed = ended(start(stopped, "--stop-after", "0"), NOT_FINISHED_STATUS)
+    assert "of 60 completions are saved; run the same command again" in printed
     assert not (stopped / "metrics.json").exists()
     assert "of 60 completions" in ended(start(stopped))
     assert (whole / "completions.jsonl").read_bytes() == (stopped / "completions.jsonl").read_bytes()
@@ -67,7 +69,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_rows(finished, tmp_path):
     measured = read(whole / "metrics.json")
     assert measured["samples"] == 3 and measured["answer_accuracy"]["n"] == 20
     assert measured["pass_at_k"]["value"] >= measured["answer_accuracy"]["value"]
-    assert measured["starts"] == 1 and read(stopped / "metrics.json")["starts"] == 2
+    assert measured["starts"] == 1 and read(stopped / "metrics.json")["starts"] == 3
     timings = ("seconds", "tokens_per_second", "provenance", "starts")
     first, second = (read(folder / "metrics.json") for folder in (whole, stopped))
     assert {k: v for k, v in first.items() if k not in timings} == {k: v for k, v in second.items() if k not in timings}

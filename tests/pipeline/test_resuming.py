@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from small_run import assert_the_same, ended, fails, read, train, wait_for
+from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS
+from small_run import assert_the_same, ended, fails, read, train, wait_for, weights
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +65,34 @@ def test_sigterm_saves_the_newest_step_and_ends_within_seconds(finished, tmp_pat
     assert_the_same(finished / "results/tiny/training", output)
     assert sorted(read(run / "checkpoints.json")) == ["2", "4"]  # the one between is gone
     assert read(output / "summary.json")["starts"] == [0, saved]
+
+
+def test_training_in_sessions_of_one_step_ends_in_the_same_bits(finished, tmp_path):
+    output = tmp_path / "training"
+    for step in (1, 2, 3):
+        printed = ended(train(finished, output, arguments=("--stop-after", "0")), NOT_FINISHED_STATUS)
+        assert f"step {step} of 4 is saved, the other {4 - step} take about " in printed
+        (run,) = output.glob("runs/*")
+        # Of the steps that only a session's end saved, the newest alone is left.
+        assert list(read(run / "checkpoints.json")) == {1: ["1"], 2: ["2"], 3: ["2", "3"]}[step]
+        assert not (output / "summary.json").exists()
+    assert "NOT FINISHED" not in ended(train(finished, output, arguments=("--stop-after", "0")))
+    assert_the_same(finished / "results/tiny/training", output)
+    assert read(output / "summary.json")["starts"] == [0, 1, 2, 3]
+
+
+def test_few_kept_checkpoints_take_the_place_of_older_ones_and_change_no_bit(finished, tmp_path):
+    output = tmp_path / "training"
+    few = {"checkpoint_interval_steps": 1, "keep_checkpoints": 2}
+    for step in (1, 2, 3):
+        ended(train(finished, output, arguments=("--stop-after", "0"), **few), NOT_FINISHED_STATUS)
+        (run,) = output.glob("runs/*")
+        kept = [str(each) for each in (step - 1, step) if each]
+        assert list(read(run / "checkpoints.json")) == kept
+        assert len(list((run / "checkpoints/actor").iterdir())) == len(kept)
+    ended(train(finished, output, **few))
+    assert [kept["name"] for kept in read(output / "checkpoints.json")["checkpoints"]] == ["step-3", "final"]
+    assert weights(output) == weights(finished / "results/tiny/training")
 
 
 def test_a_signal_to_all_processes_saves_too_and_the_log_says_so(finished, tmp_path):

@@ -49,6 +49,8 @@ def test_each_program_has_sizes_and_bounds(fitting):
     assert resident["optimizer_step"] == sizes["base_bytes"]
     assert sizes["adapter_bytes"] == 4 * sizes["lora_parameters"]
     assert sizes["base_bytes"] == 4 * sizes["base_parameters"]
+    assert result["disk"]["checkpoint_bytes"] == 3 * sizes["adapter_bytes"]  # the adapters as the model has them
+    assert "disk: base model " in result_text(result)
 
 
 def test_a_recipe_that_fits_gets_an_estimate(fitting):

@@ -106,6 +106,26 @@ def test_a_job_whose_input_is_dated_in_the_future_leaves_its_outputs_alone(snake
     assert status == 0 and {path.read_text() for path in prompts.iterdir()} == {"new"}, text
 
 
+def test_a_stage_that_stops_itself_is_said_to_be_not_finished_and_the_same_command_goes_on(
+    snakemake, sources, tmp_path
+):
+    folder = shutil.copytree(sources, tmp_path / "project")
+    script = folder / "scripts" / "settings.py"
+    stops = "    from gsm8k_grpo.common import errors, session_end\n"
+    stops += "    if session_end.comes_within(session_end.session_end(None)):\n"
+    stops += "        raise errors.NotFinished('1 of 2 is saved')\n"
+    head, definition, body = script.read_text().partition('    """Runs the stage."""\n')
+    script.write_text(head + definition + stops + body)
+    command = ("--cores", "1", "results/tiny/settings.yaml", "--config")
+    for _ in range(2):
+        status, text = snakemake(folder, *command, "stop_after_hours=1.0e-9")
+        assert status == 75 and "NOT FINISHED (stop_after_hours): 1 of 2 is saved; run the same command" in text, text
+        assert "NOT FINISHED: settings-tiny stopped because the session ends" in text
+    status, text = snakemake(folder, *command, "stop_after_hours=1")
+    assert status == 0 and "NOT FINISHED" not in text, text
+    assert not snakemake.plan(folder, "results/tiny/settings.yaml")
+
+
 def test_what_the_reward_audit_warns_of_is_said_again_at_the_end(snakemake, sources, tmp_path):
     folder = shutil.copytree(sources, tmp_path / "project")
     audit = folder / "results" / "tiny" / "reward_audit.json"

@@ -98,6 +98,13 @@ def test_an_edited_reward_of_ones_own_reruns_training_and_what_follows_and_no_ot
     assert jobs["train own"].reason == "Updated input files: more/mine.py"
 
 
+def test_another_length_of_the_session_reruns_nothing(snakemake, project):
+    assert not snakemake.plan(project, "--config", "stop_after_hours=8.5")
+    text = (project / "config.yaml").read_text()
+    (project / "config.yaml").write_text(text.replace("stop_after_hours: null", "stop_after_hours: 8.5"))
+    assert not snakemake.plan(project)
+
+
 def test_comments_docstrings_and_rewritten_files_rerun_nothing(snakemake, project):
     append(project / "config.yaml", "# a comment\n")
     append(project / "recipes" / "tiny.yaml", "# a comment\n")

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 def start(tmp_path):
     """Starts a stage that is a shell command, in a folder of its own and a process group of its own."""
 
-    def start(command, folder=tmp_path, inputs=()):
-        options = ["--log", "stage.log", "--mark", "failures/stage", "--inputs", *inputs]
-        options += ["--outputs", "made", "also made", "--"]
+    def start(command, folder=tmp_path, code="first", inputs=("read",)):
+        options = ["--log", "stage.log", "--mark", "failures/stage", "--record", "records/stage.json"]
+        options += ["--code", code, "--inputs", *inputs, "--outputs", "made", "also made", "--"]
         return subprocess.Popen(
             [sys.executable, ROOT / "scripts" / "stage.py", *options, "bash", "-c", command],
             cwd=folder,
@@ -76,7 +76,8 @@ def test_a_failed_stage_says_why_and_leaves_a_new_mark_each_time(start, tmp_path
 
 def test_a_stage_under_ulimit_names_the_limit(tmp_path):
     allocate = f"{sys.executable} -c 'bytearray(2**30)'"
-    stage = f"{sys.executable} {ROOT / 'scripts' / 'stage.py'} --log log --mark mark --outputs made -- {allocate}"
+    stage = f"{sys.executable} {ROOT / 'scripts' / 'stage.py'} --log log --mark mark --record record --code c"
+    stage += f" --outputs made -- {allocate}"
     done = subprocess.run(
         ["bash", "-c", f"ulimit -v 400000; {stage}"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
@@ -103,12 +104,53 @@ def test_an_input_from_a_clock_that_is_ahead_by_little_is_waited_for(start, tmp_
     assert (tmp_path / "made").stat().st_mtime >= soon - 0.1  # a file system may count time in steps
 
 
+def test_the_mark_of_a_stage_that_stopped_itself_says_so(start, tmp_path):
+    assert ended(start("exit 75"))[0] == 75
+    assert (tmp_path / "failures" / "stage").read_text().strip().endswith("not finished")
+
+
 def test_files_of_an_earlier_run_do_not_count_as_written(start, tmp_path):
     for name in ("made", "also made"):
         (tmp_path / name).write_text("old")
     time.sleep(0.02)  # a file system may count time in steps
     status, printed = ended(start("exit 0"))
     assert status == 1 and "did not write made" in printed and (tmp_path / "made").read_text() == "old"
+
+
+def test_outputs_are_taken_over_where_everything_is_as_recorded_and_made_again_where_not(start, tmp_path):
+    (tmp_path / "read").write_text("1")
+    stage = "echo run; echo $((++n)) > made; cp read 'also made'"
+    assert ended(start(stage)) == (0, "run\n")
+    for path in (tmp_path / "made", tmp_path / "read"):
+        os.utime(path, (1, 1))  # times do not count
+    status, printed = ended(start(stage))
+    assert status == 0 and printed.startswith("taken over: made has been made from the same settings, code and inputs")
+    assert (tmp_path / "made").stat().st_mtime > 1
+    assert (tmp_path / "stage.log").read_text() == printed
+
+    def made_again(command=stage, **how):
+        status, printed = ended(start(command, **how))
+        (why,) = [line for line in printed.splitlines() if "because it differs from its record" in line]
+        assert status == 0 and "run" in printed.splitlines()
+        assert "taken over" in ended(start(command, **how))[1]
+        return why.split("records/stage.json: ")[1]
+
+    (tmp_path / "read").write_text("2")
+    assert made_again() == "inputs.read changed" and (tmp_path / "also made").read_text() == "2"
+    assert made_again(code="second") == "code: first, now second"
+    (tmp_path / "made").write_text("damaged")
+    assert made_again(code="second") == "made changed"
+    (tmp_path / "also made").unlink()
+    assert made_again(code="second") == "also made: is missing"
+    (tmp_path / "records" / "stage.json").write_text('{"made_')
+    assert ended(start(stage, code="second")) == (0, "run\n")
+
+
+def test_what_the_user_forces_is_made_again(start, monkeypatch):
+    monkeypatch.delenv("GSM8K_GRPO_FORCED", raising=False)
+    for forced, said in (("", "run\n"), ("other", "taken over"), ("also made", "run\n"), ("*", "run\n")):
+        monkeypatch.setenv("GSM8K_GRPO_FORCED", forced)
+        assert ended(start("echo run; touch made 'also made'"))[1].startswith(said)
 
 
 def test_a_success_keeps_the_mark_of_an_earlier_failure_with_which_the_rule_was_planned(start, tmp_path):

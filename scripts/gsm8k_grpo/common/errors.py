@@ -1,4 +1,4 @@
-"""The one exception that users see, and how an entry point ends on it."""
+"""The exceptions that users see, and how an entry point ends on them."""
 
 import contextlib
 import errno
@@ -8,6 +8,8 @@ import resource
 import sys
 from collections.abc import Callable
 
+# What a stage exits with that stopped itself before the session's end (EX_TEMPFAIL of sysexits.h: try again later).
+NOT_FINISHED_STATUS = 75
 _stderr: int | None = None  # the descriptor of standard error while that is silent
 
 
@@ -47,6 +49,10 @@ class PipelineError(Exception):
     """Bad input, said in one sentence: what is wrong (file, row or key), what was expected, how to mend it."""
 
 
+class NotFinished(Exception):
+    """A stage stopped itself before the session's end; the text says what is saved."""
+
+
 @contextlib.contextmanager
 def silent_stderr():
     """While entered, and after an exception for good, only `exit_on_error` still reaches standard error.
@@ -74,7 +80,8 @@ def write_stderr(text: str) -> None:
 def exit_on_error(stage: Callable[[], None]) -> None:
     """Runs one entry point; an expected failure prints one line and exits with 1 instead of a traceback.
 
-    Unexpected exceptions keep their traceback: they are faults of ours, not of the input.
+    A stage that stopped itself before the session's end says so and exits with `NOT_FINISHED_STATUS`. Unexpected
+    exceptions keep their traceback: they are faults of ours, not of the input.
 
     A full disk is handled here for artifacts, in `grpo/recorder.py` for checkpoints, in `huggingface/weight_writing.py`
     for exports, in `data/retries.py` for downloads, in `common/stage_runner.py` for the log, and in `scripts/stage.py`
@@ -82,6 +89,9 @@ def exit_on_error(stage: Callable[[], None]) -> None:
     """
     try:
         stage()
+    except NotFinished as stopped:
+        write_stderr(f"NOT FINISHED (stop_after_hours): {stopped}; run the same command again to go on")
+        sys.exit(NOT_FINISHED_STATUS)
     except PipelineError as error:
         if _stderr is not None:
             write_stderr(f"ERROR: {error}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 # What lies in results/ and results/logs/ beside the folders of recipes: no recipe may be named after it.
-RESERVED_NAMES = ("data", "models", "logs", "cache", "tables", "report.html", "comparison-of-recipes.json")
+RESERVED_NAMES = ("data", "models", "logs", "records", "cache", "tables", "report.html", "comparison-of-recipes.json")
 RESERVED_NAMES += ("accuracy-against-cost.svg", "failures", "settings", "report.log", "compare_recipes.log")
 
 

@@ -1,5 +1,7 @@
 """The run of one stage: its log, the mark of its failure, and the check that it wrote what it must write.
 
+A stage does not run where its record says that it would make just what is there (`stage_record.py`).
+
 A mark is left before the stage starts and taken away when it succeeds, so a full disk or a kill cannot hide a failure.
 The log outlives a signal to the whole process group: a stage that is told to end may still save and say so.
 """
@@ -15,14 +17,19 @@ from datetime import datetime
 from pathlib import Path
 
 from gsm8k_grpo.common import errors
+from gsm8k_grpo.common.stage_record import StageRecord
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TAIL_BYTES = 2**16  # of what a stage printed, where a sentence on its end looks for the reason
 CLOCK_SKEW_SECONDS = 60  # at most, between machines that share a file system
+SHOWN_DIFFERENCES = 8
+NOT_FINISHED = "not finished"  # in the mark of a stage that stopped itself before the session's end
 
 
-def run_and_check(command: list[str], log_file: Path, mark: Path, inputs: list[Path], outputs: list[Path]) -> int:
-    """Runs a stage; returns its status, or 1 where it did not write an output.
+def run_and_check(
+    command: list[str], log_file: Path, mark: Path, inputs: list[Path], outputs: list[Path], record: StageRecord
+) -> int:
+    """Runs a stage, or takes its outputs over; returns its status, or 1 where it did not write an output.
 
     Args:
       command: the stage.
@@ -30,6 +37,7 @@ def run_and_check(command: list[str], log_file: Path, mark: Path, inputs: list[P
       mark: is there while the stage runs, and stays when it fails.
       inputs: must not be dated in the future: then the stage does not run.
       outputs: must be written by the stage, not by an earlier one.
+      record: of the stage; written when it succeeds.
     """
     before = mark.with_name(f"{mark.name}.before")  # the mark of an earlier failure
     mark.parent.mkdir(parents=True, exist_ok=True)
@@ -41,14 +49,21 @@ def run_and_check(command: list[str], log_file: Path, mark: Path, inputs: list[P
         error = _describe_future(inputs)
         if error:
             status = 1
+        elif _take_over(record, outputs, log.fileno()):
+            status = 0
         else:
             status, printed = _run_and_log(command, log.fileno())
             error = _describe_end(status, printed)
-        unwritten = [path for path in outputs if not path.exists() or path.stat().st_mtime_ns < started]
-        if status == 0 and unwritten:
-            status, error = 1, f"the stage ended without an error but did not write {unwritten[0]}"
+            unwritten = [path for path in outputs if not path.exists() or path.stat().st_mtime_ns < started]
+            if status == 0 and unwritten:
+                status, error = 1, f"the stage ended without an error but did not write {unwritten[0]}"
+            if status == 0:
+                record.write(outputs)
         if error:
             _write(f"ERROR: {error}\n".encode(), log.fileno())
+    if status == errors.NOT_FINISHED_STATUS:
+        with contextlib.suppress(OSError):
+            mark.write_text(f"{time.time_ns()} {NOT_FINISHED}\n")
     if status == 0:
         if before.exists():
             before.replace(mark)
@@ -76,6 +91,22 @@ def _describe_future(inputs: list[Path]) -> str | None:
         "would delete what it makes; if this machine's clock is right, run touch "
         f"{shlex.join(map(str, future))} and then the same command again"
     )
+
+
+def _take_over(record: StageRecord, outputs: list[Path], log: int) -> bool:
+    """Whether outputs that are there stay as they are. Says so; says what differs where they are made again."""
+    differences = None if record.is_forced(outputs) else record.differences(outputs)
+    if differences:
+        shown = "; ".join(differences[:SHOWN_DIFFERENCES])
+        more = len(differences) - SHOWN_DIFFERENCES
+        shown += f"; and {more} more" if more > 0 else ""
+        _write(f"made again, because it differs from its record {record.path}: {shown}\n".encode(), log)
+    if differences != []:
+        return False
+    for path in outputs:
+        os.utime(path)  # as if just written: Snakemake finds them newer than their inputs
+    _write(f"taken over: {outputs[0]} has been made from the same settings, code and inputs\n".encode(), log)
+    return True
 
 
 def _run_and_log(command: list[str], log: int) -> tuple[int, bytes]:

@@ -152,7 +152,10 @@ class Training(Block):
     lora: Lora | None = Lora()
     """Low-rank adapters. null trains all weights, and keeps a second model for the KL penalty."""
     checkpoint_interval_steps: Count = 500
-    """Steps between checkpoints; the last step has one too. All are kept and evaluated."""
+    """Steps between checkpoints; the last step has one too. Those that are kept are evaluated."""
+    keep_checkpoints: Count | None = None
+    """How many of these checkpoints a run keeps: the last ones, to save disk. null is all. Training deletes the others
+    before they are evaluated, so the best is chosen among those that are kept. More of them later trains again."""
     kept_completions: CountOrZero = 8
     """How many completions, with their rewards, training/samples.jsonl gets at the first step and at each
     checkpoint."""

@@ -10,6 +10,9 @@ import yaml
 
 from gsm8k_grpo.common.errors import PipelineError
 
+# Settings that change no result, as artifacts and parameters have them: another value of them reruns nothing.
+WITHOUT_RESULT = {"stop_after_hours": None}
+
 
 def merge(below: Mapping, above: Mapping) -> dict:
     """Puts `above` over `below`: mappings merge key by key, everything else is replaced whole."""

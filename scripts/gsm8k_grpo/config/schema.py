@@ -13,7 +13,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.blocks_inputs import Dataset, Mesh, Model, Prompt
 from gsm8k_grpo.config.blocks_results import Evaluation, Preflight, Published, Report
 from gsm8k_grpo.config.blocks_training import Control, Training
-from gsm8k_grpo.config.fields import DISTINCT, DISTINCT_OR_NONE, PATTERNS, Block, Name, Seed, nested_block
+from gsm8k_grpo.config.fields import DISTINCT, DISTINCT_OR_NONE, PATTERNS, Block, Name, Positive, Seed, nested_block
 
 
 class Settings(Block):
@@ -46,6 +46,10 @@ class Settings(Block):
     name=tiny-seed-one`. Data and base model have names of their own (`dataset.name`, `model.name`)."""
     platform: Literal["cpu", "tpu", "cuda"] = "cpu"
     """Which environment of envs/ the rules get with `--sdm conda`."""
+    stop_after_hours: Positive | None = None
+    """Training and evaluation stop themselves so many hours after Snakemake began, saved and with exit status 75; the
+    same command goes on. For machines that are lent for some hours: name less than those. It changes no result and
+    reruns nothing. null stops nothing; of several recipes, the least counts."""
     mesh: Mesh = Mesh()
     dataset: Dataset = Dataset()
     model: Model = Model()

@@ -1,5 +1,6 @@
 """Completing prompts: graded rows for an evaluation, plain texts for the format check."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 from flax import nnx
 from jax.sharding import Mesh
 
+from gsm8k_grpo.common.errors import NotFinished
 from gsm8k_grpo.common.progress import Progress
+from gsm8k_grpo.common.session_end import comes_within
 from gsm8k_grpo.config.batch_sizes import rollout_batch
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.evaluation.grading import grade_completion
@@ -80,7 +83,14 @@ def sample_base_model(model_folder: Path, prompts: list[str], settings: Mapping)
 
 
 def evaluate_rows(
-    base: BaseModel, model: nnx.Module, mesh: Mesh, rows: list[dict], settings: Mapping, log: RowLog, title: str
+    base: BaseModel,
+    model: nnx.Module,
+    mesh: Mesh,
+    rows: list[dict],
+    settings: Mapping,
+    log: RowLog,
+    title: str,
+    end: float = math.inf,
 ) -> list[dict]:
     """Completes and grades rows, but for those that `log` already has.
 
@@ -90,9 +100,13 @@ def evaluate_rows(
       settings: the blocks mesh, prompt and evaluation.
       log: keeps rows as soon as they end.
       title: names the evaluation in the progress lines.
+      end: of the session, in seconds since 1970.
 
     Returns:
       the rows of completions.jsonl, in the order of `rows`, the samples of a prompt beside each other.
+
+    Raises:
+      NotFinished: the session has ended before the last row; the log has those that ended.
     """
     evaluation, tags = settings["evaluation"], Tags.of(settings["prompt"])
     gathered, max_tokens = settings["mesh"]["decode_weights"] == "gathered", settings["prompt"]["max_tokens"]
@@ -123,6 +137,8 @@ def evaluate_rows(
         ]
         log.append(graded, seconds)
         progress.advance(len(graded))
+        if len(log.rows) < len(rows) * samples and comes_within(end):
+            raise NotFinished(f"{len(log.rows)} of {len(rows) * samples} completions are saved")
         started = time.monotonic()
     position = {row["id"]: index for index, row in enumerate(rows)}
     return sorted(log.rows, key=lambda row: (position[row["id"]], row["sample"]))

@@ -1,7 +1,6 @@
 """The artifacts of the stage `train`, written from the folder of a run whose steps are all done."""
 
 import io
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from gsm8k_grpo.config.merging import to_plain
 from gsm8k_grpo.grpo import health
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_name
 from gsm8k_grpo.grpo.run_folder import Run
+from gsm8k_grpo.grpo.step_time import step_seconds
 
 
 def write_artifacts(training_folder: Path, run: Run, steps: list[int], settings: Mapping, prompts: int) -> None:
@@ -72,8 +72,7 @@ def write_artifacts(training_folder: Path, run: Run, steps: list[int], settings:
 
 
 def _durations(history: list[dict]) -> dict[str, float]:
-    """Seconds of each phase over all steps, and of a step without its checkpoint: the median, as the first compiles."""
+    """Seconds of each phase over all steps, and of a step without its checkpoint."""
     phases = [name for name in history[0] if name.endswith("_seconds")]
-    step_phases = [name for name in phases if name != "checkpoint_seconds"]
     totals = {name: sum(row[name] for row in history) for name in phases}
-    return {**totals, "step_seconds": statistics.median(sum(row[name] for name in step_phases) for row in history)}
+    return {**totals, "step_seconds": step_seconds(history)}

@@ -22,13 +22,13 @@ from gsm8k_grpo.models.lora import trained_variables
 class Recorder:
     """Writes rows, kept completions and trackers, and prints progress and warnings."""
 
-    def __init__(self, run: Run, history: list[dict], training_settings: Mapping, kept_steps: list[int]):
+    def __init__(self, run: Run, history: list[dict], training_settings: Mapping, saved_steps: list[int]):
         """
         Args:
           history: the rows of the steps before; `record` appends to it.
-          kept_steps: the steps whose checkpoints are kept.
+          saved_steps: the steps after which a checkpoint is written.
         """
-        self._run, self._history, self._kept_steps = run, history, kept_steps
+        self._run, self._history, self._saved_steps = run, history, saved_steps
         self._kept_completions = training_settings["kept_completions"]
         self._log = StepLog(run)
         self._trackers = Trackers(run.folder, history, training_settings, run.folder.name)
@@ -45,10 +45,10 @@ class Recorder:
     def record(self, row: dict, samples: list[dict]) -> None:
         """Records one step. `row["tokens"]` comes as this step's count and is recorded as the sum so far."""
         row["tokens"] += self._history[-1]["tokens"] if self._history else 0
-        kept = row["step"] in self._kept_steps
+        saved = row["step"] in self._saved_steps
         self._history.append(row)
-        self._log.append(row, samples[: self._kept_completions] if kept or row["step"] == 1 else [])
-        if kept:
+        self._log.append(row, samples[: self._kept_completions] if saved or row["step"] == 1 else [])
+        if saved:
             self.commit_checkpoint(row["step"])
         self._trackers.log(row)
         for warning in health.warnings(self._history):
@@ -62,10 +62,9 @@ class Recorder:
         self.newest_checkpoint = step
 
     def close(self) -> None:
-        """Ends a finished run."""
+        """Ends the run, or its part in this session."""
         self._log.close()
         self._trackers.close()
-        self._run.prune(self._kept_steps)
 
 
 def write_checkpoint(learner: Learner, training_settings: Mapping, run: Run) -> float:

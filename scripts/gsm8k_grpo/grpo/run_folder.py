@@ -22,8 +22,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gsm8k_grpo.common import files, sealed_rows
+from gsm8k_grpo.common.differences import describe_differences
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.grpo.run_identity import describe_differences
 
 
 class Run:
@@ -214,10 +214,10 @@ class Run:
         )
         return rows
 
-    def prune(self, kept_steps: list[int]) -> None:
-        """Deletes checkpoints between the kept ones. A signal to stop saves such a checkpoint."""
+    def prune(self, kept_steps: list[int], newest: int) -> None:
+        """Deletes checkpoints before the newest that are not kept: a signal or the session's end left them."""
         hashes = self.checkpoint_hashes()
-        extra = [step for step in hashes if step < kept_steps[-1] and step not in kept_steps]
+        extra = [step for step in hashes if step < newest and step not in kept_steps]
         if extra:
             self._write_hashes({step: digest for step, digest in hashes.items() if step not in extra})
         for step in extra:

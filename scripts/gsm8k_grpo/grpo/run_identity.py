@@ -1,4 +1,4 @@
-"""What makes a training run: its inputs, and how they differ from another run's."""
+"""What makes a training run: its inputs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,14 @@ from gsm8k_grpo.config.merging import to_plain
 from gsm8k_grpo.rewards import custom
 
 # Settings that do not change what a step computes. (`max_steps` does so only as the default of `schedule_steps`.)
-NOT_IDENTITY = ("max_steps", "checkpoint_interval_steps", "kept_completions", "wandb_project", "format_check_rows")
+NOT_IDENTITY = (
+    "max_steps",
+    "checkpoint_interval_steps",
+    "keep_checkpoints",
+    "kept_completions",
+    "wandb_project",
+    "format_check_rows",
+)
 
 
 def run_inputs(settings: Mapping, rows_file: Path, model_sha256: dict) -> dict:
@@ -40,16 +47,3 @@ def identity_settings(settings: Mapping) -> dict:
         for block in ("prompt", "training")
     )
     return {**settings, "prompt": prompt_identity, "training": {**training_identity, **schedule}}
-
-
-def describe_differences(old: object, new: object, key: str = "") -> list[str]:
-    """The differences between two nested mappings, a phrase for each key: `training.beta: 0.04, now 0.08`."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        names = sorted(set(old) | set(new))
-        prefix = f"{key}." if key else ""
-        return [
-            phrase for name in names for phrase in describe_differences(old.get(name), new.get(name), f"{prefix}{name}")
-        ]
-    if old == new:
-        return []
-    return [f"{key} changed" if isinstance(old, str) and len(old) == 64 else f"{key}: {old}, now {new}"]

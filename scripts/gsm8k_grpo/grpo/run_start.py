@@ -33,6 +33,6 @@ def begin_run(run: Run, inputs: dict, kept_steps: list[int], distributed: bool, 
     if leads and start < kept_steps[-1]:
         run.add_start(start)
     elif leads:  # a kill right after the last checkpoint may have left these two undone
-        run.prune(kept_steps)
+        run.prune(kept_steps, start)
         Trackers(run.folder, run.history(start), {"wandb_project": None}, "").close()
     return start

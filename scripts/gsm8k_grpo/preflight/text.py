@@ -46,6 +46,11 @@ def result_text(result: Mapping) -> str:
             f"{estimate['training_hours']:.2f} hours of training{price}: {estimate['is']}"
         )
         lines += [f"  assuming that {assumption}" for assumption in estimate["assumptions"]]
+    sizes = {part: size_text(result["disk"][f"{part}_bytes"]) for part in ("weights", "checkpoints", "checkpoint")}
+    lines.append(
+        f"disk: base model {sizes['weights']}, checkpoints {sizes['checkpoints']} (each {sizes['checkpoint']}, one "
+        f"more than are kept), download {size_text(result['disk']['download_bytes'])}"
+    )
     return "\n".join(lines)
 
 

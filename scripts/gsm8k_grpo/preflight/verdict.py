@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from gsm8k_grpo.common.units import size_text
+from gsm8k_grpo.config import disk
 from gsm8k_grpo.config.accelerators import Accelerator
 from gsm8k_grpo.config.conflicts import mesh_conflicts
 from gsm8k_grpo.config.merging import merge
@@ -36,6 +37,7 @@ def run_preflight(settings: Mapping, accelerator: Accelerator, log: Callable[[st
         "mesh": dict(settings["mesh"]),
         "mesh_sizes_that_work": alternatives.possible_meshes(settings, accelerator.chips),
         "warnings": waste_warnings(settings, accelerator),
+        "disk": {f"{part}_bytes": size for part, size in disk.needed_bytes(settings).items()},
     }
     if problems := sharding_problems(settings, accelerator):
         return {**result, "verdict": "cannot be sharded", "reasons": problems}

@@ -12,7 +12,7 @@ import jinja2
 from gsm8k_grpo.common import layout
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.units import size_text
-from gsm8k_grpo.config.merging import read_yaml
+from gsm8k_grpo.config.merging import WITHOUT_RESULT, read_yaml
 from gsm8k_grpo.config.recipes import recipe_names, run_name
 from gsm8k_grpo.report import artifact_schema, completion_browser, numbers, sentences, training_figures
 from gsm8k_grpo.report.caveats import across_machines, list_caveats, machine
@@ -46,7 +46,7 @@ def render_page(results: Path, names: list[str], seeded: list[str], defaults: Ma
       seeded: the recipes with several seeds.
       defaults: contents of config.yaml; None reads the project's.
     """
-    defaults = read_yaml(layout.ROOT / "config.yaml") if defaults is None else defaults
+    defaults = read_yaml(layout.ROOT / "config.yaml") | WITHOUT_RESULT if defaults is None else defaults
     runs = [summarise_run(results, name, defaults) for name in names]
     blobs = _pack_data(results, runs)
     across = _read_optional(results / "comparison-of-recipes.json", "across") if len(runs) > 1 else None

@@ -1,0 +1,41 @@
+"""Packs what a next session on another machine needs from results/ into one archive, and restores it there.
+
+  python scripts/carry.py --archive carry.tar
+  python scripts/carry.py --archive carry.tar --restore
+
+Adapters, optimizer state, evaluations, settings and records are in it; compiled programs, exports, and weights that a
+hub has are not.
+"""
+
+import shutil
+from pathlib import Path
+
+from gsm8k_grpo.common import carrying
+from gsm8k_grpo.common.command_line import ResultsFolder, run_stage
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.units import size_text
+
+
+def main(*, archive: Path, results: ResultsFolder = Path("results"), restore: bool = False) -> None:
+    """Packs or restores.
+
+    Args:
+      archive: the archive
+      restore: takes the archive's files into the folder of all artifacts
+    """
+    if restore:
+        count = carrying.unpack(archive, results)
+        print(f"{results}: {count} files are restored; run the same command as before")
+        return
+    if not results.is_dir():
+        raise PipelineError(f"--results: {results} is no folder; give the folder of all artifacts")
+    carried = list(carrying.files_to_carry(results))
+    size, free = sum(path.stat().st_size for path in carried), shutil.disk_usage(archive.absolute().parent).free
+    print(f"{archive}: packing {len(carried)} files, {size_text(size)}; {size_text(free)} are free", flush=True)
+    if size > free:
+        raise PipelineError(f"--archive: {archive} needs {size_text(size)}; name a file on another disk")
+    carrying.pack(results, archive, carried)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,77 @@
+"""The archive of what a next session needs."""
+
+import json
+import resource
+import signal
+
+import pytest
+
+from gsm8k_grpo.common import carrying
+from gsm8k_grpo.common.errors import PipelineError
+
+CARRIED = {
+    "data/gsm8k/train.jsonl": "rows",
+    "models/mini/model.json": json.dumps({"origin": {"source": "pretrained"}}),
+    "models/mini/weights/d/0": "made here",
+    "models/gemma/model.json": json.dumps({"origin": {"source": "kaggle"}}),
+    "models/gemma/tokenizer.model": "pieces",
+    "records/train-tiny.json": "{}",
+    "tiny/evaluations-dev/base/unfinished-1.jsonl": "half",
+    "tiny/training/runs/f/checkpoints/actor/8/weights": "adapters",
+    "tiny/training/runs/f/metrics.jsonl": "rows",
+}
+LEFT = (
+    "README.md",
+    "cache/jax/program",
+    "models/gemma/weights/d/0",
+    "models/gemma/published/config.json",
+    "tiny/training/runs/f/set-aside/4/weights",
+    "tiny/export/model.safetensors",
+    "tiny/export/.making.x/model.safetensors",
+)
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    for name, text in {**CARRIED, **dict.fromkeys(LEFT, "x")}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_what_a_next_session_needs_is_carried_and_what_it_can_get_is_not(results, tmp_path):
+    archive, clone = tmp_path / "carry.tar", tmp_path / "clone" / "results"
+    carrying.pack(results, archive, list(carrying.files_to_carry(results)))
+    clone.mkdir(parents=True)
+    (clone / "README.md").write_text("the page")
+    assert carrying.unpack(archive, clone) == len(CARRIED)
+    found = {path.relative_to(clone).as_posix(): path.read_text() for path in clone.rglob("*") if path.is_file()}
+    assert found == {**CARRIED, "README.md": "the page"}
+    with pytest.raises(PipelineError, match=r"has files already .*; restore into a fresh clone"):
+        carrying.unpack(archive, clone)
+
+
+def test_a_cut_or_missing_archive_is_an_error_that_names_it(results, tmp_path):
+    archive, clone = tmp_path / "carry.tar", tmp_path / "clone"
+    with pytest.raises(PipelineError, match=r"carry\.tar: no such file"):
+        carrying.unpack(archive, clone)
+    carrying.pack(results, archive, list(carrying.files_to_carry(results)))
+    archive.write_bytes(archive.read_bytes()[:700])
+    with pytest.raises(PipelineError, match=r"carry\.tar: is no whole archive"):
+        carrying.unpack(archive, clone)
+    assert not list(clone.iterdir())
+
+
+def test_an_archive_that_does_not_fit_leaves_no_half_of_itself(results, tmp_path):
+    archive, limits = tmp_path / "carry.tar", resource.getrlimit(resource.RLIMIT_FSIZE)
+    former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as failed:
+            carrying.pack(results, archive, list(carrying.files_to_carry(results)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, former)
+    assert failed.value.filename == str(archive)
+    assert not [path for path in tmp_path.iterdir() if "carry" in path.name]

@@ -1,0 +1,51 @@
+"""How much disk a run takes, by its settings, and what is said where less is free."""
+
+import shutil
+
+import pytest
+
+from gsm8k_grpo.config import disk
+from gsm8k_grpo.config.recipes import effective_settings
+
+GB = 10**9
+
+
+def test_adapters_are_counted_as_the_model_counts_them():
+    # 79,233,024 is what training and preflight print (docs/preflight.md).
+    flagship = effective_settings("gemma2-2b-it", {})
+    assert disk.lora_parameters("gemma2_2b", flagship["training"]["lora"]) == 79_233_024
+
+
+def test_the_flagship_takes_what_its_weights_and_checkpoints_take():
+    settings = effective_settings("gemma2-2b-it", {})
+    needed = disk.needed_bytes(settings)
+    assert needed["weights"] == pytest.approx(4 * 2_614_341_888, rel=1e-3)
+    assert needed["download"] == pytest.approx(needed["weights"] / 2)
+    assert needed["checkpoint"] == 3 * 4 * 79_233_024
+    assert needed["checkpoints"] == 9 * needed["checkpoint"]
+    few = effective_settings("gemma2-2b-it", {"training": {"keep_checkpoints": 2}})
+    assert disk.needed_bytes(few)["checkpoints"] == 3 * needed["checkpoint"]
+    assert disk.needed_bytes(effective_settings("tiny", {}))["download"] == 0
+
+
+def test_too_little_free_disk_is_said_with_the_way_out_and_only_for_what_is_left_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
+    runs, free = {"flagship": effective_settings("gemma2-2b-it", {})}, shutil.disk_usage(tmp_path)
+    results = tmp_path / "results"
+
+    def said(free_bytes):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=free_bytes))
+        return disk.shortage(results, runs)
+
+    assert said(30 * GB) is None
+    sentence = said(20 * GB)
+    assert "base models 9.74 GiB, downloads 4.87 GiB, checkpoints 7.97 GiB" in sentence
+    assert sentence.startswith("disk: what is left to do takes some 22.58 GiB") and "18.63 GiB are free" in sentence
+    assert sentence.endswith("with training.keep_checkpoints 2 it is 17.26 GiB")
+    model = results / "models" / runs["flagship"]["model"]["name"]
+    model.mkdir(parents=True)
+    (model / "model.json").touch()
+    assert said(9 * GB) is None and "base models" not in said(8 * GB)
+    (results / "flagship" / "training").mkdir(parents=True)
+    (results / "flagship" / "training" / "summary.json").touch()
+    assert said(0) is None
