@@ -25,7 +25,7 @@ from gsm8k_grpo.common import files, session_end, stage_record
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError
 from gsm8k_grpo.common.source_hash import source_hash
 from gsm8k_grpo.common.stage_runner import NOT_FINISHED
-from gsm8k_grpo.config import disk, job_resources
+from gsm8k_grpo.config import job_resources
 from gsm8k_grpo.config.merging import WITHOUT_RESULT, merge, parse_scalars, read_yaml
 from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
 from gsm8k_grpo.config.schema import Settings
@@ -33,6 +33,7 @@ from gsm8k_grpo.data import model_files
 from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
 from gsm8k_grpo.internals.snakemake_internals import run_what_has_no_notes
+from gsm8k_grpo.preflight import disk
 from gsm8k_grpo.rewards import custom
 
 
@@ -92,25 +93,27 @@ wildcard_constraints:
     checkpoint="base|step-[0-9]+|final|best",
 
 
-def blocks(chosen, *names):
+def blocks(chosen, *names, with_transfer=False):
     """Some blocks of settings as one JSON text.
 
-    Without `evaluation.transfer`: a set more or less starts no other stage again.
+    Usually without `evaluation.transfer`: a set more or less starts no other stage again.
     """
     kept = {name: chosen[name] for name in names}
-    if "evaluation" in kept:
+    if "evaluation" in kept and not with_transfer:
         kept["evaluation"] = {
             key: value for key, value in kept["evaluation"].items() if key != "transfer"
         }
     return files.canonical_json(kept)
 
 
-def stage_settings(*names, owners=SETTINGS, wildcard="recipe"):
+def stage_settings(*names, owners=SETTINGS, wildcard="recipe", with_transfer=False):
     """Parameters of a stage that needs these blocks: `settings`, which makes it rerun, and `settings_file`.
 
-    `owners` has the settings of each value of the wildcard.
+    `owners` has the settings of each value of the wildcard; `with_transfer` is as in `blocks`.
     """
-    texts = {name: blocks(chosen, *names) for name, chosen in owners.items()}
+    texts = {
+        name: blocks(chosen, *names, with_transfer=with_transfer) for name, chosen in owners.items()
+    }
     paths = {
         name: f"results/logs/settings/{files.sha256_text(text)[:16]}.json"
         for name, text in texts.items()

@@ -14,6 +14,7 @@ rule settings:
         **stage_settings(
             *Settings.model_fields,
             owners={recipe: chosen | WITHOUT_RESULT for recipe, chosen in SETTINGS.items()},
+            with_transfer=True,
         ),
     message:
         "Write the settings of {wildcards.recipe}"
@@ -87,14 +88,14 @@ rule tables:
     params:
         **rerun_on("tables"),
         recipes=list(SETTINGS),
-        seeded=lambda wildcards: f"--seeded {' '.join(SEEDED)}" if SEEDED else "",
+        seeded=["--seeded", *SEEDED] if SEEDED else [],
     message:
         "Write the tables for a paper"
     shell:
         stage(
             "tables",
-            "--recipes {params.recipes:q} {params.seeded} --results results "
-            "--output $(dirname {output.references:q})",
+            "--recipes {params.recipes:q} {params.seeded:q} --results results "
+            '--output "$(dirname {output.references:q})"',
         )
 
 

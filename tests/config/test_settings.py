@@ -311,7 +311,7 @@ def test_a_variant_has_a_folder_of_its_own(project):
     [
         ("b", "recipe a: name: 'b' is a recipe, or a folder of results/ already; choose another name"),
         ("models", "recipe a: name: 'models' is a recipe, or a folder of results/ already; choose another name"),
-        ("A b", "recipe a: name: expected a name of a-z, 0-9, '.', '_' and '-', found 'A b'"),
+        ("A b", "recipe a: name: expected a name of a-z, 0-9, '.', '_' and '-', at most 64 of them, found 'A b'"),
         ("c", "recipes: 'c' is a recipe and a run of another, or two variants have this name; rename one"),
     ],
 )

@@ -42,8 +42,10 @@ def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, s
             "gemma2-2b-reasoning-as-published-miniature",
             "gemma2-2b-reasoning-miniature",
             "gemma3-1b-working-out-as-published-miniature",
+            "gemma3-270m-it-miniature",
             "minigrpo-fast-as-published-miniature",
             "minigrpo-slow-miniature",
+            "qwen2.5-0.5b-rejection-sampling-miniature",
             "tiny",
         )
     }
@@ -157,7 +159,7 @@ def test_every_recipe_has_a_dry_run(snakemake, sources, size):
     ("change", "sentence"),
     [
         ("trainig={beta: 0.05}", "recipe tiny: trainig: unknown key; there are recipes, miniature,"),
-        ("training={bata: 0.05}", "recipe tiny: training.bata: unknown key; there are max_steps,"),
+        ("training={bata: 0.05}", "recipe tiny: training.bata: unknown key; there are method,"),
         ("training={learning_rate: 1e-6}", "recipe tiny: training.learning_rate: expected a number, found '1e-6'"),
         ("training={num_generations: 1}", "recipe tiny: training.num_generations: expected at least 2, found 1"),
         ("training={micro_batch_completions: 7}", "recipe tiny: training.micro_batch_completions: 7 does not divide"),

@@ -9,11 +9,10 @@ import math
 from collections.abc import Callable, Mapping
 
 from gsm8k_grpo.common.units import size_text
-from gsm8k_grpo.config import disk
 from gsm8k_grpo.config.accelerators import Accelerator
 from gsm8k_grpo.config.conflicts import mesh_conflicts
 from gsm8k_grpo.config.merging import merge
-from gsm8k_grpo.preflight import alternatives, bounds, compilation
+from gsm8k_grpo.preflight import alternatives, bounds, compilation, disk
 from gsm8k_grpo.preflight.programs import Programs
 from gsm8k_grpo.preflight.text import program_line
 

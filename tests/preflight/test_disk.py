@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from gsm8k_grpo.config import disk
 from gsm8k_grpo.config.recipes import effective_settings
+from gsm8k_grpo.preflight import disk
 
 GB = 10**9
 
