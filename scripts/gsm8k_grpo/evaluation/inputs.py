@@ -39,8 +39,10 @@ def find_checkpoint(name: str, checkpoints: Path | None, best: Path | None) -> d
 
 def evaluation_fingerprint(settings: Mapping, rows: list[dict], model_folder: Path, checkpoint: Mapping) -> str:
     """A hash of everything that the graded rows depend on: evaluations with the same one are the same."""
+    # Other sets have evaluations of their own.
+    own = {key: value for key, value in settings["evaluation"].items() if key != "transfer"}
     inputs = {
-        "settings": to_plain(settings),
+        "settings": to_plain({**settings, "evaluation": own}),
         "rows": files.sha256_text(files.canonical_json(rows)),
         "model": files.read_json(model_folder / "model.json")["sha256"],
         "checkpoint": checkpoint["sha256"],
