@@ -53,6 +53,14 @@ def test_a_finger_reads_values(opened, browser_results):
     assert STEPS / 4 < seen[0] < STEPS / 2 < seen[1] < STEPS
 
 
+def test_all_charts_are_drawn_without_scrolling(opened):
+    """So that a screenshot of the whole page has them."""
+    opened.wait_for_function(
+        "[...document.querySelectorAll('figure[data-chart]')].every((figure) => figure.querySelector('canvas'))"
+    )
+    assert opened.evaluate("scrollY") == 0 and opened.locator("figure[data-chart]").count() > 5
+
+
 def test_each_panel_of_the_catalogue_is_drawn(opened):
     page = opened()
     titles = page.locator("#plain-seed-0 .panels figcaption strong").all_inner_texts()

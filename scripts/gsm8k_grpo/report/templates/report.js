@@ -379,7 +379,19 @@
     (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => start(entry.target)),
     { rootMargin: "400px" },
   );
-  ready.then(() => all("figure[data-chart]").forEach((figure) => near.observe(figure)));
+  // The charts that are near come first. The others follow while nothing else happens: a screenshot of the whole page has
+  // them all.
+  ready.then(() => {
+    const waiting = all("figure[data-chart]");
+    const idle = window.requestIdleCallback ?? ((task) => setTimeout(task, 100));
+    const draw = () => {
+      if (!waiting.length) return;
+      start(waiting.shift());
+      idle(draw);
+    };
+    waiting.forEach((figure) => near.observe(figure));
+    idle(draw);
+  });
 
   // Printing shows all charts on white and opens folded parts, except long ones that are in files anyway.
   let before = null;
