@@ -20,15 +20,15 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 DESK, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
 ROWS, STEPS = 60, 40
 HOSTILE = (
-    "</script><script>window.hacked = 1</script>",
-    "<img src=x onerror='window.hacked = 1'><svg onload='window.hacked = 1'>",
+    "</script><script>window.hacked = true</script>",
+    "<img src=x onerror='window.hacked = true'><svg onload='window.hacked = 1'>",
     "nul \x00 bell \x07 right-to-left \u202e isolate \u2066 lone \ud800 line \u2028 paragraph \u2029 tag \U000e0041",
     "{{ 7 * 7 }} {% raw %} $x^2$ **bold** \\(x\\) [link](javascript:alert(1)) &lt; &amp;",
     "x" * 1_000_000,
     "<reasoning><answer></reasoning></answer><reasoning>",
     "",
 )
-MARKUP = "</script><img src=x onerror='window.hacked = 1'>"
+MARKUP = "</script><img src=x onerror='window.hacked = true'>"
 _FITTING = {"name": "rollout_decode", "needed_bytes": 6 * 2**30, "fits": True, "bound_seconds": 0.0123}
 PREFLIGHT = {
     "accelerator": {"name": "v5e-8", "chips": 8, "usable_hbm_bytes": 16 * 2**30, "compiler": "the accelerator's own"},

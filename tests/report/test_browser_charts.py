@@ -55,10 +55,9 @@ def test_a_finger_reads_values(opened, browser_results):
 
 def test_all_charts_are_drawn_without_scrolling(opened):
     """So that a screenshot of the whole page has them."""
-    opened.wait_for_function(
-        "[...document.querySelectorAll('figure[data-chart]')].every((figure) => figure.querySelector('canvas'))"
-    )
-    assert opened.evaluate("scrollY") == 0 and opened.locator("figure[data-chart]").count() > 5
+    page = opened()
+    page.locator("figure[data-chart]:not(:has(canvas))").first.wait_for(state="detached")
+    assert page.evaluate("scrollY") == 0 and page.locator("figure[data-chart]").count() > 5
 
 
 def test_each_panel_of_the_catalogue_is_drawn(opened):

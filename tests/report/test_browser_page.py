@@ -173,8 +173,8 @@ def test_an_old_browser_shows_what_is_needed(opened):
 
 def test_an_injected_script_does_not_run(chromium, browser_results, tmp_path):
     page = chromium.new_page()
-    injected = "<script>window.hacked = 1</script><img src='x:' onerror='window.hacked = 1'>"
-    injected += "<a id='link' href='javascript:window.hacked = 1'>link</a><style>h1 { display: none }</style>"
+    injected = "<script>window.hacked = true</script><img src='x:' onerror='window.hacked = 1'>"
+    injected += "<a id='link' href='javascript:window.hacked = true'>link</a><style>h1 { display: none }</style>"
     text = (browser_results / "report.html").read_text().replace("<main>", f"<main>{injected}", 1)
     (tmp_path / "report.html").write_text(text)
     page.goto((tmp_path / "report.html").as_uri())
@@ -189,7 +189,7 @@ def test_the_policy_refuses_foreign_scripts_markup_and_requests(chromium, browse
     page.goto((browser_results / "report.html").as_uri())
     tries = {
         "markup": "document.body.insertAdjacentHTML('beforeend', '<b>x</b>')",
-        "script": "document.body.append(Object.assign(document.createElement('script'), {text: 'window.hacked = 1'}))",
+        "script": "document.body.append(Object.assign(document.createElement('script'), {text: 'window.hacked = true'}))",
     }
     for name, code in tries.items():
         refused = page.evaluate(
