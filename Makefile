@@ -1,8 +1,8 @@
 # The two commands of a newcomer: `make report` and `make test`. Both set everything up first, in .venv.
-# PLATFORM=tpu or PLATFORM=cuda installs the accelerator's environment instead (see envs/).
-PLATFORM ?= cpu
+# PLATFORM=tpu or PLATFORM=cuda installs the accelerator's environment instead (see envs/). Later calls keep what is there.
 PYTHON ?= python3
 VENV ?= .venv
+PLATFORM ?= $(or $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.ready-*))),cpu)
 READY := $(VENV)/.ready-$(PLATFORM)
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
@@ -65,6 +65,7 @@ setup: $(READY) ## the environment alone
 # uv installs in seconds what takes pip minutes; where it can't be had, pip installs the same pinned files. As pip does, it
 # trusts whom the system trusts: behind a proxy with a certificate of its own, too.
 $(READY): envs/$(PLATFORM).txt envs/uv.txt
+	@[ ! -L $(VENV) ] || { echo "$(VENV) is a link to another environment, which set-up would replace: remove the link, or run make where it leads"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(VENV_PACKAGE) || \
