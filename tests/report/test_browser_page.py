@@ -189,7 +189,7 @@ def test_the_policy_refuses_foreign_scripts_markup_and_requests(chromium, browse
     page.goto((browser_results / "report.html").as_uri())
     tries = {
         "markup": "document.body.insertAdjacentHTML('beforeend', '<b>x</b>')",
-        "script": "document.body.append(Object.assign(document.createElement('script'), {text: 'window.hacked = true'}))",
+        "script": "document.body.append(Object.assign(document.createElement('script'), {text: 'window.hacked=true'}))",
     }
     for name, code in tries.items():
         refused = page.evaluate(
