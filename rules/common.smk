@@ -245,7 +245,12 @@ def say_what_is_not_finished():
         for path, found in MARKS.items()
         if path.is_file() and found != f"failed at {path.read_text().strip()}"
     ]
-    stopped = [path.name for path in failed if path.read_text().strip().endswith(NOT_FINISHED)]
+    marks = Path("results/logs/failures")
+    stopped = [
+        path.relative_to(marks).as_posix()
+        for path in failed
+        if path.read_text().strip().endswith(NOT_FINISHED)
+    ]
     if not stopped:
         return
     print(

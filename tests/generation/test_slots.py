@@ -73,6 +73,7 @@ def test_rows_of_prompts_that_begin_alike_are_those_of_the_plain_path(family, mo
     """The beginning is computed once; what follows it is longer and shorter than the window of local attention."""
     monkeypatch.setattr(slots, "REFILLS", 4)
     monkeypatch.setattr(shared_prefix, "WORTH_TOKENS", 3)
+    monkeypatch.setattr(shared_prefix, "STEP_TOKENS", 2)
     prompts = [f"9 8 7 {prompt}" for prompt in PROMPTS if len(prompt.split()) < 9]
     model = building.initialise(building.tunix_config(FAMILIES[family]), seed=3)
     sampler, shapes, prefixes = Sampler(model, Numbers(), 32, MESH), [], []
@@ -94,14 +95,16 @@ def test_rows_of_prompts_that_begin_alike_are_those_of_the_plain_path(family, mo
 @pytest.mark.parametrize(
     ("prompts", "expected"),
     [
-        ([[2, 5, 6, 7], [2, 5, 6, 8, 9]], [2, 5, 6]),
-        ([[2, 5, 6], [2, 5, 6, 8]], [2, 5]),  # each keeps a token
-        ([[2, 5, 7], [2, 6, 7], [2, 5, 7]], []),  # too short
-        ([[2, 5, 6, 7]] * 3, []),  # one prompt, which is computed once anyway
+        ([[2, 5, 6, 7, 1], [2, 5, 6, 7, 9], [2, 5, 6, 7]], [2, 5]),  # each keeps a token
+        ([[2, 5, 6, 7, 1], [2, 5, 6, 7, 9], [2, 5, 6, 7, 3]], [2, 5, 6, 7]),
+        ([[2, 5, 6, 1], [2, 5, 6, 9], [2, 5, 6, 3]], [2, 5]),  # of a multiple's length
+        ([[2, 5, 1], [2, 5, 9]], []),  # too little is saved
+        ([[2, 5, 6, 7, 1]] * 3, []),  # one prompt, which is computed once anyway
     ],
 )
 def test_the_shared_beginning_of_prompts(monkeypatch, prompts, expected):
-    monkeypatch.setattr(shared_prefix, "WORTH_TOKENS", 2)
+    monkeypatch.setattr(shared_prefix, "WORTH_TOKENS", 4)
+    monkeypatch.setattr(shared_prefix, "STEP_TOKENS", 2)
     assert shared_prefix.shared_prefix(prompts) == expected
 
 

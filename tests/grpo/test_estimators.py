@@ -102,11 +102,13 @@ def test_groups_of_two_lose_their_gap_in_stock_tunix_and_keep_it_here_or_are_war
     rewards = np.array([0.0, 0.001, 0.0, 3.0])
     stock = function_registry.get_advantage_estimator("grpo")(rewards=rewards, num_generations=2)
     np.testing.assert_allclose(stock, [-0.707, 0.707, -0.707, 0.707], atol=2e-3)
-    (warning,) = health.settings_warnings({"num_generations": 2, "advantage_estimator": "grpo"})
+    (warning,) = health.settings_warnings({"method": "grpo", "num_generations": 2, "advantage_estimator": "grpo"})
     assert warning.startswith("training.advantage_estimator: with num_generations 2, grpo turns any gap of rewards")
-    assert health.settings_warnings({"num_generations": 3, "advantage_estimator": "grpo"}) == []
+    assert health.settings_warnings({"method": "grpo", "num_generations": 3, "advantage_estimator": "grpo"}) == []
     for estimator, share in (("drgrpo", 0.5), ("rloo", 1.0)):
-        assert health.settings_warnings({"num_generations": 2, "advantage_estimator": estimator}) == []
+        assert (
+            health.settings_warnings({"method": "grpo", "num_generations": 2, "advantage_estimator": estimator}) == []
+        )
         found = estimators.advantages(rewards, 2, estimator)
         np.testing.assert_allclose(found, share * np.array([-0.001, 0.001, -3.0, 3.0]), rtol=1e-5)
 

@@ -44,7 +44,7 @@ def test_too_little_free_disk_is_said_with_the_way_out_and_only_for_what_is_left
     assert sentence.endswith("with training.keep_checkpoints 2 it is 17.26 GiB")
     model = results / "models" / runs["flagship"]["model"]["name"]
     model.mkdir(parents=True)
-    (model / "model.json").touch()
+    (model / "weights").mkdir()
     assert said(9 * GB) is None and "base models" not in said(8 * GB)
     (results / "flagship" / "training").mkdir(parents=True)
     (results / "flagship" / "training" / "summary.json").touch()

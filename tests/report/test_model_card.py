@@ -41,7 +41,7 @@ def test_a_licence_is_named_where_it_is_known(about, expected):
 
 @pytest.mark.parametrize("about", [model(architecture={"family": "qwen2"}), model("pretrained", {"family": "qwen2"})])
 def test_only_a_miniature_holds_no_published_weights(about):
-    said = model_card.notice({"licence": None, "model": about})
+    said = model_card.notice({"licence": None, "model": about, "settings": {"training": {"method": "grpo"}}})
     assert ("no published weights" in said) == (about["origin"]["source"] == "pretrained")
 
 
@@ -57,7 +57,7 @@ def test_only_a_miniature_holds_no_published_weights(about):
 def test_only_published_rows_are_called_gsm8k(origin, is_gsm8k):
     facts = {
         "recipe": "mine",
-        "settings": {"training": {"lora": None}},
+        "settings": {"training": {"lora": None, "method": "grpo"}},
         "model": model(),
         "licence": families.FAMILIES["gemma2"].licence("gemma2_2b", ""),
         "base_model": "google/gemma-2-2b-it",

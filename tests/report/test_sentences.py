@@ -119,18 +119,19 @@ def test_long_text_is_cut_and_counted():
         (
             {"name": "qwen2.5-0.5b", "parameters": 494032768, "origin": {"source": "huggingface"}},
             {"name": "gsm8k", "origin": {"source": "jsonl"}},
-            "The model is qwen2.5-0.5b, with 494,032,768 parameters. GRPO trains it on 6,972 rows of gsm8k.",
+            "The model is qwen2.5-0.5b, with 494,032,768 parameters. Trained by GRPO on 6,972 rows of gsm8k.",
         ),
         (
             {"name": "tiny", "parameters": 700000, "origin": {"source": "pretrained"}},
             {"name": "word-problems", "origin": {"source": "generated"}},
-            "A miniature, taught flaws on purpose: 700,000 parameters, pretrained here. GRPO trains it on 6,972 rows "
+            "A miniature, taught flaws on purpose: 700,000 parameters, pretrained here. Trained by GRPO on 6,972 rows "
             "of word-problems, which a program made.",
         ),
     ],
 )
 def test_the_card_says_which_model_learned_on_which_data(model, data, expected):
     run = {"model": model, "dataset": data, "prompts": {"splits": {"train": {"rows": 6972}}}}
+    run["settings"] = {"training": {"method": "grpo"}}
     assert sentences.subject(run) == expected
     assert sentences.subject({**run, "dataset": None}) == ""
 

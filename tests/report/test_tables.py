@@ -91,7 +91,7 @@ def test_latex_escapes_what_it_would_not_print(runs):
 def test_each_estimator_and_family_has_a_reference_and_a_run_gets_those_that_it_uses(runs):
     text = references.ENTRIES.read_text(encoding="utf-8")
     keys = re.findall(r"^@\w+\{(\w+),$", text, re.MULTILINE)
-    assert {*ADVANTAGE_ESTIMATORS, *FAMILIES, "gsm8k", "lora", "qlora", "tunix"} == set(keys)
+    assert {*ADVANTAGE_ESTIMATORS, *FAMILIES, "gsm8k", "lora", "qlora", "rft", "tunix"} == set(keys)
     assert len(set(keys)) == len(keys) and text.count("{") == text.count("}")
     used = re.findall(r"^@\w+\{(\w+),$", references.bibtex(runs), re.MULTILINE)
     assert used == ["this_project", "grpo", "lora", "gemma2", "tunix"]  # the rows are made up

@@ -5,17 +5,20 @@ Serving systems call this prefix caching (SGLang, arXiv 2312.07104).
 
 from collections.abc import Sequence
 
-WORTH_TOKENS = 64  # a shorter beginning saves less than its own program costs
+# Beginnings are cut to a multiple of this, so that a chance word that questions share makes no program of its own.
+STEP_TOKENS = 32
+WORTH_TOKENS = 512  # what must be saved over all prompts: less is not worth the program
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """Finds the longest beginning that all prompts share and that leaves each of them a token.
 
     Returns:
-      its tokens; none where it is not worth a program of its own, as with one prompt alone.
+      its tokens; none where too little is saved, as with one prompt alone.
     """
     texts = [tuple(map(int, prompt)) for prompt in prompts]
     first, last = min(texts), max(texts)  # what these two share, all between them share too
     places = range(min(map(len, texts)) - 1)
     shared = next((place for place in places if first[place] != last[place]), len(places))
-    return list(first[:shared]) if shared >= WORTH_TOKENS and first != last else []
+    shared -= shared % STEP_TOKENS
+    return list(first[:shared]) if shared * (len(set(texts)) - 1) >= WORTH_TOKENS else []

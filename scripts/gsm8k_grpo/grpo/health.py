@@ -42,7 +42,8 @@ def require_finite(row: dict) -> None:
 
 def settings_warnings(training_settings: Mapping) -> list[str]:
     """The warnings that the block `training` gives rise to before the first step."""
-    if training_settings["num_generations"] == 2 and training_settings["advantage_estimator"] == "grpo":
+    normalised = training_settings["method"] == "grpo" and training_settings["advantage_estimator"] == "grpo"
+    if normalised and training_settings["num_generations"] == 2:
         return [
             "training.advantage_estimator: with num_generations 2, grpo turns any gap of rewards, 0.001 or 3, into "
             "± 0.707; rloo and drgrpo keep the gap"

@@ -10,6 +10,7 @@ from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
 REJECTION_SAMPLING = "rejection_sampling"
+METHOD_TITLES = {"grpo": "GRPO", REJECTION_SAMPLING: "rejection sampling"}  # in sentences, by `training.method`
 
 
 def samples_from_base(training_settings: Mapping) -> bool:

@@ -4,6 +4,7 @@ The rules import this module, so it does not import JAX. The figures are estimat
 published model and its tokenizer, compiled programs and tables are a few per cent beside them, or are left out.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -71,7 +72,7 @@ def shortage(results: Path, runs: Mapping[str, Mapping]) -> str | None:
     parts, fewer = {"base models": 0, "downloads": 0, "checkpoints": 0}, 0
     for model in {chosen["model"]["name"]: chosen for chosen in runs.values()}.values():
         folder, needed = layout.model_folder(results, model["model"]["name"]), needed_bytes(model)
-        if not (folder / "model.json").is_file():
+        if not (folder / "weights").is_dir():  # an archive of `make carry` has model.json alone
             parts["base models"] += needed["weights"]
             if needed["download"] and _same_disk(_cache(model["model"]["source"]), disk):
                 parts["downloads"] += needed["download"]
@@ -97,7 +98,12 @@ def shortage(results: Path, runs: Mapping[str, Mapping]) -> str | None:
 
 def folder_bytes(folder: Path) -> int:
     """The size of all files below a folder; 0 where there is none."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a training may be at work, and remove what it replaces
+                total += os.stat(os.path.join(above, name)).st_size
+    return total
 
 
 def _cache(hub: str) -> Path:

@@ -91,7 +91,7 @@ def _from_training(run: Mapping) -> Iterator[tuple[str, str]]:
     last = run["last_steps"] or {}
     if last.get("groups_without_signal", 0.0) > NO_SIGNAL_SHARE:
         flat = f"{numbers.percent(last['groups_without_signal'])} of the groups"
-        yield "groups without signal", f"In the last tenth of training, {flat} had equal rewards and taught nothing."
+        yield "groups without signal", f"In the last tenth of training, {flat} taught nothing."
     if last.get("truncated_rate", 0.0) >= TRUNCATED_SHARE:
         cut = f"{numbers.percent(last['truncated_rate'])} of the completions"
         yield "cut completions", f"In the last tenth of training, the token limit cut {cut}."

@@ -10,6 +10,7 @@ import yaml
 from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.data import gsm8k
+from gsm8k_grpo.grpo.training_method import METHOD_TITLES
 from gsm8k_grpo.huggingface.export import base_name
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.family import Licence
@@ -62,7 +63,8 @@ def facts(results: Path, recipe: str) -> dict:
 
 def notice(facts: Mapping) -> str:
     """The notice that goes with every copy: the base's licence, and that the weights were modified."""
-    changed = "The weights in this folder were modified by training with GRPO (README.md).\n"
+    method = METHOD_TITLES[facts["settings"]["training"]["method"]]
+    changed = f"The weights in this folder were modified by training with {method} (README.md).\n"
     if not facts["licence"]:
         if facts["model"]["origin"]["source"] == "pretrained":
             return f"{changed}The base was trained from nothing by the same pipeline; no published weights are in it.\n"
@@ -94,7 +96,11 @@ def front_matter(facts: Mapping) -> str:
         "language": ["en"],
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["grpo", *(["lora"] if facts["settings"]["training"]["lora"] else []), "tunix"],
+        "tags": [
+            METHOD_TITLES[facts["settings"]["training"]["method"]].lower().replace(" ", "-"),
+            *(["lora"] if facts["settings"]["training"]["lora"] else []),
+            "tunix",
+        ],
         "model-index": [
             {
                 "name": facts["recipe"],
@@ -138,5 +144,9 @@ def render(facts: Mapping, manifest: Mapping) -> str:
         machine=machine,
     )
     return environment.get_template("model_card.md.j2").render(
-        facts, front_matter=front_matter(facts), export=manifest, rates=RATES
+        facts,
+        front_matter=front_matter(facts),
+        export=manifest,
+        rates=RATES,
+        method=METHOD_TITLES[facts["settings"]["training"]["method"]],
     )

@@ -29,7 +29,8 @@ def _wanted(run: Mapping) -> Iterable[str]:
     settings, dataset = run["settings"], run["dataset"]
     training = settings["training"]
     lora = training["lora"]
-    yield from ("tunix", "grpo", family_of(settings["model"]["architecture"]).name, training["advantage_estimator"])
+    yield from ("tunix", family_of(settings["model"]["architecture"]).name)
+    yield from ("grpo", training["advantage_estimator"]) if training["method"] == "grpo" else ("rft",)
     if dataset and published_rows(dataset):
         yield "gsm8k"
     if lora:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from gsm8k_grpo.grpo.training_method import METHOD_TITLES
 from gsm8k_grpo.report import numbers
 
 SIGNIFICANT = 0.05
@@ -68,11 +69,12 @@ def subject(run: Mapping) -> str:
         return ""
     size = f"{numbers.count(model['parameters'])} parameters"
     rows = f"{numbers.count(prompts['splits']['train']['rows'])} rows of {dataset['name']}"
+    method = METHOD_TITLES[run["settings"]["training"]["method"]]
     if dataset["origin"]["source"] == "generated":
         rows += ", which a program made"
     if model["origin"]["source"] == "pretrained":
-        return f"A miniature, taught flaws on purpose: {size}, pretrained here. GRPO trains it on {rows}."
-    return f"The model is {model['name']}, with {size}. GRPO trains it on {rows}."
+        return f"A miniature, taught flaws on purpose: {size}, pretrained here. Trained by {method} on {rows}."
+    return f"The model is {model['name']}, with {size}. Trained by {method} on {rows}."
 
 
 def headline(run: Mapping) -> str:
