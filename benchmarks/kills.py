@@ -87,7 +87,7 @@ def main() -> None:
 def describe_state(output: Path) -> str:
     """What a killed run has left behind."""
     rows = [len(path.read_bytes().splitlines()) for path in output.glob("runs/*/metrics.jsonl")]
-    listed = [json.loads(path.read_text()) for path in output.glob("runs/*/checkpoints.json")]
+    listed = [json.loads(path.read_text())["checkpoints"] for path in output.glob("runs/*/checkpoints.json")]
     saved = max((int(step) for each in listed for step in each), default=0)
     written = [path for path in output.glob("runs/*/checkpoints/actor/*") if "tmp" in path.name]
     torn = f", {written[0].name} half written" if written else ""

@@ -125,6 +125,19 @@ def wait_for(process, output, pattern, more_than=0):
         time.sleep(0.01)
 
 
+def listed_checkpoints(run):
+    """The hashes of a run's checkpoints, by step."""
+    return json.loads((run / "checkpoints.json").read_text())["checkpoints"]
+
+
+def wait_for_checkpoint(process, output):
+    """Until a run's folder lists a checkpoint."""
+    deadline = time.monotonic() + 300
+    while not any(listed_checkpoints(path.parent) for path in output.glob("runs/*/checkpoints.json")):
+        assert process.poll() is None and time.monotonic() < deadline, "ended before its first checkpoint"
+        time.sleep(0.01)
+
+
 def without_seconds(folder):
     metrics = pd.read_csv(folder / "metrics.csv")
     return metrics[[name for name in metrics if not name.endswith("_seconds")]]

@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from small_run import ROOT, assert_the_same, devices, ended, rows, train, wait_for, without_seconds
+from small_run import ROOT, assert_the_same, devices, ended, rows, train, wait_for_checkpoint, without_seconds
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def test_two_processes_train_the_same_bits_as_one_and_go_on_after_a_kill(finishe
         ]
 
     killed = start()
-    wait_for(killed[0], together, "checkpoints.json", more_than=1)
+    wait_for_checkpoint(killed[0], together)
     for process in killed:
         process.kill()
         process.communicate()

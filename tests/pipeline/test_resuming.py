@@ -13,7 +13,17 @@ import pandas as pd
 import pytest
 
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS
-from small_run import assert_the_same, ended, fails, read, train, wait_for, weights
+from small_run import (
+    assert_the_same,
+    ended,
+    fails,
+    listed_checkpoints,
+    read,
+    train,
+    wait_for,
+    wait_for_checkpoint,
+    weights,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +47,14 @@ def test_a_second_trainer_waits_for_the_first_and_goes_on_where_that_ended(finis
     """As after a kill of Snakemake alone, `snakemake --unlock` and the same command."""
     output, long = tmp_path / "training", {"max_steps": 200, "checkpoint_interval_steps": 2}
     first = train(finished, output, **long)
-    wait_for(first, output, "checkpoints.json", more_than=1)
+    wait_for_checkpoint(first, output)
     second = train(finished, output, **long)
     said = next(line for line in second.stdout if "works in this folder" in line)
     assert f"process {first.pid} on " in said and first.poll() is None
     first.kill()
     first.communicate()
-    (saved,) = output.glob("runs/*/checkpoints.json")
-    step = max(map(int, read(saved)))
+    (run,) = output.glob("runs/*")
+    step = max(map(int, listed_checkpoints(run)))
     assert f"resuming after step {step} of 200" in next(line for line in second.stdout if "resuming" in line)
     second.kill()
     second.communicate()
@@ -59,11 +69,11 @@ def test_sigterm_saves_the_newest_step_and_ends_within_seconds(finished, tmp_pat
     printed = ended(stopped, 128 + signal.SIGTERM)
     assert time.monotonic() - signalled < 20
     (run,) = output.glob("runs/*")
-    saved = max(map(int, read(run / "checkpoints.json")))
+    saved = max(map(int, listed_checkpoints(run)))
     assert f"SIGTERM: step {saved} is saved; the same command resumes from there" in printed
     assert f"resuming after step {saved} of 4" in ended(train(finished, output))
     assert_the_same(finished / "results/tiny/training", output)
-    assert sorted(read(run / "checkpoints.json")) == ["2", "4"]  # the one between is gone
+    assert sorted(listed_checkpoints(run)) == ["2", "4"]  # the one between is gone
     assert read(output / "summary.json")["starts"] == [0, saved]
 
 
@@ -74,7 +84,7 @@ def test_training_in_sessions_of_one_step_ends_in_the_same_bits(finished, tmp_pa
         assert f"step {step} of 4 is saved, the other {4 - step} take about " in printed
         (run,) = output.glob("runs/*")
         # Of the steps that only a session's end saved, the newest alone is left.
-        assert list(read(run / "checkpoints.json")) == {1: ["1"], 2: ["2"], 3: ["2", "3"]}[step]
+        assert list(listed_checkpoints(run)) == {1: ["1"], 2: ["2"], 3: ["2", "3"]}[step]
         assert not (output / "summary.json").exists()
     assert "NOT FINISHED" not in ended(train(finished, output, arguments=("--stop-after", "0")))
     assert_the_same(finished / "results/tiny/training", output)
@@ -88,7 +98,7 @@ def test_few_kept_checkpoints_take_the_place_of_older_ones_and_change_no_bit(fin
         ended(train(finished, output, arguments=("--stop-after", "0"), **few), NOT_FINISHED_STATUS)
         (run,) = output.glob("runs/*")
         kept = [str(each) for each in (step - 1, step) if each]
-        assert list(read(run / "checkpoints.json")) == kept
+        assert list(listed_checkpoints(run)) == kept
         assert len(list((run / "checkpoints/actor").iterdir())) == len(kept)
     ended(train(finished, output, **few))
     assert [kept["name"] for kept in read(output / "checkpoints.json")["checkpoints"]] == ["step-3", "final"]
@@ -118,8 +128,8 @@ def test_a_signal_to_all_processes_saves_too_and_the_log_says_so(finished, tmp_p
     while "SIGTERM: step" not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
-    (saved,) = folder.glob("results/tiny/training/runs/*/checkpoints.json")
-    assert max(map(int, read(saved))) >= 3
+    (run,) = folder.glob("results/tiny/training/runs/*")
+    assert max(map(int, listed_checkpoints(run))) >= 3
 
 
 def test_sigterm_on_a_full_disk_says_so(finished, tmp_path):
@@ -185,11 +195,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(finished, 
 def test_a_full_disk_is_one_clear_error_and_the_checkpoints_before_stand(finished, tmp_path):
     output = tmp_path / "training"
     stopped = train(finished, output)
-    wait_for(stopped, output, "checkpoints.json", more_than=1)
+    wait_for_checkpoint(stopped, output)
     stopped.send_signal(signal.SIGKILL)
     ended(stopped, -signal.SIGKILL)
     (run,) = output.glob("runs/*")
-    before = read(run / "checkpoints.json")
+    before = listed_checkpoints(run)
     assert list(before) == ["2"]
     # No file may grow beyond 20 kB: what the disk answers then is what it answers when it is full, in the same calls.
     chosen = output.with_suffix(".yaml")
@@ -202,6 +212,6 @@ def test_a_full_disk_is_one_clear_error_and_the_checkpoints_before_stand(finishe
         "checkpoints/actor/8: the checkpoint of step 4 cannot be written (File too large)" in error
         and "the ones before it stay" in error
     )
-    assert read(run / "checkpoints.json") == before
+    assert listed_checkpoints(run) == before
     assert "resuming after step 2 of 4" in ended(train(finished, output))
     assert_the_same(finished / "results/tiny/training", output)

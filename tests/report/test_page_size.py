@@ -32,7 +32,7 @@ def test_rows_beyond_the_limit_are_left_out_and_counted(large_results, monkeypat
 def test_many_runs_stay_within_the_limit_and_count_what_is_left_out(large_results, monkeypatch):
     recipes = ["alpha", "beta", "gamma"]
     monkeypatch.setattr(page, "LARGEST_PAGE_BYTES", 1_200_000)
-    monkeypatch.setattr(page, "FRAME_BYTES_OF_A_RUN", 32_000)
+    monkeypatch.setattr(page, "FRAME_BYTES_OF_A_RUN", 36_000)
     html = render_page(large_results, recipes, [])
     assert len(html.encode()) < 1_200_000
     strides = {int(number) for number in re.findall(r"One step in (\d+) is drawn", html)}
