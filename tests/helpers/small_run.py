@@ -170,7 +170,12 @@ def weights(folder):
 
 
 def devices(count):
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    """The environment of a process with so many simulated devices.
+
+    On a busy machine their threads may wait for each other for longer than the 40 s after which XLA gives up.
+    """
+    patience = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count} {patience}"}
 
 
 def fails(folder, *command):
