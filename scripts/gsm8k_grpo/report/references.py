@@ -11,6 +11,7 @@ from gsm8k_grpo.report.model_card import published_rows
 
 ENTRIES = Path(__file__).with_name("references.bib")
 _KEY = re.compile(r"@\w+\{(\w+),")
+CITATION = ROOT / "CITATION.cff"
 
 
 def bibtex(runs: Iterable[Mapping]) -> str:
@@ -22,7 +23,8 @@ def bibtex(runs: Iterable[Mapping]) -> str:
     wanted = {key for run in runs for key in _wanted(run)}
     entries = ENTRIES.read_text(encoding="utf-8").strip().split("\n\n")
     known = [entry for entry in entries if _KEY.match(entry)[1] in wanted]
-    return "\n\n".join([_own_entry(), *known]) + "\n"
+    own = [_own_entry()] if CITATION.is_file() else []  # a copy of the workflow may lack it
+    return "\n\n".join([*own, *known]) + "\n"
 
 
 def _wanted(run: Mapping) -> Iterable[str]:
@@ -39,7 +41,7 @@ def _wanted(run: Mapping) -> Iterable[str]:
 
 def _own_entry() -> str:
     """This project, from CITATION.cff."""
-    citation = read_yaml(ROOT / "CITATION.cff")
+    citation = read_yaml(CITATION)
     authors = " and ".join(f"{{{author['name']}}}" for author in citation["authors"])
     fields = {"title": citation["title"], "author": authors, "version": citation["version"]}
     lines = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
