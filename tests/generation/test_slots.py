@@ -35,6 +35,17 @@ def completed(sampler, queue, in_slots, decoding, samples=1, prompts=PROMPTS, st
     return found, groups
 
 
+def assert_plain(model, prompts, found, decoding):
+    """Each completion has the tokens of its row alone, from whole passes."""
+    key = jax.random.key(decoding.seed)
+    for (index, sample), completion in found.items():
+        row_key = jax.random.fold_in(jax.random.fold_in(key, index), sample)
+        expected = plain_tokens(model, prompts[index], row_key, LIMIT, decoding.temperature)
+        stopped = expected[-1] in NUMBER_STOPS
+        assert completion.text == " ".join(map(str, expected[:-1] if stopped else expected))
+        assert (completion.tokens, completion.truncated) == (len(expected), not stopped)
+
+
 @pytest.mark.parametrize("family", ONE_FAMILY_QUICK)
 def test_rows_of_refilled_slots_are_those_of_the_plain_path(family, monkeypatch):
     monkeypatch.setattr(slots, "REFILLS", 4)
@@ -49,17 +60,12 @@ def test_rows_of_refilled_slots_are_those_of_the_plain_path(family, monkeypatch)
         return decode(weights, state, *arguments, **options)
 
     monkeypatch.setattr(sampler, "decode", noting)
-    queue, key = plan_queue(PROMPTS, 1), jax.random.key(5)
+    queue = plan_queue(PROMPTS, 1)
     for decoding in (GREEDY, SAMPLED):
         shapes.clear(), sizes.clear()
         found, _ = completed(sampler, queue, 8, decoding)
         assert sorted(found) == sorted(queue)
-        for (index, sample), completion in found.items():
-            row_key = jax.random.fold_in(jax.random.fold_in(key, index), sample)
-            expected = plain_tokens(model, PROMPTS[index], row_key, LIMIT, decoding.temperature)
-            stopped = expected[-1] in NUMBER_STOPS
-            assert completion.text == " ".join(map(str, expected[:-1] if stopped else expected))
-            assert (completion.tokens, completion.truncated) == (len(expected), not stopped)
+        assert_plain(model, PROMPTS, found, decoding)
     # The longest prompts fill all slots. Two at a time follow, at two padded lengths; then fewer slots go on.
     lengths = [length for _, length in shapes]
     assert shapes[0] == (8, 12) and {each for each in shapes if each[1] in (6, 12)} == {(8, 12), (2, 12), (2, 6)}
@@ -79,15 +85,11 @@ def test_rows_of_prompts_that_begin_alike_are_those_of_the_plain_path(family, mo
     sampler, shapes, prefixes = Sampler(model, Numbers(), 32, MESH), [], []
     monkeypatch.setattr(sampler, "prefill", with_noted_shapes(sampler.prefill, shapes))
     monkeypatch.setattr(sampler, "prefill_prefix", with_noted_shapes(sampler.prefill_prefix, prefixes))
-    queue, key = plan_queue(prompts, 1), jax.random.key(5)
+    queue = plan_queue(prompts, 1)
     for decoding in (GREEDY, SAMPLED):
         found, _ = completed(sampler, queue, 8, decoding, prompts=prompts)
         assert sorted(found) == sorted(queue)
-        for (index, sample), completion in found.items():
-            row_key = jax.random.fold_in(jax.random.fold_in(key, index), sample)
-            expected = plain_tokens(model, prompts[index], row_key, LIMIT, decoding.temperature)
-            stopped = expected[-1] in NUMBER_STOPS
-            assert completion.text == " ".join(map(str, expected[:-1] if stopped else expected))
+        assert_plain(model, prompts, found, decoding)
     assert prefixes == [(1, 4)] * 2  # with the token that begins each text
     assert set(shapes) == {(8, 8), (2, 8), (2, 4)}  # what follows, of at most 12 - 4 tokens
 
