@@ -6,8 +6,8 @@
 # A stage reads its settings from a file, since Linux gives an argument 128 KiB only. The file is named after its content
 # and written before the first job, so a job on a cluster gets what it was planned with.
 #
-# A stage keeps a record of what it was made from (common/stage_record.py), so that it takes over what was copied from
-# another machine, or what an equal run has left. What Snakemake has no notes of, it runs.
+# Each stage keeps a record of what made its outputs (common/stage_record.py). Snakemake runs every stage that it has no
+# notes of, as in a copy from another machine. Where the outputs are there and fit their record, the stage keeps them.
 #
 # All outputs are in `update`: when a job fails, Snakemake puts the former files back, and then takes them for finished
 # under the new settings. So a failed job leaves a mark, which is a parameter too: another mark than the one of the last
@@ -310,7 +310,7 @@ def rows_of(wildcards):
 
 
 def evaluated_by(chosen, evaluations):
-    """The settings of an evaluation. Another set's rows are all there are, and are completed greedily."""
+    """The settings of an evaluation. Of another set, all rows count, and decoding is greedy."""
     if not evaluations.startswith("transfer/"):
         return chosen
     greedy = {"rows": None, "temperature": 0, "samples": 1}
