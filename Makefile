@@ -6,6 +6,9 @@ PLATFORM ?= $(or $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.r
 READY := $(VENV)/.ready-$(PLATFORM)
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
+# Some images set it. Then every process compiles the sources of JAX and Tunix anew, for ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 

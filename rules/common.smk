@@ -20,6 +20,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
+# Some images set it. Then every stage compiles the sources of JAX and Tunix anew, for ten seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from gsm8k_grpo.common import files, session_end, stage_record
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError

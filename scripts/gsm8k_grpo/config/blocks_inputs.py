@@ -155,8 +155,9 @@ class Model(Block):
     architecture: Literal[tuple(families.PRESETS)] | Architecture = "gemma2_2b"
     """A published shape by name (gemma2_2b, gemma3_1b, gemma3_270m, qwen2.5_0.5b), or the family (gemma2, gemma3,
     qwen2) and the sizes of a miniature."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of weights and activations."""
+    dtype: Literal["float32", "bfloat16", "fastest"] = "float32"
+    """Precision of weights and activations. fastest is bfloat16, or float32 on a CPU that multiplies it faster: this is
+    measured when the base model is made, and its model.json records which it is."""
     pretraining: Pretraining | None = None
     """How a miniature is pretrained (source pretrained)."""
 

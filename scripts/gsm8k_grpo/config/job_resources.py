@@ -6,6 +6,7 @@ The rules import this module, so it does not import JAX.
 from collections.abc import Mapping
 
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.config import precision
 from gsm8k_grpo.config.accelerators import ACCELERATORS
 from gsm8k_grpo.models import families
 
@@ -44,8 +45,8 @@ def host_memory_mib(settings: Mapping) -> int:
     This is a generous bound: benchmarks/memory.py measures what a conversion and a load really take.
     """
     parameters = families.approximate_parameters(settings["model"]["architecture"])
-    width = {"float32": 4, "bfloat16": 2}[settings["model"]["dtype"]]
-    return WITHOUT_WEIGHTS_MIB + parameters * (4 + width) // MIB
+    width = precision.widest_bytes(settings["model"]["dtype"])
+    return WITHOUT_WEIGHTS_MIB + parameters * (precision.WIDTH_BYTES["float32"] + width) // MIB
 
 
 RESOURCES = {"gres": generic_resources, "mem_mb": host_memory_mib, "tpu_slice": tpu_slice}

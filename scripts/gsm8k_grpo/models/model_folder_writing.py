@@ -9,7 +9,9 @@ from flax import traverse_util
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.provenance import collect_provenance
+from gsm8k_grpo.config.precision import FASTEST
 from gsm8k_grpo.models import recorded_hashes, storage
+from gsm8k_grpo.models.fastest_dtype import fastest_dtype
 
 MakeModel = Callable[[Path], tuple[dict, dict]]
 
@@ -24,6 +26,7 @@ def write_model_folder(output: Path, model_settings: Mapping, make: MakeModel) -
       model_settings: the block `model`, as plain dicts and lists.
       make: writes tokenizer.model (and published/) into the folder that it gets; returns (weights, origin).
     """
+    dtype = fastest_dtype() if model_settings["dtype"] == FASTEST else model_settings["dtype"]
     output.mkdir(parents=True, exist_ok=True)
     for left_over in output.glob(".making.*"):  # of a killed run
         shutil.rmtree(left_over, ignore_errors=True)
@@ -35,7 +38,7 @@ def write_model_folder(output: Path, model_settings: Mapping, make: MakeModel) -
             "name": model_settings["name"],
             "origin": origin,
             "architecture": model_settings["architecture"],
-            "dtype": model_settings["dtype"],
+            "dtype": dtype,
             "parameters": sum(array.size for array in storage.leaves(weights).values()),
             "sha256": {
                 "weights": storage.weights_hash(weights),

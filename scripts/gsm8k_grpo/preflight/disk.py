@@ -12,11 +12,11 @@ from pathlib import Path
 
 from gsm8k_grpo.common import layout
 from gsm8k_grpo.common.units import size_text
+from gsm8k_grpo.config import precision
 from gsm8k_grpo.data.hub_errors import CACHE_VARIABLES
 from gsm8k_grpo.grpo.kept_checkpoints import kept_steps
 from gsm8k_grpo.models import families
 
-WIDTH_BYTES = {"float32": 4, "bfloat16": 2}
 FEW = 2  # checkpoints that a training can do with: the newest and the one before, should the newest be damaged
 
 
@@ -33,10 +33,11 @@ def needed_bytes(settings: Mapping) -> dict[str, int]:
     """
     model, training = settings["model"], settings["training"]
     parameters = families.approximate_parameters(model["architecture"])
-    width = WIDTH_BYTES[model["dtype"]]
+    width = precision.widest_bytes(model["dtype"])
     trained, trained_width = parameters, width
     if training["lora"]:
-        trained, trained_width = lora_parameters(model["architecture"], training["lora"]), WIDTH_BYTES["float32"]
+        trained = lora_parameters(model["architecture"], training["lora"])
+        trained_width = precision.WIDTH_BYTES["float32"]
     checkpoint = 3 * trained * trained_width  # the values and AdamW's two moments
     return {
         "download": 2 * parameters if model["source"] in CACHE_VARIABLES else 0,

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.rl import trainer as rl_trainer
 
 from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch, step_completions
+from gsm8k_grpo.config.precision import accelerator_dtype
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
 from gsm8k_grpo.generation.decoding_state import DecodingState, DrawingOptions
@@ -86,7 +87,7 @@ class Programs:
         self._settings, self.mesh = settings, mesh
         self.on_cpu = mesh.devices.flat[0].platform == "cpu"
         self._for_cpu = matmul_order.on_cpu(mesh) and not estimated
-        lora, dtype = settings["training"]["lora"], jnp.dtype(settings["model"]["dtype"])
+        lora, dtype = settings["training"]["lora"], jnp.dtype(accelerator_dtype(settings["model"]["dtype"]))
         with jax_internals.devices_seen_as(mesh):
             self._base = storage.abstract_model(building.tunix_config(settings["model"]["architecture"]), mesh, dtype)
             self._policy = make_policy(self._base, lora, settings["seed"], mesh)

@@ -12,6 +12,7 @@ from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.config.accelerators import Accelerator
 from gsm8k_grpo.config.conflicts import mesh_conflicts
 from gsm8k_grpo.config.merging import merge
+from gsm8k_grpo.config.precision import accelerator_dtype
 from gsm8k_grpo.preflight import alternatives, bounds, compilation, disk
 from gsm8k_grpo.preflight.programs import Programs
 from gsm8k_grpo.preflight.text import program_line
@@ -108,7 +109,7 @@ def compile_programs(
     Returns:
       {"model": sizes on each chip, "programs": records}.
     """
-    dtype, level = settings["model"]["dtype"], settings["preflight"]["level"]
+    dtype, level = accelerator_dtype(settings["model"]["dtype"]), settings["preflight"]["level"]
     mesh = compilation.make_mesh(accelerator, settings["mesh"]["fsdp"], settings["mesh"]["tp"])
     programs = Programs(settings, mesh, accelerator.estimated)
     names, records = list(dict.fromkeys([*(doubtful or ()), *programs.names])), []
