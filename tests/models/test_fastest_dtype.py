@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gsm8k_grpo.common import files
-from gsm8k_grpo.config import precision
+from gsm8k_grpo.models import precision
 from gsm8k_grpo.models.fastest_dtype import faster_dtype, fastest_dtype
 
 

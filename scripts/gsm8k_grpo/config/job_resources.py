@@ -6,9 +6,8 @@ The rules import this module, so it does not import JAX.
 from collections.abc import Mapping
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.config import precision
 from gsm8k_grpo.config.accelerators import ACCELERATORS
-from gsm8k_grpo.models import families
+from gsm8k_grpo.models import families, precision
 
 MIB = 2**20
 # Python, JAX with its compiler, a miniature and its batches: twice the most that tiny takes.

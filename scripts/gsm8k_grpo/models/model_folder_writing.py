@@ -9,9 +9,9 @@ from flax import traverse_util
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.provenance import collect_provenance
-from gsm8k_grpo.config.precision import FASTEST
 from gsm8k_grpo.models import recorded_hashes, storage
 from gsm8k_grpo.models.fastest_dtype import fastest_dtype
+from gsm8k_grpo.models.precision import FASTEST
 
 MakeModel = Callable[[Path], tuple[dict, dict]]
 

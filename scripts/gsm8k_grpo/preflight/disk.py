@@ -12,10 +12,9 @@ from pathlib import Path
 
 from gsm8k_grpo.common import layout
 from gsm8k_grpo.common.units import size_text
-from gsm8k_grpo.config import precision
 from gsm8k_grpo.data.hub_errors import CACHE_VARIABLES
 from gsm8k_grpo.grpo.kept_checkpoints import kept_steps
-from gsm8k_grpo.models import families
+from gsm8k_grpo.models import families, precision
 
 FEW = 2  # checkpoints that a training can do with: the newest and the one before, should the newest be damaged
 

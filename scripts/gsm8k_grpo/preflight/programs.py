@@ -12,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.rl import trainer as rl_trainer
 
 from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch, step_completions
-from gsm8k_grpo.config.precision import accelerator_dtype
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
 from gsm8k_grpo.generation.decoding_state import DecodingState, DrawingOptions
@@ -25,6 +24,7 @@ from gsm8k_grpo.internals import jax_internals
 from gsm8k_grpo.models import building, log_probs, matmul_order, storage
 from gsm8k_grpo.models.lora import make_policy
 from gsm8k_grpo.models.mesh import abstract_with_shardings, with_sharding
+from gsm8k_grpo.models.precision import accelerator_dtype
 
 PLACEHOLDER_STOP_IDS = (107, 1)  # a program's size does not depend on the ids
 

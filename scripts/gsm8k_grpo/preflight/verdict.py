@@ -12,7 +12,7 @@ from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.config.accelerators import Accelerator
 from gsm8k_grpo.config.conflicts import mesh_conflicts
 from gsm8k_grpo.config.merging import merge
-from gsm8k_grpo.config.precision import accelerator_dtype
+from gsm8k_grpo.models.precision import accelerator_dtype
 from gsm8k_grpo.preflight import alternatives, bounds, compilation, disk
 from gsm8k_grpo.preflight.programs import Programs
 from gsm8k_grpo.preflight.text import program_line
