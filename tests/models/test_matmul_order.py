@@ -50,7 +50,7 @@ def test_weights_come_first_contracted_last_and_nothing_else_changes():
     np.testing.assert_allclose(found["logits"], expected["logits"], rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(found["kept"], expected["kept"])
     first = [left[0] for left in dots(forward, laid_out, X)]
-    assert first == [(4, 5, 24), (24, 5, 4), (24, 24), (24, 70)]
+    assert first == [(20, 24), (24, 20), (24, 24), (24, 70)]  # as matrices, but for a table that is transposed before
     assert all(ROWS in left for left, _ in dots(heads, WEIGHTS, X))
 
 
@@ -72,9 +72,29 @@ def test_a_weight_on_the_left_is_laid_out_too():
     forward = matmul_order.WeightsFirst(function, weights, X)
     laid_out = forward.laid_out(weights)
     assert [weight.shape for weight in laid_out] == [(HEADS, SIZE, WIDTH), (70, WIDTH)]
-    assert dots(forward, laid_out, X) == [((HEADS, SIZE, WIDTH), (2,)), ((70, WIDTH), (1,))]
+    assert dots(forward, laid_out, X) == [((HEADS * SIZE, WIDTH), (1,)), ((70, WIDTH), (1,))]
     for ours, plain in zip(forward(laid_out, X), function(weights, X), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-4)
+
+
+def test_the_compiler_multiplies_few_rows_as_columns():
+    """Without barriers it folds their transposition into the product, which then is slower."""
+
+    def function(weights, rows):
+        return rows @ weights[0]
+
+    forward = matmul_order.WeightsFirst(function, WEIGHTS[2:3], X)
+    compiled = jax.jit(forward).lower(forward.laid_out(WEIGHTS[2:3]), X).compile().as_text()
+    assert "lhs_contracting_dims={1}, rhs_contracting_dims={0}" in compiled
+
+
+def test_few_rows_in_bfloat16_keep_the_models_order():
+    def function(weights, rows):
+        return jnp.einsum("bd,ndh->bnh", rows, weights[0])
+
+    weights, rows = [WEIGHTS[0].astype(jnp.bfloat16)], X.astype(jnp.bfloat16)
+    forward = matmul_order.WeightsFirst(function, weights, rows)
+    assert dots(forward, forward.laid_out(weights), rows) == [((HEADS, SIZE, WIDTH), (2,))]
 
 
 def test_a_weight_that_is_multiplied_twice_may_be_contracted_over_other_dimensions():

@@ -3,7 +3,8 @@
 Models write `x @ W` with W as [in, out], and JAX's rules write the gradients. The CPU's library (YNNPACK) is sensitive
 to the order and the precision:
 
-- For a few rows of x, as in decoding, `W @ xᵀ` with W as [out, in] is about twice as fast.
+- For a few rows of x, as in decoding, `W @ xᵀ` with W as [out, in] is about twice as fast. In float32 this needs rows
+  that are columns in memory.
 - It first transposes a left operand that is not contracted over its last dimensions. For a gradient with one row per
   token of a batch this takes longer than the product itself.
 - A bfloat16 product with a bfloat16 result runs in a slow loop. With a float32 result, which we round afterwards, it is
@@ -14,6 +15,7 @@ so neither models nor adapters need to know.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -179,11 +181,30 @@ def _product(left: object, right: object, parameters: dict, few_rows: bool) -> j
     else:
         trailing = set(over_left) == set(range(left.ndim - len(over_left), left.ndim))
         swapped = right.size < left.size and not trailing
-    if not swapped:
-        return _multiply(left, right, ((over_left, over_right), ((), ())), parameters)
-    product = _multiply(right, left, ((over_right, over_left), ((), ())), parameters)
-    kept = right.ndim - len(over_right)
-    return jnp.moveaxis(product, range(kept), range(-kept, 0))
+    if swapped:
+        left, right, over_left, over_right = right, left, over_right, over_left
+    rows_last = few_rows and (weights_first or weights_last) and left.dtype == right.dtype == jnp.float32
+    multiply = _multiply_rows_last if rows_last else _multiply
+    product = multiply(left, right, ((over_left, over_right), ((), ())), parameters)
+    kept = left.ndim - len(over_left)
+    return jnp.moveaxis(product, range(kept), range(-kept, 0)) if swapped else product
+
+
+def _multiply_rows_last(weight: jax.Array, x: jax.Array, dimension_numbers: tuple, parameters: dict) -> jax.Array:
+    """Computes `_multiply` of a weight, its contracted dimensions last, and few rows as matrices, `W @ xᵀ`.
+
+    The barriers keep the compiler from folding the transpositions of x and of the result into the product, which then
+    takes nearly twice as long. In bfloat16 they would make it slower.
+    """
+    (over_weight, over_x), _ = dimension_numbers
+    kept = [dim for dim in range(x.ndim) if dim not in over_x]
+    columns = jnp.transpose(x, (*over_x, *kept)).reshape(-1, math.prod(x.shape[dim] for dim in kept))
+    ordered = jnp.transpose(weight, (*range(weight.ndim - len(over_weight)), *over_weight))
+    matrix = ordered.reshape(-1, columns.shape[0])
+    columns = jax.lax.optimization_barrier(columns)
+    product = _multiply(matrix, columns, (((1,), (0,)), ((), ())), parameters)
+    shape = (*ordered.shape[: weight.ndim - len(over_weight)], *(x.shape[dim] for dim in kept))
+    return jax.lax.optimization_barrier(product).reshape(shape)
 
 
 def _multiply(left: jax.Array, right: jax.Array, dimension_numbers: tuple, parameters: dict) -> jax.Array:
