@@ -46,6 +46,7 @@ def test_each_program_has_sizes_and_bounds(fitting):
     assert 2 * sizes["adapter_bytes"] < sizes["optimizer_bytes"] < 2 * sizes["adapter_bytes"] + 100
     resident = {each["name"]: each["resident_bytes"] for each in result["programs"]}
     assert resident["rollout_decode"] == resident["gradient"] == sizes["optimizer_bytes"]
+    assert resident["reference_log_probs"] == sizes["adapter_bytes"] + sizes["optimizer_bytes"]
     assert resident["optimizer_step"] == sizes["base_bytes"]
     assert sizes["adapter_bytes"] == 4 * sizes["lora_parameters"]
     assert sizes["base_bytes"] == 4 * sizes["base_parameters"]
