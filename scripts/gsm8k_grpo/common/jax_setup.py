@@ -4,7 +4,12 @@ import ctypes
 import os
 import sys
 
+from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.internals import tunix_internals
+
+# The setting `platform`. Snakemake's process sets it for all its stages (rules/common.smk) unless it is set already, to
+# try an accelerator's settings on a machine without one. Without it, as by hand, a stage takes what JAX finds.
+PLATFORM_VARIABLE = "GSM8K_GRPO_PLATFORM"
 
 
 def configure_jax() -> None:
@@ -32,6 +37,28 @@ def configure_jax() -> None:
     kept = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.abspath("results/cache/jax")
     jax.config.update("jax_compilation_cache_dir", kept)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def require_platform(found: str) -> None:
+    """Ends a stage that would compute on another kind of device than the setting `platform` names.
+
+    Without this, a stage whose JAX does not find the accelerator would compute on the host, for days.
+
+    Args:
+      found: JAX's name of the devices: cpu, gpu or tpu.
+
+    Raises:
+      PipelineError: the names differ.
+    """
+    found = {"gpu": "cuda"}.get(found, found)
+    wanted = os.environ.get(PLATFORM_VARIABLE) or found
+    if wanted == found:
+        return
+    variable = f"unset JAX_PLATFORMS (it is {chosen}), " if (chosen := os.environ.get("JAX_PLATFORMS")) else ""
+    raise PipelineError(
+        f"platform: the setting is {wanted}, but JAX computes on {found} here; {variable}run make setup "
+        f"PLATFORM={wanted} where there is such a device, or set platform={found}"
+    )
 
 
 def join_processes() -> None:
