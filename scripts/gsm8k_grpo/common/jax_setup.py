@@ -54,10 +54,14 @@ def require_platform(found: str) -> None:
     wanted = os.environ.get(PLATFORM_VARIABLE) or found
     if wanted == found:
         return
-    variable = f"unset JAX_PLATFORMS (it is {chosen}), " if (chosen := os.environ.get("JAX_PLATFORMS")) else ""
+    if wanted == "cpu":
+        way_out = "export JAX_PLATFORMS=cpu"
+    elif chosen := os.environ.get("JAX_PLATFORMS"):
+        way_out = f"unset JAX_PLATFORMS (it is {chosen})"
+    else:
+        way_out = f"run make setup PLATFORM={wanted} where there is such a device"
     raise PipelineError(
-        f"platform: the setting is {wanted}, but JAX computes on {found} here; {variable}run make setup "
-        f"PLATFORM={wanted} where there is such a device, or set platform={found}"
+        f"platform: the setting is {wanted}, but JAX computes on {found} here; {way_out}, or set platform={found}"
     )
 
 
