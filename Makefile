@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
-.PHONY: report test test-all parity benchmark docs carry restore setup setup-tfds setup-cluster setup-benchmarks setup-lm-eval lint lock clean
+.PHONY: report test test-all parity benchmark docs carry restore setup setup-tfds setup-cluster setup-tools setup-benchmarks setup-lm-eval lint lock clean
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
@@ -53,9 +53,10 @@ docs: .venv-docs/.ready ## the documentation as a site, in site/; a broken link 
 	touch $@
 
 .PHONY: generated
-generated: setup ## what the code decides: config.yaml, its JSON schema, docs/configuration.md, parts of other pages
+generated: setup ## what the code decides: config.yaml, its JSON schema, docs/configuration.md, parts of other pages, notebooks
 	$(RUN) python scripts/generate_config.py
 	$(RUN) python docs/generate.py
+	$(RUN) python notebooks/build.py
 
 lint: setup ## style of Python and of the workflow
 	$(RUN) ruff check .
@@ -87,6 +88,13 @@ setup-tfds: .venv-tfds/.ready ## TensorFlow, for dataset.source tfds (1.7 GB)
 	  .venv-tfds/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/tfds.txt
 	touch $@
 
+setup-tools: .venv-tools/.ready ## what tests run beside .venv: a kernel for the notebooks, a linter for the Dockerfile
+
+.venv-tools/.ready: envs/tools.txt
+	$(PYTHON) -m venv --clear .venv-tools
+	.venv-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/tools.txt
+	touch $@
+
 setup-benchmarks: .venv-benchmarks/.ready ## TRL, PyTorch and llama.cpp, for the benchmark (1.6 GB; it builds llama.cpp)
 
 .venv-benchmarks/.ready: envs/benchmarks.txt $(READY)
@@ -106,5 +114,5 @@ lock: setup
 	$(RUN) envs/lock
 
 clean: ## the environment and all results
-	rm -rf $(VENV) .venv-tfds .venv-benchmarks .venv-lm-eval .venv-docs .docs .cache site results/* .snakemake
+	rm -rf $(VENV) .venv-tfds .venv-tools .venv-benchmarks .venv-lm-eval .venv-docs .docs .cache site results/* .snakemake
 	git checkout -- results

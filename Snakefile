@@ -47,9 +47,11 @@ onstart:
 onsuccess:
     forget_retried_failures()
     repeat_audit_warnings()
+    say_sessions()
 
 
 onerror:
+    say_sessions()
     say_what_is_not_finished()
 
 

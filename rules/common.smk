@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 # Some images set it. Then every stage compiles the sources of JAX and Tunix anew, for ten seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from gsm8k_grpo.common import files, session_end, stage_record
+from gsm8k_grpo.common import files, jax_setup, session_end, stage_record
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError
 from gsm8k_grpo.common.source_hash import source_hash
 from gsm8k_grpo.common.stage_runner import NOT_FINISHED
@@ -35,7 +35,7 @@ from gsm8k_grpo.data import model_files
 from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
 from gsm8k_grpo.internals.snakemake_internals import run_what_has_no_notes
-from gsm8k_grpo.preflight import disk
+from gsm8k_grpo.preflight import disk, sessions
 from gsm8k_grpo.rewards import custom
 
 
@@ -49,6 +49,14 @@ def load_settings():
         return load_selected(config["recipes"], overrides)
     except PipelineError as error:
         raise WorkflowError(str(error))
+
+
+def say_sessions():
+    """Says how many sessions of `stop_after_hours` are left, as far as a preflight or the steps so far can tell."""
+    if not STOP_AFTER_HOURS:
+        return
+    for sentence in sessions.session_sentences(Path("results"), SETTINGS, STOP_AFTER_HOURS):
+        print(f"sessions: {sentence}", file=sys.stderr)
 
 
 SETTINGS = load_settings()
@@ -72,14 +80,20 @@ ENVIRONMENT = f"../envs/{config['platform']}.yaml"
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 )
+os.environ.setdefault(jax_setup.PLATFORM_VARIABLE, config["platform"])
+STOP_AFTER_HOURS = min(
+    (each["stop_after_hours"] for each in SETTINGS.values() if each["stop_after_hours"]),
+    default=None,
+)
 # Counted from here, so for the whole run; a job on a cluster counts from its own beginning.
-if hours := [each["stop_after_hours"] for each in SETTINGS.values() if each["stop_after_hours"]]:
-    session_end.set_session_end(min(hours))
+if STOP_AFTER_HOURS:
+    session_end.set_session_end(STOP_AFTER_HOURS)
 # Not in the processes that Snakemake starts for single jobs: the job is decided on.
 if workflow.is_main_process:
     run_what_has_no_notes(lambda command: stage_record.is_other(command, SETTINGS_FILES))
     if too_little := disk.shortage(Path("results"), SETTINGS):
         print(f"WARNING: {too_little}", file=sys.stderr)
+    say_sessions()
 
 
 wildcard_constraints:

@@ -1,8 +1,8 @@
 """The hubs that tests talk to: one server on the loopback that stands for api.kaggle.com, huggingface.co, their storage
 hosts and raw.githubusercontent.com. The real clients reach it as their HTTPS proxy, with its certificate authority.
 
-It speaks as much of those protocols as the clients use for downloads, and for uploads to Hugging Face. It can be told
-to fail, and records every request.
+It speaks as much of those protocols as the clients use for downloads, and for uploads of models to Hugging Face and of
+data sets to Kaggle. It can be told to fail, and records every request.
 """
 
 import base64
@@ -71,6 +71,7 @@ class Hubs:
     statuses: dict[str, list[int]] = field(default_factory=dict)  # by a part of the path: the next answers
     requests: list[Request] = field(default_factory=list)
     stored: dict[str, bytes] = field(default_factory=dict)  # uploaded large files, by their SHA-256
+    uploaded: dict[str, bytes] = field(default_factory=dict)  # to Kaggle's storage, by file name
 
     def __post_init__(self) -> None:
         authority = trustme.CA()
@@ -187,6 +188,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.kaggle(path.rpartition("/")[2], json.loads(body))
         if self.command == "PUT":  # to storage
             self.hubs.stored[hashlib.sha256(body).hexdigest()] = body
+            self.hubs.uploaded[path.rpartition("/")[2]] = body
             return self.reply(200)
         if self.host == "huggingface.co" and self.command == "POST":
             return self.huggingface_upload(path, body)
@@ -308,7 +310,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
         oid = commit_of(repository)
         self.reply(200, {"commitOid": oid, "commitUrl": f"https://huggingface.co/{owner}/{name}/commit/{oid}"})
 
+    def kaggle_upload(self, method: str, body: dict) -> None:
+        if not self.request_note.authorised:
+            return self.reply(401, {"code": 401, "message": "Unauthenticated"})
+        if method == "StartBlobUpload":
+            url = self.storage("storage.googleapis.com", "kaggle", "upload", f"/{body['name']}")
+            return self.reply(200, {"token": body["name"], "createUrl": url})
+        if method == "CreateDataset":
+            handle, content = f"dataset/{body['ownerSlug']}/{body['slug']}", body
+            if handle in self.hubs.kaggle:
+                return self.reply(200, {"error": "The requested title is already in use"})
+        else:
+            handle, content = f"dataset/{body['ownerSlug']}/{body['datasetSlug']}", body["body"]
+        files = {each["token"]: self.hubs.uploaded[each["token"]] for each in content["files"]}
+        commits = self.hubs.kaggle[handle].commits if handle in self.hubs.kaggle else 0
+        self.hubs.kaggle[handle] = Repository(files, private=True, commits=commits + 1)
+        self.reply(200, {"status": "ok"})
+
     def kaggle(self, method: str, body: dict) -> None:
+        if method in ("StartBlobUpload", "CreateDataset", "CreateDatasetVersion"):
+            return self.kaggle_upload(method, body)
         if "modelSlug" in body:
             framework = body["framework"].removeprefix("MODEL_FRAMEWORK_").lower()
             handle = f"model/{body['ownerSlug']}/{body['modelSlug']}/{framework}/{body['instanceSlug']}"

@@ -1,6 +1,7 @@
 """Training on simulated devices and in several processes."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,7 +9,17 @@ import sys
 import pandas as pd
 import pytest
 
-from small_run import ROOT, assert_the_same, devices, ended, rows, train, wait_for_checkpoint, without_seconds
+from small_run import (
+    ROOT,
+    assert_the_same,
+    devices,
+    ended,
+    rows,
+    snakemake,
+    train,
+    wait_for_checkpoint,
+    without_seconds,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +63,13 @@ def test_two_processes_train_the_same_bits_as_one_and_go_on_after_a_kill(finishe
     printed = [ended(process) for process in start()]
     assert "resuming after step 2 of 4" in printed[0] and "steps/s" not in printed[1]
     assert_the_same(alone, together)
+
+
+def test_a_stage_on_another_platform_than_that_of_the_settings_stops(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "project")
+    target = "results/tiny/evaluations/base/metrics.json"
+    status, printed = snakemake(folder, target, "--forcerun", "evaluate", "--config", "platform=tpu")
+    assert status == 1 and "ERROR: platform: the setting is tpu, but JAX computes on cpu here" in printed, printed
 
 
 SHARDED = """

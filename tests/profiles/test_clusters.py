@@ -23,7 +23,7 @@ import kubernetes_jobs
 import pytest
 import yaml
 
-from gsm8k_grpo.common import files
+from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.errors import PipelineError
 from workflow_copy import ROOT, copy_sources
 
@@ -310,7 +310,8 @@ def test_a_sweep_runs_through_slurm_and_a_killed_job_continues(project, slurm):
         "1",
     )
     overrides = ("--config", "seeds=[0,1]", "platform=cuda", *SMALL, TRAINING)
-    run = start(project, "slurm", *sweep, *overrides, JAX_PLATFORMS="cpu")
+    on_this_machine = {"JAX_PLATFORMS": "cpu", jax_setup.PLATFORM_VARIABLE: "cpu"}
+    run = start(project, "slurm", *sweep, *overrides, **on_this_machine)
     try:
         wait_for(lambda: (project / "paused").exists() or run.poll() is not None, 900)
         assert run.poll() is None, (project / "snakemake.log").read_text()[-3000:]

@@ -143,6 +143,15 @@ def test_stages_with_a_model_ask_a_cluster_for_an_accelerator(snakemake, sources
         assert job.resources["gres"] == "gpu:1" and int(job.resources["mem_mb"]) > 4000, job.name
 
 
+def test_a_dry_run_says_how_many_sessions_the_training_takes(snakemake, sources, tmp_path):
+    folder = shutil.copytree(sources, tmp_path / "project")
+    estimate = {"step_seconds": 1000.0, "is": "a lower bound"}
+    files.write_json(folder / "results/tiny/preflight.json", {"estimate": estimate})
+    status, text = snakemake(folder, "--dry-run", "--config", "stop_after_hours=1", "platform=tpu")
+    said = "sessions: tiny: training takes at least 2 sessions of 1 hours, stop after step 3 (1,000 s a step, by the "
+    assert status == 0 and text.count(said) == 1, text
+
+
 @pytest.mark.parametrize("size", ["", "-miniature"])
 def test_every_recipe_has_a_dry_run(snakemake, sources, size):
     recipes = [recipe for recipe in RECIPES if not (size and recipe.startswith("tiny"))]  # those are small already

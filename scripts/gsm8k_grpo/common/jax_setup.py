@@ -4,7 +4,12 @@ import ctypes
 import os
 import sys
 
+from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.internals import tunix_internals
+
+# The setting `platform`. Snakemake's process sets it for all its stages (rules/common.smk) unless it is set already, to
+# try an accelerator's settings on a machine without one. Without it, as by hand, a stage takes what JAX finds.
+PLATFORM_VARIABLE = "GSM8K_GRPO_PLATFORM"
 
 
 def configure_jax() -> None:
@@ -32,6 +37,32 @@ def configure_jax() -> None:
     kept = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.abspath("results/cache/jax")
     jax.config.update("jax_compilation_cache_dir", kept)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def require_platform(found: str) -> None:
+    """Ends a stage that would compute on another kind of device than the setting `platform` names.
+
+    Without this, a stage whose JAX does not find the accelerator would compute on the host, for days.
+
+    Args:
+      found: JAX's name of the devices: cpu, gpu or tpu.
+
+    Raises:
+      PipelineError: the names differ.
+    """
+    found = {"gpu": "cuda"}.get(found, found)
+    wanted = os.environ.get(PLATFORM_VARIABLE) or found
+    if wanted == found:
+        return
+    if wanted == "cpu":
+        way_out = "export JAX_PLATFORMS=cpu"
+    elif chosen := os.environ.get("JAX_PLATFORMS"):
+        way_out = f"unset JAX_PLATFORMS (it is {chosen})"
+    else:
+        way_out = f"run make setup PLATFORM={wanted} where there is such a device"
+    raise PipelineError(
+        f"platform: the setting is {wanted}, but JAX computes on {found} here; {way_out}, or set platform={found}"
+    )
 
 
 def join_processes() -> None:

@@ -4,8 +4,9 @@ TPUs: cloud.google.com/tpu/docs/{v5e,v6e,v5p} give peak compute, HBM bandwidth a
 The usable HBM is what the TPU's compiler offers (libtpu 0.0.42: 15.75, 31.25 and 95.74 GiB); it reserves the rest. TPUs
 multiply float32 matrices in bfloat16 passes, in one pass at JAX's default precision, so one peak stands for both.
 
-GPUs: NVIDIA's data sheets (A100 80 GB SXM, H100 SXM) and its paper on the Ada architecture (RTX 4090). Peaks are of
-dense matrices with float32 accumulation, and of TF32 for float32 (XLA's default). The usable memory is JAX's default
+GPUs: NVIDIA's data sheets (T4, A100 80 GB SXM, H100 SXM) and its paper on the Ada architecture (RTX 4090). Peaks are of
+dense matrices with float32 accumulation, and of TF32 for float32 (XLA's default). The T4 has neither TF32 nor bfloat16,
+which it computes in float32. The usable memory is JAX's default
 share, three quarters of the card's (XLA_PYTHON_CLIENT_MEM_FRACTION).
 """
 
@@ -64,6 +65,7 @@ ACCELERATORS = {
         # v5p is named by its TensorCores, two a chip: v5p-8 has 4 chips.
         _tpu("v5p-8", 4, "v5p:2x2x1", 95.74, 459, 2765, 1200),
         _tpu("v5p-16", 8, "v5p:2x2x2", 95.74, 459, 2765, 1200),
+        _gpu("t4-16gb", 15, 8.1, 8.1, 320),
         _gpu("rtx4090-24gb", 23.99, 82.6, 165.2, 1008),
         _gpu("a100-80gb", 80, 156, 312, 2039),
         _gpu("h100-80gb", 80, 494.5, 989, 3350),

@@ -45,7 +45,8 @@ class Settings(Block):
     """Names the folder of a variant, results/NAME in place of results/RECIPE, so that both stay: `--config seed=1
     name=tiny-seed-one`. Data and base model have names of their own (`dataset.name`, `model.name`)."""
     platform: Literal["cpu", "tpu", "cuda"] = "cpu"
-    """Which environment of envs/ the rules get with `--sdm conda`."""
+    """What training and evaluation compute on; where JAX finds another kind of device, they stop. It also says which
+    environment of envs/ the rules get with `--sdm conda`."""
     stop_after_hours: Positive | None = None
     """Training and evaluation stop themselves so many hours after Snakemake began, saved and with exit status 75; the
     same command goes on. For machines that are lent for some hours: name less than those. It changes no result and

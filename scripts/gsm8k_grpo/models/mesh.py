@@ -7,15 +7,17 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.jax_setup import require_platform
 
 
 def make_mesh(fsdp: int, tp: int) -> Mesh:
     """Makes a mesh of the first fsdp × tp devices; `fsdp` shards data and weights, `tp` heads and features.
 
     Raises:
-      PipelineError: there are fewer devices.
+      PipelineError: there are fewer devices, or they are not of the setting `platform`.
     """
     devices = jax.devices()
+    require_platform(devices[0].platform)
     if len(devices) < fsdp * tp:
         raise PipelineError(
             f"mesh: fsdp {fsdp} × tp {tp} needs {fsdp * tp} devices, this machine has {len(devices)} "

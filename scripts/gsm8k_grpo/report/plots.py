@@ -1,6 +1,9 @@
 """SVG figures for a paper; equal numbers give equal bytes."""
 
+import os
 from pathlib import Path
+
+os.environ["MPLBACKEND"] = "svg"  # a notebook gives its commands its own backend, which is not installed here
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -9,7 +12,6 @@ import pandas as pd
 
 from gsm8k_grpo.report.metric_catalogue import COLOUR, CURVES, panels_of
 
-matplotlib.use("svg")
 matplotlib.rcParams.update(
     {
         "svg.hashsalt": "gsm8k-grpo",  # without it, element ids are random and equal plots differ
