@@ -75,7 +75,9 @@ if hours := [each["stop_after_hours"] for each in SETTINGS.values() if each["sto
     session_end.set_session_end(min(hours))
 # Not in the processes that Snakemake starts for single jobs: the job is decided on.
 if workflow.is_main_process:
-    run_what_has_no_notes(lambda command: stage_record.is_other(command, SETTINGS_FILES))
+    run_what_has_no_notes(
+        lambda command: stage_record.is_other(command, SETTINGS_FILES), stage_record.is_damaged
+    )
     if too_little := disk.shortage(Path("results"), SETTINGS):
         print(f"WARNING: {too_little}", file=sys.stderr)
 
