@@ -19,6 +19,7 @@ import psutil
 from fault_project import (
     EVALUATED,
     INTERVAL_STEPS,
+    PRINTED,
     REPORT,
     TRAINED,
     conclude,
@@ -45,6 +46,7 @@ def kill(whole: Path, folder: Path, rng: random.Random) -> dict:
     whom = rng.choice(("stage", "Snakemake", "both"))
     after_checkpoint = stage == "train" and rng.random() < 0.7
     copy_of(whole, folder)
+    PRINTED.write_bytes(b"")
     forget(folder, stage)
     process = start(folder, target)
     if after_checkpoint:
@@ -67,7 +69,7 @@ def kill(whole: Path, folder: Path, rng: random.Random) -> dict:
         wait_for_group(process.pid)
     elif number == signal.SIGTERM:
         process.wait()
-    steps, first = _rows(folder), (folder / "printed").read_text(errors="replace")
+    steps, first = _rows(folder), PRINTED.read_text(errors="replace")
     found = judge(whole, folder, target)
     if "Traceback (most recent call last)" in first:
         found = {"end": "traceback", "said": first[first.index("Traceback") :][:3000]}
@@ -126,7 +128,7 @@ def full_disk(whole: Path, folder: Path, rng: random.Random) -> dict:
     stages = rng.choice((("train",), ("evaluate",), ("train", "evaluate")))
     with _mounted(whole, folder) as (project, mount):
         forget(project, *stages)
-        free = rng.choice((0, 0, 20, 100, 400)) * 1024
+        free = rng.choice((0, 1024, 1200, 1500, 2000, 4000)) * 1024
         used = psutil.disk_usage(str(mount)).used
         subprocess.run(["mount", "-o", f"remount,size={used + free}", mount], check=True)
         status, first = run_again(project, REPORT)

@@ -9,17 +9,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from gsm8k_grpo.common import files
 from small_run import make_small_run
 
 INTERVAL_STEPS, STEPS = 5, 20
 SECONDS = 600  # after which a command counts as hanging
+PRINTED = Path(tempfile.gettempdir(), f"faults-{os.getpid()}")  # not on a disk that gets full
 REPORT = "results/report.html"
 TRAINED = "results/tiny/training/summary.json"
 EVALUATED = "results/tiny/evaluations/final/metrics.json"
@@ -49,19 +52,24 @@ def copy_of(whole: Path, folder: Path) -> Path:
 
 
 def forget(folder: Path, *stages: str) -> None:
-    """Deletes what stages have made, so that the next command makes it again."""
+    """Deletes what stages have made, so that the next command makes it again.
+
+    The report too: where it is there, Snakemake misses nothing that it was made from.
+    """
     made = {"train": "results/tiny/training", "evaluate": "results/tiny/evaluations/final"}
     records = {"train": "train-tiny", "evaluate": "evaluate-tiny-evaluations-final"}
+    if stages:
+        (folder / REPORT).unlink()
     for stage in stages:
         shutil.rmtree(folder / made[stage])
         (folder / f"results/records/{records[stage]}.json").unlink()
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    """Starts Snakemake in a session of its own; all that it prints goes to FOLDER/printed."""
+    """Starts Snakemake in a session of its own; all that it prints goes to `PRINTED`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "1", "--configfile", "smallest.yaml"]
-    with (folder / "printed").open("ab") as printed:
+    with PRINTED.open("ab") as printed:
         return subprocess.Popen(
             command,
             cwd=folder,
@@ -75,23 +83,25 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
 
 def run_again(folder: Path, target: str) -> tuple[int | None, str]:
     """The same command again, unlocked where it has to be; the status (None: it hangs) and all that was printed."""
-    printed = folder / "printed"
-    printed.write_bytes(b"")
+    PRINTED.write_bytes(b"")
     status = _finish(start(folder, target))
-    if status and "LockException" in printed.read_text(errors="replace"):
+    if status and "LockException" in PRINTED.read_text(errors="replace"):
         _finish(start(folder, target, "--unlock"))
-        printed.write_bytes(b"")
+        PRINTED.write_bytes(b"")
         status = _finish(start(folder, target))
-    return status, printed.read_text(errors="replace")
+    return status, PRINTED.read_text(errors="replace")
 
 
 def _finish(process: subprocess.Popen) -> int | None:
-    try:
-        return process.wait(SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return None
+    left = SECONDS
+    while left > 0:
+        try:
+            return process.wait(1)
+        except subprocess.TimeoutExpired:
+            left -= psutil.Process(process.pid).status() != psutil.STATUS_STOPPED  # by whoever measures beside us
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return None
 
 
 def wait_for_group(group: int) -> None:

@@ -50,8 +50,8 @@ def load_settings():
 
 
 SETTINGS = load_settings()
-if Path("results").exists() and not os.access("results", os.W_OK | os.X_OK):
-    raise WorkflowError("results: this folder cannot be written to; make it writable")
+if fault := disk.unwritable([Path("results"), Path(".snakemake")]):
+    raise WorkflowError(fault)
 # Recipes may share data sets and models; load_settings has made sure that they mean the same by one name.
 DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
