@@ -22,6 +22,7 @@ import argparse
 import collections
 import json
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="which faults to make")
     parser.add_argument("--work", type=Path, required=True, help="folder to work in; keeps the undisturbed run")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))  # so that nothing stays mounted
     whole = make_whole(arguments.work / "whole")
     log, found = arguments.work / "faults.jsonl", []
     log.unlink(missing_ok=True)
