@@ -1,6 +1,11 @@
 # GRPO on GSM8K, from raw questions to a report: `snakemake --cores 1 results/report.html`.
 # Settings: config.yaml and recipes/. One file of rules a theme: rules/. What the rules run: scripts/.
+import logging
+
 from snakemake.utils import min_version
+
+# Where the disk is full, Snakemake's own log is too, and each line of it would print a traceback.
+logging.raiseExceptions = False
 
 min_version("9.0")
 

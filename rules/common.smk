@@ -60,8 +60,8 @@ def say_sessions():
 
 
 SETTINGS = load_settings()
-if Path("results").exists() and not os.access("results", os.W_OK | os.X_OK):
-    raise WorkflowError("results: this folder cannot be written to; make it writable")
+if fault := disk.unwritable([Path("results"), Path(".snakemake")]):
+    raise WorkflowError(fault)
 # Recipes may share data sets and models; load_settings has made sure that they mean the same by one name.
 DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
@@ -90,7 +90,9 @@ if STOP_AFTER_HOURS:
     session_end.set_session_end(STOP_AFTER_HOURS)
 # Not in the processes that Snakemake starts for single jobs: the job is decided on.
 if workflow.is_main_process:
-    run_what_has_no_notes(lambda command: stage_record.is_other(command, SETTINGS_FILES))
+    run_what_has_no_notes(
+        lambda command: stage_record.is_other(command, SETTINGS_FILES), stage_record.is_damaged
+    )
     if too_little := disk.shortage(Path("results"), SETTINGS):
         print(f"WARNING: {too_little}", file=sys.stderr)
     say_sessions()

@@ -74,7 +74,7 @@ rule compare:
         ENVIRONMENT
     params:
         **rerun_on("compare"),
-        **stage_settings("evaluation"),
+        **stage_settings("prompt", "evaluation"),
     message:
         "Compare {wildcards.recipe} before and after training"
     shell:

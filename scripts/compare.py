@@ -10,13 +10,15 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import Completions, OutputFile, Settings, run_stage
 from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.config.settings_argument import stage_settings
-from gsm8k_grpo.evaluation.comparison import compare_checkpoints
+from gsm8k_grpo.evaluation.comparison import compare_checkpoints, read_checkpoints
+from gsm8k_grpo.rewards.answers import Tags
 
 
 def main(*, settings: Settings, base: Completions, final: Completions, best: Completions, output: OutputFile) -> None:
     """Runs the stage."""
-    extraction = stage_settings(settings, "evaluation")["evaluation"]["extraction"]
-    compared = compare_checkpoints(base, final, best, extraction)
+    settings = stage_settings(settings, "prompt", "evaluation")
+    tags, extraction = Tags.of(settings["prompt"]), settings["evaluation"]["extraction"]
+    compared = compare_checkpoints(*read_checkpoints(base, final, best, tags, extraction), extraction)
     files.write_json(output, {**compared, "provenance": collect_provenance()})
 
 

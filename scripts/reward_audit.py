@@ -28,14 +28,12 @@ def main(*, settings: Settings, rows: Path, solutions: Path, base: Completions, 
       solutions: the data set's rows that dev is from
     """
     settings = stage_settings(settings, "seed", "prompt", "training")
-    tags, training_settings = Tags.of(settings["prompt"]), settings["training"]
+    tags = Tags.of(settings["prompt"])
     prompts = files.read_jsonl(rows, ("id", "prompt", "answer"))[:ROWS]
     texts = {row["id"]: row["solution"] for row in files.read_jsonl(solutions, ("id", "solution"))}
     graded = first_completions(base, "completion", "strict_correct", "format_correct")
     sources = {"gold": gold_completions(prompts, texts, tags), "base": base_completions(prompts, graded, tags)}
-    audit = audit_rewards(
-        sources, texts, training_settings["rewards"], tags, training_settings["max_completion_tokens"], settings["seed"]
-    )
+    audit = audit_rewards(sources, texts, settings["training"], tags, settings["seed"])
     # The file has no provenance, so equal results are equal files and the report does not run again.
     files.write_json(output, audit)
     for source, found in audit["sources"].items():

@@ -29,7 +29,7 @@ def main(
     completions = {"base": base, "final": final, "best": best}
     prompts = files.read_jsonl(rows, ("id", "prompt", "answer"))
     tags = Tags.of(settings["prompt"])
-    files.write_jsonl(output, score_evaluations(completions, prompts, settings["training"]["rewards"], tags))
+    files.write_jsonl(output, score_evaluations(completions, prompts, settings["training"], tags))
 
 
 if __name__ == "__main__":

@@ -200,8 +200,10 @@ def test_recipes_are_selected_by_text_or_list(selected, names):
         ("huge", f"there is no recipe 'huge'; there are {', '.join(RECIPES)}"),
         ("./tiny", f"there is no recipe './tiny'; there are {', '.join(RECIPES)}"),
         ("../config", f"there is no recipe '../config'; there are {', '.join(RECIPES)}"),
+        ("1" * 5000, f"there is no recipe '{'1' * 79}; there are {', '.join(RECIPES)}"),
+        ([16**5000], "expected a recipe's name or a list of names, found a number of more digits than anyone needs"),
     ],
-    ids=str,
+    ids=lambda value: ascii(value)[:20] if not isinstance(value, list) or value != [16**5000] else "huge number",
 )
 def test_a_selection_that_names_no_recipes_is_refused(selected, fault):
     with pytest.raises(PipelineError) as refused:
@@ -372,6 +374,7 @@ def test_only_the_list_of_other_sets_may_be_missing_in_a_stages_settings():
     [
         ('{"seed": 0}', "no block 'training'; this stage needs seed, training"),
         ('{"seed": 0', "not valid JSON ("),
+        (f'{{"seed": {"1" * 5000}}}', "not valid JSON (Exceeds the limit (4300 digits)"),
         ('{"seed": "0", "training": {}}', "seed: expected a whole number, found '0'"),
         ("nowhere/settings.yaml", "nowhere/settings.yaml: no such file"),
     ],

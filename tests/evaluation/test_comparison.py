@@ -8,6 +8,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.recipes import effective_settings
 from gsm8k_grpo.evaluation import comparison, stats
+from gsm8k_grpo.evaluation.artifact_reading import first_completions
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.rewards.answers import Tags
 
@@ -79,6 +80,33 @@ def test_the_stage_compares_the_final_checkpoints_of_recipes(run_script, tmp_pat
         run_script("compare_recipes", *arguments)
 
 
+def evaluated_texts(path, texts, tags, extraction="strict"):
+    """A completions.jsonl with these completions, all of the gold answer 18."""
+    rows = [
+        {"id": index, "sample": 0, "completion": text, "answer": "18", **grade_completion(text, "18", tags, extraction)}
+        for index, text in enumerate(texts)
+    ]
+    files.write_jsonl(path, rows)
+    return rows
+
+
+def test_an_altered_verdict_is_named_and_graded_again(run_script, tmp_path, capsys):
+    tags, base, final = Tags.of(effective_settings("tiny", {})["prompt"]), tmp_path / "base", tmp_path / "final"
+    evaluated_texts(base, ("17", "17"), tags)
+    rows = evaluated_texts(final, ("18", "17"), tags)
+    right = comparison.read_checkpoints(base, final, final, tags, "strict")
+    assert capsys.readouterr().out == ""
+    rows[1] |= {"flexible": "18", "flexible_correct": True, "format_correct": True}
+    files.write_jsonl(final, rows)
+    assert comparison.read_checkpoints(base, final, final, tags, "strict") == right
+    said = f"WARNING: {final}: the verdicts of row 1 are not the grader's (1 such rows); they are graded again here"
+    assert capsys.readouterr().out.startswith(said)
+    for broken in ({"completion": None}, {"completion": 18}, {"answer": None}, {"answer": "many"}):
+        files.write_jsonl(final, [row | broken for row in rows])
+        with pytest.raises(PipelineError, match=f"{final}: row 0: expected a text as completion and a number as"):
+            comparison.read_checkpoints(base, final, final, tags, "strict")
+
+
 @pytest.mark.parametrize("extraction", ["strict", "flexible", "cascade", "published_cascade"])
 def test_checkpoints_are_compared_by_the_recipes_reading(run_script, root, tmp_path, extraction):
     before = ("18", "<answer>18</answer> or 19", "none")
@@ -88,8 +116,7 @@ def test_checkpoints_are_compared_by_the_recipes_reading(run_script, root, tmp_p
     tags = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
     paths = {name: tmp_path / f"{name}.jsonl" for name in ("base", "final")}
     for path, texts in zip(paths.values(), (before, after), strict=True):
-        graded = [grade_completion(text, "18", tags, "strict") for text in texts]
-        files.write_jsonl(path, [{"id": index, "sample": 0, **row} for index, row in enumerate(graded)])
+        evaluated_texts(path, texts, tags, extraction)
     settings, output = tmp_path / "settings.yaml", tmp_path / "comparison.json"
     files.write_json(settings, effective_settings("tiny", {"evaluation": {"extraction": extraction}}, root))
     sides = ("--base", paths["base"], "--final", paths["final"], "--best", paths["base"])
@@ -126,7 +153,7 @@ def p_of(fixed):
 def test_one_test_is_primary_and_holm_corrects_the_others_together(tmp_path):
     sides = ({name: 0 for name in RIGHT_AT_BEST}, RIGHT_AT_THE_END, RIGHT_AT_BEST)
     paths = [evaluated(tmp_path / name, right) for name, right in zip(("base", "final", "best"), sides, strict=True)]
-    found = comparison.compare_checkpoints(*paths, "strict")
+    found = comparison.compare_checkpoints(*map(first_completions, paths), "strict")
     assert found["answer"] == found["strict"] and found["answer"]["holm_p"] is None
     # Eleven others: five of the last checkpoint, six of the best. By hand, from the smallest p: times 11, 10, 9, ….
     by_p = [
@@ -153,7 +180,7 @@ def test_one_test_is_primary_and_holm_corrects_the_others_together(tmp_path):
 def test_a_best_checkpoint_that_is_the_last_adds_no_test(tmp_path):
     base = evaluated(tmp_path / "base", {name: 0 for name in RIGHT_AT_BEST})
     final = evaluated(tmp_path / "final", RIGHT_AT_THE_END)
-    found = comparison.compare_checkpoints(base, final, final, "cascade")
+    found = comparison.compare_checkpoints(*map(first_completions, (base, final, final)), "cascade")
     assert found["secondary_tests"] == 5
     assert found["best"] == {name: found[name] for name in found["best"]}
     assert [found[name]["holm_p"] for name in ("answer", "cascade")] == [None, None]
@@ -172,7 +199,7 @@ def test_each_group_is_compared_on_its_own_rows(tmp_path):
         ]
         files.write_jsonl(tmp_path / f"{side}.jsonl", rows)
     base, final = tmp_path / "base.jsonl", tmp_path / "final.jsonl"
-    compared = comparison.compare_checkpoints(base, final, final, "flexible")
+    compared = comparison.compare_checkpoints(*map(first_completions, (base, final, final)), "flexible")
     all_rows = stats.paired_comparison([False, False, True, False, True], [True, True, False, False, True])
     assert compared["answer"] == all_rows | {"holm_p": None}
     assert list(compared["groups"]) == ["new", "known"]

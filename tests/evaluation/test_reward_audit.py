@@ -35,9 +35,12 @@ SOLUTIONS = {row["id"]: solution(index)[0] for index, row in enumerate(ROWS)}
 
 
 def audit(rewards, rows=ROWS, seed=0, tags=TAGS):
-    return audit_rewards(
-        {"gold": gold_completions(rows, SOLUTIONS, tags)}, SOLUTIONS, rewards, tags, limit_tokens=LIMIT, seed=seed
-    )
+    return audit_rewards({"gold": gold_completions(rows, SOLUTIONS, tags)}, SOLUTIONS, training(rewards), tags, seed)
+
+
+def training(rewards):
+    """Settings of training, as far as the audit reads them."""
+    return {"rewards": rewards, "max_completion_tokens": LIMIT, "custom_reward_limit_seconds": 60}
 
 
 def paying(found, source="gold"):
@@ -158,7 +161,7 @@ def test_a_comma_in_the_gold_answer_is_not_held_against_honest_work():
     }
     plain = "<r>540 * 2 = 1,080.</r>\n<a>1080</a>"
     assert [(each.completion, each.answer) for (each,) in sources.values()] == [(plain, "1080")] * 2
-    found = audit_rewards(sources, {}, published, tags, LIMIT, 0)["sources"]
+    found = audit_rewards(sources, {}, training(published), tags, 0)["sources"]
     for source in sources:
         assert found[source]["honest"]["total"] == 9.5, source
         assert not found[source]["edits"]["answer_wrong"]["pays_as_honest"]
@@ -241,12 +244,12 @@ def test_of_the_base_model_only_right_completions_with_format_and_reasoning_are_
     ]
     (found,) = base_completions(ROWS, graded, TAGS)
     assert found == (ROWS[0], texts["train-0"], "10 + 20 = 30. 30 * 2 = 60.", " $60 ")
-    audited = audit_rewards({"gold": [], "base": [found]}, SOLUTIONS, DEFAULT, TAGS, LIMIT, 0)["sources"]
+    audited = audit_rewards({"gold": [], "base": [found]}, SOLUTIONS, training(DEFAULT), TAGS, 0)["sources"]
     assert audited["gold"] == {"n": 0, "honest": None, "edits": {}} and audited["base"]["n"] == 1
 
 
 def test_without_any_honest_completion_the_warning_says_so():
-    found = audit_rewards({"gold": [], "base": []}, {}, DEFAULT, TAGS, LIMIT, 0)
+    found = audit_rewards({"gold": [], "base": []}, {}, training(DEFAULT), TAGS, 0)
     assert "it is unknown what the rewards pay for" in found["warning"]
     assert gold_completions(ROWS[:1], {"train-0": "  "}, TAGS) == []
     with pytest.raises(PipelineError, match=r"no row of the data set has the id 'train-0'"):
@@ -261,7 +264,7 @@ def stage(run_script, tmp_path, monkeypatch):
         (tmp_path / "mine.py").write_text(f"def own(prompts, completions, answers):\n    {body}\n")
         monkeypatch.setattr("gsm8k_grpo.rewards.scoring.ROOT", tmp_path)
         settings = json.loads(files.canonical_json(effective_settings("tiny", {})))
-        settings["training"] |= {"rewards": ["weighted_accuracy", "mine.py:own"], "max_completion_tokens": LIMIT}
+        settings["training"] |= training(["weighted_accuracy", "mine.py:own"]) | {"custom_reward_limit_seconds": 0.5}
         chosen = {name: settings[name] for name in ("seed", "prompt", "training")}
         tags = Tags.of(settings["prompt"])
         base = [f"{tags.reasoning_start}10 + 20 = 30.{tags.reasoning_end}{tags.answer_start}60{tags.answer_end}"]
@@ -309,6 +312,11 @@ def test_the_stage_does_not_warn_of_a_reward_of_ones_own_that_needs_a_sentence(s
     [
         ("return [text.split('.')[1] and 1.0 for text in completions]", "raised IndexError in line 2: list index out"),
         ("return [1.0]", "returned 1 numbers for the 30 completions"),
+        (
+            "import os; os._exit(0)",
+            "ended its process (status 0) at the 30 completions of the rows train-0 to train-29",
+        ),
+        ("while True: pass", "took longer than 0.5 s for the 30 completions of the rows train-0 to train-29, so its"),
     ],
 )
 def test_a_failing_reward_of_ones_own_is_one_sentence(stage, body, said):

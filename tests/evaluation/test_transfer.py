@@ -115,6 +115,5 @@ def test_evaluations_of_other_rows_are_refused(made):
     synthetic.add_transfer(made, "one", {"a": NOTHING}, 1)
     path = made / "one/transfer/a/final/completions.jsonl"
     files.write_jsonl(path, files.read_jsonl(path)[1:])
-    evaluation = {"extraction": "strict", "split": "test", "transfer": [{"name": "a"}]}
     with pytest.raises(PipelineError, match="do not hold the same rows; evaluate both again"):
-        transfer.compare_transfer(made, "one", {"dataset": {"name": "gsm8k"}, "evaluation": evaluation})
+        transfer.compare_transfer(made, "one", read_yaml(made / "one/settings.yaml"))

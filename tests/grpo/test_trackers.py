@@ -1,5 +1,6 @@
 """TensorBoard and Weights & Biases get the rows of metrics.csv, each step once, also when a run resumes."""
 
+import resource
 import struct
 import sys
 
@@ -39,6 +40,18 @@ def test_tensorboard_has_each_step_once_also_after_a_restart(tmp_path):
         again.log(row)
     again.close()
     assert scalars(tmp_path) == expected
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path):
+    """Of files that may have 2 KB: the same errors as of a full disk."""
+    tracked, limits = Trackers(tmp_path, [], OFF, "run"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*tensorboard'"):
+            for step in range(1000):
+                tracked.log({"step": step, "loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.slow

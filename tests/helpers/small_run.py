@@ -61,11 +61,16 @@ def snakemake(folder, *arguments):
     return done.returncode, done.stdout + done.stderr
 
 
-def make_small_run(folder):
-    """Copies the project to a new folder and runs the default recipe there to its report."""
+def make_small_run(folder, training=None):
+    """Copies the project to a new folder and runs the default recipe there to its report.
+
+    `training` has settings that differ from `SMALLEST`.
+    """
     ignored = shutil.ignore_patterns(".git", ".venv*", ".snakemake", "results", "site", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, folder, ignore=ignored)
-    (folder / "smallest.yaml").write_text(yaml.safe_dump(SMALLEST))
+    (folder / "smallest.yaml").write_text(
+        yaml.safe_dump(SMALLEST | {"training": SMALLEST["training"] | (training or {})})
+    )
     write_others(folder / "others.csv")
     status, printed = snakemake(folder, "results/report.html")
     assert status == 0, printed

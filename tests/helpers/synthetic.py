@@ -152,15 +152,14 @@ def make(
         name: layout.evaluation_folder(results, recipe, name) / "completions.jsonl"
         for name in ("base", "final", "best")
     }
-    compared = comparison.compare_checkpoints(*completions.values(), extraction)
-    files.write_json(folder / "comparison.json", {**compared, "provenance": PROVENANCE})
-    files.write_jsonl(
-        folder / "rewards.jsonl", score_evaluations(completions, prompts, settings["training"]["rewards"], tags)
+    compared = comparison.compare_checkpoints(
+        *comparison.read_checkpoints(*completions.values(), tags, extraction), extraction
     )
+    files.write_json(folder / "comparison.json", {**compared, "provenance": PROVENANCE})
+    files.write_jsonl(folder / "rewards.jsonl", score_evaluations(completions, prompts, settings["training"], tags))
     solutions = {row["id"]: text(rng, words, 150) for row in prompts[:10]}
     honest = {"gold": gold_completions(prompts[:10], solutions, tags), "base": []}
-    training = settings["training"]
-    audit = audit_rewards(honest, solutions, training["rewards"], tags, training["max_completion_tokens"], 0)
+    audit = audit_rewards(honest, solutions, settings["training"], tags, 0)
     files.write_json(folder / "reward_audit.json", audit)
     _write_training(results, recipe, settings, steps, rng)
     _write_inputs(results, recipe, settings, rows)

@@ -105,6 +105,21 @@ def test_few_kept_checkpoints_take_the_place_of_older_ones_and_change_no_bit(fin
     assert weights(output) == weights(finished / "results/tiny/training")
 
 
+def test_a_reward_that_ends_its_process_ends_training_with_a_sentence_and_the_checkpoints_stay(finished, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "batches = []\ndef own(completions, **batch):\n    batches.append(1)\n    if len(batches) > 3:\n"
+        "        import os; os._exit(0)\n    return [len(text) / 100 for text in completions]\n"
+    )
+    output, rewards = tmp_path / "training", [f"{tmp_path}/mine.py:own"]
+    printed = ended(train(finished, output, rewards=rewards), 1)
+    assert f"ERROR: training.rewards: {rewards[0]} ended its process (status 0) at the 4 completions" in printed
+    assert "Traceback" not in printed
+    (run,) = output.glob("runs/*")
+    assert list(listed_checkpoints(run)) == ["2"]
+    ended(train(finished, output, rewards=rewards))  # two more batches, of another process
+    assert read(output / "summary.json")["starts"] == [0, 2]
+
+
 def test_a_signal_to_all_processes_saves_too_and_the_log_says_so(finished, tmp_path):
     """As Ctrl-C and preempted machines send it, through Snakemake, to the whole process group."""
     folder = tmp_path / "project"

@@ -1,6 +1,8 @@
 """How much disk a run takes, by its settings, and what is said where less is free."""
 
+import os
 import shutil
+import subprocess
 
 import pytest
 
@@ -49,3 +51,20 @@ def test_too_little_free_disk_is_said_with_the_way_out_and_only_for_what_is_left
     (results / "flagship" / "training").mkdir(parents=True)
     (results / "flagship" / "training" / "summary.json").touch()
     assert said(0) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who can mount a disk")
+def test_a_full_disk_and_one_that_is_read_only_are_named_before_snakemake_starts(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        assert disk.unwritable([folder, tmp_path, tmp_path / "not there"]) is None
+        (folder / "file").write_bytes(bytes(2**20 + 2**19))
+        assert disk.unwritable([tmp_path, folder]).startswith(f"{folder}: its disk is full (512.00 KiB free)")
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        assert disk.unwritable([folder]) == f"{folder}: this folder cannot be written to; make it writable"
+    finally:
+        subprocess.run(["umount", folder], check=True)

@@ -88,7 +88,7 @@ def test_columns_rows_and_settings_of_another_version_are_named(results, name, o
 def test_unpaired_rows_are_left_out_and_counted(results):
     path = results / "one" / "evaluations" / "final" / "completions.jsonl"
     rows = files.read_jsonl(path)
-    rows[0]["answer"] = "not that of base"
+    rows[0]["answer"] = "123456"
     for changed, said in ((rows[:-2], f"All {12 - 3} rows that"), ([{**rows[1], "id": "other"}], "no row in common")):
         path.write_text("".join(json.dumps(row) + "\n" for row in changed))
         page = render_page(results, ["one"], [])

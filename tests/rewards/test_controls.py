@@ -17,7 +17,8 @@ ROWS = [{"id": f"train-{index}", "prompt": f"{index}?", "answer": str(index)} fo
 
 
 def rewards(control, seed=0, names=DEMO, rows=ROWS):
-    return TrainingRewards({"rewards": names, "control": control}, TAGS, rows, seed)
+    training = {"rewards": names, "control": control, "custom_reward_limit_seconds": 60}
+    return TrainingRewards(training, TAGS, rows, seed)
 
 
 def completed(answer):

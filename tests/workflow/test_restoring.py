@@ -1,5 +1,6 @@
 """Results that are copied into a fresh clone: what still fits is taken over in seconds, what does not is made again."""
 
+import os
 import re
 import shutil
 
@@ -67,6 +68,23 @@ def test_results_that_replace_others_are_not_served_because_snakemakes_notes_fit
     assert set(snakemake.plan(folder, TARGETS[1], *changed)) == {"download word-problems"}
     status, text = snakemake(folder, "--cores", "1", TARGETS[1], *changed)
     assert status == 0 and text.count("taken over: ") == 1, text
+
+
+def test_damage_that_leaves_the_time_of_a_file_is_found_and_made_good(snakemake, made, tmp_path):
+    """As on a failing disk."""
+    folder = shutil.copytree(made, tmp_path / "damaged")
+    rows = folder / "results/data/word-problems/test.jsonl"
+    assert not snakemake.plan(folder, *TARGETS)
+    whole, before = rows.read_bytes(), rows.stat()
+    rows.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    os.utime(rows, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert set(snakemake.plan(folder, *TARGETS)) == {"download word-problems"}
+    status, text = snakemake(folder, "--cores", "1", *TARGETS)
+    assert status == 0 and "results/data/word-problems/test.jsonl changed" in text, text
+    assert rows.read_bytes() == whole and not snakemake.plan(folder, *TARGETS)
+    record = next((folder / "results/records").glob("download-*"))
+    record.write_text("{")  # a damaged record says nothing, and stops nothing
+    assert not snakemake.plan(folder, *TARGETS)
 
 
 def test_what_is_forced_runs(snakemake, restored):

@@ -10,6 +10,7 @@ little, as in a copy on another machine, a stage still knows whether what is the
 has no absolute path and no time of a file, so the folder may lie anywhere.
 """
 
+import argparse
 import json
 import os
 import re
@@ -26,6 +27,9 @@ from gsm8k_grpo.common.stage_command import parse_command
 
 # Stages or outputs that the user wants to be made anew (--forcerun), one a line; `*` is all. Set in rules/common.smk.
 FORCED_VARIABLE = "GSM8K_GRPO_FORCED"
+
+# Smaller outputs are compared each time that Snakemake starts, larger ones when they are read.
+LARGEST_COMPARED_BYTES = 64 * 2**20
 
 
 class StageRecord:
@@ -91,14 +95,39 @@ def is_other(shell_command: str, settings_texts: Mapping[str, str]) -> bool:
       shell_command: what the rule `stage` runs. Outputs without a record are not taken for others.
       settings_texts: contents of files of settings that may not be written yet, by path.
     """
+    asked = _asked_of(shell_command)
+    if asked is None:
+        return False
+    record = StageRecord(asked.record, asked.command, asked.code, asked.facts, asked.inputs, settings_texts)
+    return bool(record.differences(asked.outputs))
+
+
+def is_damaged(shell_command: str) -> bool:
+    """Whether an output of a rule's command has another hash than its record says.
+
+    Files above `LARGEST_COMPARED_BYTES` are left out.
+    """
+    asked = _asked_of(shell_command)
+    try:
+        made = files.read_json_object(asked.record)["made"] if asked else {}
+        compared = [path for path in asked.outputs if made.get(path.as_posix())] if asked else []
+    except (PipelineError, KeyError, AttributeError):  # a damaged record says nothing
+        return False
+    return any(_is_small(path) and files.sha256_file(path) != made[path.as_posix()] for path in compared)
+
+
+def _is_small(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size <= LARGEST_COMPARED_BYTES
+
+
+def _asked_of(shell_command: str) -> argparse.Namespace | None:
+    """What a rule's command asks of scripts/stage.py; None where it is another command."""
     # What the shell does, as far as rules use it.
     plain = re.sub(r"\$\(dirname (\S+)\)", lambda found: os.path.dirname(found[1]), shell_command)
     words = shlex.split(plain)
     if "scripts/stage.py" not in words:
-        return False
-    asked = parse_command(words[words.index("scripts/stage.py") + 1 :])
-    record = StageRecord(asked.record, asked.command, asked.code, asked.facts, asked.inputs, settings_texts)
-    return bool(record.differences(asked.outputs))
+        return None
+    return parse_command(words[words.index("scripts/stage.py") + 1 :])
 
 
 def made_at_seconds(path: Path) -> float:

@@ -129,6 +129,9 @@ class Training(Block):
     - minigrpo: 1, 0.5 or 0.
     - published_…: each of them as its origin has it, faults and all, for reproductions.
     - path/to/file.py:function: a reward of your own (docs/rewards.md)."""
+    custom_reward_limit_seconds: Annotated[float, Field(gt=0, le=86_400), AS_WRITTEN] = 300
+    """How long a reward of your own may take for one batch, or to load its file. After that, the stage ends with an
+    error. Another value makes no other run."""
     control: Control | None = None
     """The control that takes the place of the rewards. The setting `controls` makes a run of each beside the recipe's
     own. null is none."""

@@ -21,11 +21,19 @@ def recipe_names(selected: str | list[str]) -> list[str]:
     """
     names = [name.strip() for name in selected.split(",")] if isinstance(selected, str) else selected
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise PipelineError(f"recipes: expected a recipe's name or a list of names, found {selected!r}")
+        raise PipelineError(f"recipes: expected a recipe's name or a list of names, found {_shown(selected)}")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise PipelineError(f"recipes: {twice[0]!r} is named twice")
     return names
+
+
+def _shown(value: object) -> str:
+    """The beginning of a value as Python writes it."""
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of more digits than anyone needs"
 
 
 def effective_settings(recipe: str, overrides: Mapping, root: Path = ROOT) -> dict:
@@ -89,7 +97,7 @@ def _recipe_file(recipe: str, root: Path) -> Path:
         raise PipelineError(f"recipes: {recipe!r} is already a name in results/; choose another name for the recipe")
     known = {path.stem: path for path in (root / "recipes").glob("*.yaml")}
     if recipe not in known:
-        raise PipelineError(f"recipes: there is no recipe {recipe!r}; there are {', '.join(sorted(known))}")
+        raise PipelineError(f"recipes: there is no recipe {_shown(recipe)}; there are {', '.join(sorted(known))}")
     if not re.fullmatch(NAME, recipe):
         raise PipelineError(f"recipes: expected {PATTERNS[NAME]}, found {recipe!r}; rename the recipe's file")
     return known[recipe]

@@ -20,7 +20,7 @@ def read_settings(argument: str) -> dict:
     if argument.strip().startswith("{"):
         try:
             return json.loads(argument)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # an integer of more than 4,300 digits is valid JSON, but Python does not read it
             raise PipelineError(f"--settings: not valid JSON ({error})") from None
     path = Path(argument)
     if not path.is_file():

@@ -8,8 +8,9 @@ from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.evaluation import stats
-from gsm8k_grpo.evaluation.artifact_reading import first_completions
+from gsm8k_grpo.evaluation.artifact_reading import graded_completions
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, rows_by_group
+from gsm8k_grpo.rewards.answers import Tags
 
 # What can become of a row, by whether base and trained model answer it.
 OUTCOMES = {
@@ -25,14 +26,35 @@ def verdict_keys(extraction: str) -> dict[str, str]:
     return {"answer": f"{extraction}_correct", **{name: f"{name}_correct" for name in COUNTED_VERDICTS}}
 
 
-def compare_checkpoints(base_file: Path, final_file: Path, best_file: Path, extraction: str) -> dict:
-    """Base against final and against best, verdict by verdict, over the rows of three completions.jsonl.
+def read_checkpoints(
+    base_file: Path, final_file: Path, best_file: Path, tags: Tags, extraction: str
+) -> tuple[list[dict], list[dict], list[dict]]:
+    """The first completions of base, final and best, with the grader's verdicts.
+
+    Args:
+      base_file, final_file, best_file: each a completions.jsonl.
+      tags, extraction: as in `graded_completions`.
+
+    Raises:
+      PipelineError: the files do not hold the same rows.
+    """
+    keys = verdict_keys(extraction).values()
+    base, final, best = (
+        graded_completions(path, tags, extraction, *keys) for path in (base_file, final_file, best_file)
+    )
+    for path, rows in ((final_file, final), (best_file, best)):
+        require_same_rows(base_file, [row["id"] for row in base], path, [row["id"] for row in rows])
+    return base, final, best
+
+
+def compare_checkpoints(base: list[dict], final: list[dict], best: list[dict], extraction: str) -> dict:
+    """Base against final and against best, verdict by verdict.
 
     One test is primary, declared before anything is measured: `answer`, the recipe's own reading, of `final`. All
     others are secondary, and Holm corrects them together.
 
     Args:
-      base_file, final_file, best_file: the completions.
+      base, final, best: of `read_checkpoints`.
       extraction: `evaluation.extraction`, the reading that `answer` is.
 
     Returns:
@@ -41,14 +63,8 @@ def compare_checkpoints(base_file: Path, final_file: Path, best_file: Path, extr
       verdicts on the same completions are one test: `answer` and the reading that it is, and, where the best
       checkpoint is the last, `best` and `final`. If rows have a group, `groups` has the verdicts of `final` for the
       rows of each, which are secondary too.
-
-    Raises:
-      PipelineError: the files do not hold the same rows.
     """
     keys = verdict_keys(extraction)
-    base, final, best = (first_completions(path, *keys.values()) for path in (base_file, final_file, best_file))
-    for path, rows in ((final_file, final), (best_file, best)):
-        require_same_rows(base_file, [row["id"] for row in base], path, [row["id"] for row in rows])
     compared = {"final": _compare(base, final, keys), "best": _compare(base, best, keys)}
     after = {row["id"]: row for row in final}
     groups = {
@@ -113,13 +129,14 @@ def read_verdicts(results: Path, run: str) -> dict[tuple, dict[str, bool]]:
     Raises:
       PipelineError: an artifact is missing, or completions and data set do not belong together.
     """
-    settings = stage_settings(str(layout.settings_file(results, run)), "dataset", "evaluation")
+    settings = stage_settings(str(layout.settings_file(results, run)), "dataset", "prompt", "evaluation")
     data = layout.dataset_rows(results, settings["dataset"]["name"], settings["evaluation"]["split"])
     questions = {row["id"]: row["question"] for row in files.read_jsonl(data, ("id", "question"))}
-    keys = verdict_keys(settings["evaluation"]["extraction"])
+    tags, extraction = Tags.of(settings["prompt"]), settings["evaluation"]["extraction"]
+    keys = verdict_keys(extraction)
     completions = layout.evaluation_folder(results, run, "final") / "completions.jsonl"
     verdicts = {}
-    for row in first_completions(completions, "answer", *keys.values()):
+    for row in graded_completions(completions, tags, extraction, *keys.values()):
         if row["id"] not in questions:
             raise PipelineError(f"{completions}: no row of {data} has the id {row['id']!r}; evaluate again")
         verdicts[row["id"], questions[row["id"]], row["answer"]] = {name: row[key] for name, key in keys.items()}

@@ -6,7 +6,7 @@ solutions of dev rows, and what the base model itself wrote.
 
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from gsm8k_grpo.common.errors import PipelineError
@@ -88,9 +88,8 @@ def _plain_gold(row: dict) -> dict:
 def audit_rewards(
     sources: Mapping[str, list[Honest]],
     solutions: Mapping[str, str],
-    rewards: Sequence[str],
+    training_settings: Mapping,
     tags: Tags,
-    limit_tokens: int,
     seed: int,
 ) -> dict:
     """Gives the rewards to honest completions and to each edit of them.
@@ -98,9 +97,8 @@ def audit_rewards(
     Args:
       sources: honest completions by where they are from.
       solutions: the published solution of each row by its id; the reasoning of another row is one of them.
-      rewards: names of the recipe's rewards.
+      training_settings: the block `training`, for its rewards and the length of completions.
       tags: the recipe's tags.
-      limit_tokens: the longest completion.
       seed: every draw derives from it, the edit and the row.
 
     Returns:
@@ -115,13 +113,13 @@ def audit_rewards(
       PipelineError: a reward fails; names the reward, the row and the edit.
     """
     others = [(row, text) for row, solution in solutions.items() if (text := strip_annotations(solution))]
-    audited, examples = {}, {}
+    audited, examples, limit = {}, {}, training_settings["max_completion_tokens"]
     for source, honest in sources.items():
         edited = {
-            name: [edit.apply(_material(each, others, tags, limit_tokens, seed, name)) for each in honest]
+            name: [edit.apply(_material(each, others, tags, limit, seed, name)) for each in honest]
             for name, edit in EDITS.items()
         }
-        audited[source] = _audit_source(honest, edited, rewards, tags)
+        audited[source] = _audit_source(honest, edited, training_settings, tags)
         if honest and not examples:
             examples = {name: texts[0] for name, texts in edited.items()}
     edits = {
@@ -134,13 +132,15 @@ def audit_rewards(
     return {"edits": edits, "sources": audited, "warning": _warning(audited), "limit": _limit(audited)}
 
 
-def _audit_source(honest: list[Honest], edited: Mapping[str, list[str]], rewards: Sequence[str], tags: Tags) -> dict:
+def _audit_source(
+    honest: list[Honest], edited: Mapping[str, list[str]], training_settings: Mapping, tags: Tags
+) -> dict:
     if not honest:
         return {"n": 0, "honest": None, "edits": {}}
     rows, edits = [each.row for each in honest], {}
-    of_honest, honest_totals = _score("honest", rewards, rows, [each.completion for each in honest], tags)
+    of_honest, honest_totals = _score("honest", training_settings, rows, [each.completion for each in honest], tags)
     for name, texts in edited.items():
-        means, totals = _score(name, rewards, rows, texts, tags)
+        means, totals = _score(name, training_settings, rows, texts, tags)
         not_below = sum(a >= b - EQUAL for a, b in zip(totals, honest_totals, strict=True))
         share = stats.wilson_rate(not_below, len(rows))
         as_honest = means["total"] >= of_honest["total"] - EQUAL or share["value"] >= 0.5
@@ -162,11 +162,12 @@ def _material(
 
 
 def _score(
-    edit: str, rewards: Sequence[str], rows: list[dict], completions: list[str], tags: Tags
+    edit: str, training_settings: Mapping, rows: list[dict], completions: list[str], tags: Tags
 ) -> tuple[dict, list[float]]:
     """The mean of each reward and of their sum, and the sum of each completion."""
+    names, limit_seconds = training_settings["rewards"], training_settings["custom_reward_limit_seconds"]
     try:
-        scores = scoring.score(rewards, rows, completions, tags)
+        scores = scoring.score(names, rows, completions, tags, limit_seconds)
     except PipelineError as error:
         raise PipelineError(f"{error}; the reward audit gave it the completions {edit!r}, as training may") from error
     totals = [sum(values) for values in zip(*scores.values(), strict=True)]

@@ -11,7 +11,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data.overlap import find_overlap
 from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.evaluation import clustered, stats
-from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS, first_completions
+from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS, first_completions, graded_completions
 from gsm8k_grpo.evaluation.comparison import require_same_rows
 from gsm8k_grpo.evaluation.grading import grade_completion
 from gsm8k_grpo.rewards.answers import Tags, gold_of
@@ -40,10 +40,10 @@ def compare_transfer(results: Path, run: str, settings: Mapping) -> dict:
     Raises:
       PipelineError: an artifact is missing, or evaluations do not hold the same rows.
     """
-    extraction = settings["evaluation"]["extraction"]
+    tags, extraction = Tags.of(settings["prompt"]), settings["evaluation"]["extraction"]
     listed = [each["name"] for each in settings["evaluation"]["transfer"]]
     names = [name for name in listed if name != SECOND_GOLD]
-    sets = {name: _compare_set(results, run, name, extraction) for name in names}
+    sets = {name: _compare_set(results, run, name, tags, extraction) for name in names}
     tests = _correct([each["compared"] for each in sets.values()], extraction)
     for each in sets.values():
         each["verdict"] = verdict_of_set(each["compared"])
@@ -65,7 +65,7 @@ def compare_transfer(results: Path, run: str, settings: Mapping) -> dict:
     }
 
 
-def _compare_set(results: Path, run: str, name: str, extraction: str) -> dict:
+def _compare_set(results: Path, run: str, name: str, tags: Tags, extraction: str) -> dict:
     """One set: its rows, rates of base, final and best, and `compared`, final against base by reading."""
     folder, data = set_folder(results, run, name), layout.dataset_folder(results, name)
     clusters = {row["id"]: row.get("cluster") for row in files.read_jsonl(data / "test.jsonl", ("id",))}
@@ -74,7 +74,7 @@ def _compare_set(results: Path, run: str, name: str, extraction: str) -> dict:
     metrics = {each: files.read_json(folder / each / "metrics.json") for each in REPORTED_CHECKPOINTS}
     keys = {"answer": f"{extraction}_correct", "flexible": "flexible_correct"}
     paths = {each: folder / each / "completions.jsonl" for each in REPORTED_CHECKPOINTS}
-    graded = {each: first_completions(path, *keys.values()) for each, path in paths.items()}
+    graded = {each: graded_completions(path, tags, extraction, *keys.values()) for each, path in paths.items()}
     ids = {each: [row["id"] for row in rows] for each, rows in graded.items()}
     for each in ("final", "best"):
         require_same_rows(paths["base"], ids["base"], paths[each], ids[each])

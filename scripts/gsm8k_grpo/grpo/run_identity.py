@@ -16,6 +16,7 @@ NOT_IDENTITY = (
     "checkpoint_interval_steps",
     "keep_checkpoints",
     "kept_completions",
+    "custom_reward_limit_seconds",
     "wandb_project",
     "format_check_rows",
 )

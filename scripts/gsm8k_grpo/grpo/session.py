@@ -13,7 +13,7 @@ from gsm8k_grpo.grpo.training_method import samples_from_base
 from gsm8k_grpo.models import building
 from gsm8k_grpo.models.base_model import load_base_model
 from gsm8k_grpo.models.lora import make_policy, trained_variables, with_zero_adapters
-from gsm8k_grpo.rewards import custom
+from gsm8k_grpo.rewards import custom, custom_process
 from gsm8k_grpo.rewards.answers import Tags
 
 
@@ -33,7 +33,8 @@ def make_learner(model_folder: Path, settings: Mapping, rows: list[dict], run: R
     for warning in health.settings_warnings(training_settings):
         print(f"WARNING: {warning}", flush=True)
     for name in filter(custom.is_custom, training_settings["rewards"]):
-        custom.load_function(name, ROOT)  # so that its errors come before the model is loaded
+        # So that its errors come before the model is loaded.
+        custom_process.load(name, ROOT, training_settings["custom_reward_limit_seconds"])
     base = load_base_model(model_folder, mesh)
     lora = training_settings["lora"]
     policy = make_policy(base.model, lora, seed, mesh)

@@ -1,10 +1,13 @@
 """Sends the rows of a run to TensorBoard, and to Weights & Biases if the settings ask for it."""
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import to_plain
@@ -26,18 +29,30 @@ class Trackers:
           training_settings: `wandb_project` turns Weights & Biases on.
           name: the run's name in Weights & Biases.
         """
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+        self._folder = folder / "tensorboard"
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        # Not SummaryWriter: its thread ends on a full disk, and then training would wait for it for ever.
+        self._board = EventsWriter(str(self._folder / "events"))
         self._wandb = _wandb_run(folder, training_settings, name) if training_settings["wandb_project"] else None
         for row in history:
             self.log(row)
-        self._board.flush()
 
     def log(self, row: dict) -> None:
-        """Logs one step's metrics."""
+        """Logs one step's metrics.
+
+        Raises:
+          OSError: they cannot be written.
+        """
         metrics = {name: value for name, value in row.items() if name != "step" and value is not None}
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, row["step"])
+        try:
+            for name, value in metrics.items():
+                event = Event(wall_time=time.time(), step=row["step"], summary=scalar(name, value))
+                self._board.write_event(event)
+            self._board.flush()
+        except OSError as error:
+            error.filename = str(self._folder)
+            raise
         if self._wandb:
             self._wandb.log(metrics, step=row["step"])
 

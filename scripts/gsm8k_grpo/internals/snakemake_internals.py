@@ -12,7 +12,7 @@ _has_notes = persistence.PersistenceBase.has_metadata
 UNKNOWN = "Snakemake has no notes of these files: where their own records match, they are taken over"
 
 
-def run_what_has_no_notes(is_other: Callable[[str], bool]) -> None:
+def run_what_has_no_notes(is_other: Callable[[str], bool], is_damaged: Callable[[str], bool]) -> None:
     """Runs a job where Snakemake has no notes (.snakemake/metadata) of its outputs, or notes of other files.
 
     By default Snakemake takes such files for finished where their times allow it, whatever they were made from. In a
@@ -21,10 +21,14 @@ def run_what_has_no_notes(is_other: Callable[[str], bool]) -> None:
     Args:
       is_other: says of a job's shell command whether its outputs were made from something else. Only asked where an
         output has another time than the one that Snakemake noted.
+      is_damaged: says of it whether an output has changed since, as on a failing disk: then its time is the noted one.
     """
 
     def has_notes(self: persistence.PersistenceBase, job: Any) -> bool:
-        return _has_notes(self, job) and not (_has_other_times(self, job) and is_other(_shell_command(job)))
+        if not _has_notes(self, job):
+            return False
+        differs = is_other if _has_other_times(self, job) else is_damaged
+        return not differs(_shell_command(job))
 
     persistence.PersistenceBase.has_metadata = has_notes
     jobs.Reason.__bool__ = lambda reason: _is_reason(reason) or reason.no_metadata

@@ -7,7 +7,7 @@ published model and its tokenizer, compiled programs and tables are a few per ce
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gsm8k_grpo.common import layout
@@ -16,6 +16,7 @@ from gsm8k_grpo.data.hub_errors import CACHE_VARIABLES
 from gsm8k_grpo.grpo.kept_checkpoints import kept_steps
 from gsm8k_grpo.models import families, precision
 
+LEAST_FREE_BYTES = 2**20  # for what Snakemake itself notes in a run
 FEW = 2  # checkpoints that a training can do with: the newest and the one before, should the newest be damaged
 
 
@@ -94,6 +95,18 @@ def shortage(results: Path, runs: Mapping[str, Mapping]) -> str | None:
         f"disk: what is left to do takes some {size_text(wanted)} ({named}), and {size_text(free)} are free in "
         f"{disk}{hint}"
     )
+
+
+def unwritable(folders: Iterable[Path]) -> str | None:
+    """A sentence on the first folder that cannot be written to, or None. Folders that are not there may be made."""
+    for folder in filter(Path.is_dir, folders):
+        disk = os.statvfs(folder)
+        free = disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
+        if disk.f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
+            return f"{folder}: this folder cannot be written to; make it writable"
+        if disk.f_blocks and free < LEAST_FREE_BYTES:
+            return f"{folder}: its disk is full ({size_text(free)} free); free some space, then the same command again"
+    return None
 
 
 def folder_bytes(folder: Path) -> int:

@@ -13,10 +13,11 @@ from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import merge, read_yaml
 from gsm8k_grpo.evaluation import stats
-from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS, first_completions
+from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS, graded_completions
 from gsm8k_grpo.evaluation.comparison import pair_rows
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
 from gsm8k_grpo.report import artifact_schema, completion_browser, training_figures
+from gsm8k_grpo.rewards.answers import Tags
 
 BLOCKS = ("recipes", "seed", "seeds", "dataset", "model", "prompt", "training", "evaluation", "report")
 
@@ -148,12 +149,13 @@ def paired_completions(results: Path, run: Mapping) -> tuple[list[dict], Callabl
     settings = run["settings"]
     if settings is None or not (run["base"] and run["final"]):
         return [], dict
+    tags, extraction = Tags.of(settings["prompt"]), settings["evaluation"]["extraction"]
     name, reader, split = run["name"], ArtifactReader(results), run["base"]["split"]
     best_apart = run["best"] and run["best"]["checkpoint"] != run["final"]["checkpoint"]
     graded = {
         side: reader.read(
             layout.evaluation_folder(results, name, side) / "completions.jsonl",
-            lambda path: first_completions(path, *completion_browser.KEYS),
+            lambda path: graded_completions(path, tags, extraction, *completion_browser.KEYS),
         )
         for side in ("base", "final", *(["best"] if best_apart else []))
     }
@@ -171,7 +173,7 @@ def paired_completions(results: Path, run: Mapping) -> tuple[list[dict], Callabl
     prompts = {row["id"]: row["prompt"] for row in prompt_rows}
     questions = {row["id"]: row["question"] for row in question_rows}
     rewards = {row["id"]: row for row in reward_rows}
-    pairs = pair_rows(graded, f"{settings['evaluation']['extraction']}_correct")
+    pairs = pair_rows(graded, f"{extraction}_correct")
 
     def make_row(pair: dict) -> dict:
         question = questions.get(pair["id"], "")

@@ -7,6 +7,7 @@ from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.rewards import (
     answers,
     custom,
+    custom_process,
     minigrpo,
     published,
     published_weighted,
@@ -26,7 +27,13 @@ REWARDS = {
 }
 
 
-def score(names: Sequence[str], rows: list[dict], completions: list[str], tags: Tags) -> dict[str, list[float]]:
+def score(
+    names: Sequence[str],
+    rows: list[dict],
+    completions: list[str],
+    tags: Tags,
+    custom_limit_seconds: float | None = None,
+) -> dict[str, list[float]]:
     """Each named reward of each completion.
 
     Args:
@@ -34,6 +41,7 @@ def score(names: Sequence[str], rows: list[dict], completions: list[str], tags: 
       rows: the row of each of the B completions, with `id`, `prompt` and `answer` (the gold answer, a plain number).
       completions: B texts.
       tags: the recipe's output format.
+      custom_limit_seconds: how long a user's own function may take; None is no limit.
 
     Returns:
       B finite floats by the reward's name; for a user's own function, by the function's name.
@@ -48,7 +56,8 @@ def score(names: Sequence[str], rows: list[dict], completions: list[str], tags: 
     scores = {}
     for name in names:
         if custom.is_custom(name):
-            scores[custom.column_label(name)] = custom.score_custom(name, rows, completions, ROOT)
+            label = custom.column_label(name)
+            scores[label] = custom_process.score(name, rows, completions, ROOT, custom_limit_seconds)
         else:
             reward = REWARDS[name]
             scores[name] = [reward(text, gold, tags) for text, gold in zip(completions, golds, strict=True)]

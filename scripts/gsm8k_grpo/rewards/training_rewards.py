@@ -23,6 +23,7 @@ class TrainingRewards:
         """
         self._names, self._control = list(training_settings["rewards"]), training_settings["control"]
         self._tags, self._seed = tags, seed
+        self._custom_limit_seconds = training_settings["custom_reward_limit_seconds"]
         self._golds = controls.shuffled_golds(rows, seed) if self._control == "shuffled_gold" else None
         if self._control == "format_only":
             if fault := controls.format_only_fault(self._names):
@@ -48,4 +49,4 @@ class TrainingRewards:
         if self._golds is not None:
             without = [{key: value for key, value in row.items() if key not in GOLD_KEYS} for row in rows]
             rows = [row | self._golds[row["id"]] for row in without]
-        return scoring.score(self._names, rows, completions, self._tags)
+        return scoring.score(self._names, rows, completions, self._tags, self._custom_limit_seconds)
