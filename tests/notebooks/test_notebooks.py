@@ -127,7 +127,8 @@ def test_kaggles_notebook_stops_before_the_session_ends_and_the_next_session_fin
     printed = run("first", SESSION_HOURS=0.0001)
     assert "HF_TOKEN is not set: No user secrets exist" in printed and "KAGGLE_API_TOKEN is not" not in printed
     assert "sessions: tiny: training takes 1 session of 0.0001 hours (" in printed  # by the preflight
-    assert "NOT FINISHED: " in printed and "The run is not finished" in printed
+    assert "sessions: tiny: training takes 1 more session of " in printed  # after a saved step
+    assert "NOT FINISHED: train-tiny stopped" in printed and "The run is not finished" in printed
     kept = hubs.kaggle["dataset/someone/kept"].files
     assert list(kept) == ["tiny.carry"]
     # The service mounts the data set as an input of the second session.
