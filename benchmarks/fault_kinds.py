@@ -114,8 +114,6 @@ def _damage(whole: Path, folder: Path, rng: random.Random, cut: bool) -> dict:
     relative = damaged.relative_to(folder)
     if any(str(relative).startswith(gone[stage]) for stage in stages):
         stages = ()
-    if stages == ("train", "evaluate"):
-        stages = ("evaluate",) if "runs" in relative.parts else stages
     forget(folder, *stages)
     found = judge(whole, folder, REPORT, relative, bytes(content))
     kept = "time kept" if keeps_time else "time new"

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -216,6 +217,7 @@ def checkpoint_arrays(training: Path) -> dict[str, str]:
     import jax
     import orbax.checkpoint as ocp
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of files that these checkpoints never have
     found = {}
     for kept in json.loads((training / "checkpoints.json").read_text())["checkpoints"]:
         for item in ("model_params", "optimizer_state"):

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "helpers"), str(ROOT / "benchmarks")]
 
 from fault_kinds import KINDS, Skipped  # noqa: E402
-from fault_project import WRONG, make_whole  # noqa: E402
+from fault_project import PRINTED, WRONG, make_whole  # noqa: E402
 
 
 def main() -> None:
@@ -60,6 +60,7 @@ def main() -> None:
         with log.open("a", encoding="utf-8") as rows:
             rows.write(json.dumps(fault) + "\n")
         print(f"{number}: {kind}: {fault['what']}: {fault['end']}: {fault['said']}", flush=True)
+    PRINTED.unlink(missing_ok=True)
     print(table(found))
     if any(fault["end"] in WRONG for fault in found):
         sys.exit(f"faults of the pipeline; see {log}")

@@ -124,7 +124,7 @@ def make_learner(tokenizer, mesh, tmp_path):
             **{
                 "num_generations": 4,
                 "max_completion_tokens": 8,
-                "rewards": ["tests/grpo/test_learner.py:count_vowels"],
+                "rewards": ["tests/helpers/text_rewards.py:count_vowels"],
             },
             "lora": {"target_modules": list(family_of(architecture).lora_modules)},
         }
@@ -193,7 +193,7 @@ def test_log_probs_are_computed_only_where_they_are_needed(make_learner, monkeyp
 
 def test_a_step_without_signal_leaves_the_weights_and_moves_the_schedule_on(make_learner, capsys):
     """The next step has the learning rate of a run whose first step had signal."""
-    rewards = ["tests/grpo/test_learner.py:pays_all_alike"]
+    rewards = ["tests/helpers/text_rewards.py:pays_all_alike"]
     learner = make_learner(beta=0, rewards=rewards, max_steps=4, schedule_steps=4)
     trainer = learner.rl_cluster.actor_trainer
     before = jax.tree.map(
@@ -248,16 +248,6 @@ def product_shapes(jaxpr):
             yield equation.outvars[0].aval.shape
         for inner in jax.core.jaxprs_in_params(equation.params):
             yield from product_shapes(inner)
-
-
-def count_vowels(prompts, completions, answers):
-    """A reward that differs between random texts."""
-    return [float(sum(text.count(vowel) for vowel in "aeiou")) for text in completions]
-
-
-def pays_all_alike(prompts, completions, answers):
-    """A reward without signal."""
-    return [1.0 for _ in completions]
 
 
 @given(limit=st.integers(1, 300))

@@ -47,7 +47,7 @@ def start(folder, **changed):
 @pytest.mark.parametrize(
     ("name", "environment"),
     [
-        ("plain", {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        ("plain", {"LANG": "C", "LC_ALL": "C"}),
         ("plain", {"HOME": UNSET, "XDG_CACHE_HOME": UNSET}),
         ("plain", {"HOME": "/nowhere", "XDG_CACHE_HOME": UNSET}),
         ('it\'s "a" $HOME; ü 数', {}),
