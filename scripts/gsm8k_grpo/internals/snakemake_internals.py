@@ -42,6 +42,8 @@ def _has_other_times(notes: persistence.PersistenceBase, job: Any) -> bool:
 
 
 def _shell_command(job: Any) -> str:
-    """What a job will run. (`job.shellcmd` needs the job's number, which it gets later.)"""
+    """What a job will run; "" for a rule without a command. (`job.shellcmd` needs a number that jobs get later.)"""
+    if not job.rule.shellcmd:
+        return ""
     parts = {name: getattr(job, name) for name in ("input", "output", "params", "wildcards", "log")}
     return utils.format(job.rule.shellcmd, **parts)
