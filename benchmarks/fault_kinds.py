@@ -189,7 +189,8 @@ def copy(whole: Path, folder: Path, rng: random.Random) -> dict:
     for age, path in enumerate(paths):
         os.utime(path, (time.time() - age, time.time() - age))
     found = judge(whole, folder, REPORT)
-    return {"what": f"a copy{f' without what {stages} made' if stages else ''}", **found}
+    missing = f" without what {' and '.join(stages)} made" if stages else ""
+    return {"what": f"a copy{missing}", **found}
 
 
 KINDS = {

@@ -14,12 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import psutil
 
 from gsm8k_grpo.common import files
-from small_run import make_small_run
+from small_run import checkpoint_arrays, make_small_run
 
 INTERVAL_STEPS, STEPS = 5, 20
 SECONDS = 600  # after which a command counts as hanging
@@ -183,7 +182,7 @@ def bits(folder: Path, target: str, arrays: bool = False) -> dict[str, str]:
             continue
         found[str(name)] = _digest(path)
     if arrays:
-        found |= checkpoint_arrays(folder / "results/tiny/training")
+        found |= kept_arrays(folder / "results/tiny/training")
     return found
 
 
@@ -212,21 +211,12 @@ def _without_circumstances(value: object) -> object:
     }
 
 
-def checkpoint_arrays(training: Path) -> dict[str, str]:
+def kept_arrays(training: Path) -> dict[str, str]:
     """A hash of each array (adapters and optimizer state) of each kept checkpoint."""
-    import jax
-    import orbax.checkpoint as ocp
-
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of files that these checkpoints never have
-    found = {}
-    for kept in json.loads((training / "checkpoints.json").read_text())["checkpoints"]:
-        for item in ("model_params", "optimizer_state"):
-            stored = (training / kept["path"] / item).absolute()
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                tree = checkpointer.metadata(stored).item_metadata.tree
-                as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-                restored = checkpointer.restore(stored, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-            for path, leaf in jax.tree_util.tree_leaves_with_path(restored):
-                name = f"{kept['name']} {item}{jax.tree_util.keystr(path)}"
-                found[name] = hashlib.sha256(leaf.tobytes()).hexdigest()
-    return found
+    kept = json.loads((training / "checkpoints.json").read_text())["checkpoints"]
+    return {
+        f"{each['name']} {name}": hashlib.sha256(array).hexdigest()
+        for each in kept
+        for name, array in checkpoint_arrays(training / each["path"]).items()
+    }

@@ -20,7 +20,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
-# Some images set it. Then every stage compiles the sources of JAX and Tunix anew, for ten seconds.
+# As in the Makefile, which says why.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from gsm8k_grpo.common import files, jax_setup, session_end, stage_record

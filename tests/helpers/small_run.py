@@ -156,21 +156,27 @@ def assert_the_same(first, second):
 
 
 def weights(folder):
-    """Hashes of the arrays of the final checkpoint: adapters and optimizer state."""
+    """The bytes of the arrays of the final checkpoint."""
+    (run,) = folder.glob("runs/*")
+    found = checkpoint_arrays(run / "checkpoints/actor/8")
+    assert len(found) > 20
+    return found
+
+
+def checkpoint_arrays(checkpoint):
+    """The bytes of each array of a checkpoint, adapters and optimizer state, by its name."""
     import jax
     import orbax.checkpoint as ocp
 
-    (run,) = folder.glob("runs/*")
     found = {}
     for item in ("model_params", "optimizer_state"):
-        folder = (run / "checkpoints/actor/8" / item).absolute()
+        folder = (checkpoint / item).absolute()
         with ocp.PyTreeCheckpointer() as checkpointer:
             stored = checkpointer.metadata(folder).item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
             restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
         for path, leaf in jax.tree_util.tree_leaves_with_path(restored):
             found[item + jax.tree_util.keystr(path)] = leaf.tobytes()
-    assert len(found) > 20
     return found
 
 

@@ -156,8 +156,8 @@ class Model(Block):
     """A published shape by name (gemma2_2b, gemma3_1b, gemma3_270m, qwen2.5_0.5b), or the family (gemma2, gemma3,
     qwen2) and the sizes of a miniature."""
     dtype: Literal["float32", "bfloat16", "fastest"] = "float32"
-    """Precision of weights and activations. fastest is bfloat16, or float32 on a CPU that multiplies it faster: this is
-    measured when the base model is made, and its model.json records which it is."""
+    """Precision of weights and activations. fastest is bfloat16, or float32 on a machine that multiplies it faster. It
+    is measured when the base model is made, and model.json records it. The preflight plans with bfloat16."""
     pretraining: Pretraining | None = None
     """How a miniature is pretrained (source pretrained)."""
 

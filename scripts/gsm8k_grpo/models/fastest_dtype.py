@@ -1,4 +1,4 @@
-"""Which precision this machine multiplies faster: not every processor has instructions for bfloat16."""
+"""Which precision this machine multiplies faster: not every processor or card has instructions for bfloat16."""
 
 import statistics
 import time
@@ -14,10 +14,8 @@ WORTH_TWICE_THE_MEMORY = 1.1  # float32 takes twice the memory of bfloat16, so i
 def fastest_dtype() -> str:
     """Gives the precision to compute in, `bfloat16` or `float32`, and prints what decided.
 
-    Accelerators have bfloat16. On a CPU both are measured, as our programs multiply (sums in float32).
+    Both are measured on JAX's default device, as our programs multiply (sums in float32).
     """
-    if jax.default_backend() != "cpu":
-        return "bfloat16"
     seconds = {name: _product_seconds(jnp.dtype(name)) for name in ("bfloat16", "float32")}
     operations = 2 * ROWS * FEATURES_IN * FEATURES_OUT
     rates = ", ".join(f"{name} at {operations / each / 1e9:.0f} GFLOP/s" for name, each in seconds.items())

@@ -14,5 +14,5 @@ def widest_bytes(dtype: str) -> int:
 
 
 def accelerator_dtype(dtype: str) -> str:
-    """The precision on a TPU or GPU by `model.dtype`: these multiply bfloat16 faster."""
+    """The precision that a preflight plans with on a TPU or GPU: nearly all of them multiply bfloat16 faster."""
     return "bfloat16" if dtype == FASTEST else dtype

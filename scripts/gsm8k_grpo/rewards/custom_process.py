@@ -21,9 +21,7 @@ from gsm8k_grpo.rewards import custom_worker
 END_SECONDS = 1.0  # that the process has to end by itself
 
 
-def score(
-    name: str, rows: list[dict], completions: list[str], root: Path, limit_seconds: float | None = None
-) -> list[float]:
+def score(name: str, rows: list[dict], completions: list[str], root: Path, limit_seconds: float | None) -> list[float]:
     """One reward of the user's own for each completion.
 
     Args:
@@ -45,7 +43,7 @@ def score(
     return _ask(name, root, limit_seconds, batch, sent, completions)
 
 
-def load(name: str, root: Path, limit_seconds: float | None = None) -> None:
+def load(name: str, root: Path, limit_seconds: float | None) -> None:
     """Runs the file of a reward, so that its faults show before the first batch.
 
     Raises:
