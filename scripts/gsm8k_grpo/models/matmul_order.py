@@ -3,8 +3,8 @@
 Models write `x @ W` with W as [in, out], and JAX's rules write the gradients. The CPU's library (YNNPACK) is sensitive
 to the order and the precision:
 
-- For a few rows of x, as in decoding, `W @ xᵀ` with W as [out, in] is about twice as fast. In float32 this needs rows
-  that are columns in memory.
+- For a few rows of x, as in decoding, `W @ xᵀ` with W as [out, in] is about twice as fast. In float32 it is so only
+  where the rows lie as columns in memory.
 - It first transposes a left operand that is not contracted over its last dimensions. For a gradient with one row per
   token of a batch this takes longer than the product itself.
 - A bfloat16 product with a bfloat16 result runs in a slow loop. With a float32 result, which we round afterwards, it is
