@@ -3,6 +3,7 @@
 import json
 import resource
 import signal
+import tarfile
 
 import pytest
 
@@ -61,6 +62,17 @@ def test_a_cut_or_missing_archive_is_an_error_that_names_it(results, tmp_path):
     with pytest.raises(PipelineError, match=r"carry\.tar: is no whole archive"):
         carrying.unpack(archive, clone)
     assert not list(clone.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../outside.json", "/tmp/outside.json", "a/../../outside.json"])
+def test_an_archive_that_leads_out_of_the_folder_writes_nothing(tmp_path, name):
+    archive, clone = tmp_path / "carry.tar", tmp_path / "clone"
+    with tarfile.open(archive, "w") as packed:
+        packed.addfile(tarfile.TarInfo("inside.json"))
+        packed.addfile(tarfile.TarInfo(name))
+    with pytest.raises(PipelineError, match=r"carry\.tar: is no whole archive .*outside\.json is no plain file"):
+        carrying.unpack(archive, clone)
+    assert not list(clone.iterdir()) and not (tmp_path / "outside.json").exists()
 
 
 def test_an_archive_that_does_not_fit_leaves_no_half_of_itself(results, tmp_path):

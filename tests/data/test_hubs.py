@@ -330,8 +330,9 @@ def test_a_credential_file_that_cannot_be_read_is_named(hub, source):
     [
         ("huggingface", {"HTTPS_PROXY": "nonsense://x"}, "does not understand HTTPS_PROXY"),
         ("kaggle", {"HTTPS_PROXY": "nonsense://x"}, "does not understand HTTPS_PROXY"),
-        ("huggingface", {"SSL_CERT_FILE": "/nowhere"}, "SSL_CERT_FILE or REQUESTS_CA_BUNDLE does not name a file"),
-        ("kaggle", {"REQUESTS_CA_BUNDLE": "/nowhere"}, "SSL_CERT_FILE or REQUESTS_CA_BUNDLE does not name a file"),
+        ("huggingface", {"SSL_CERT_FILE": "/dev/null/no"}, "SSL_CERT_FILE or REQUESTS_CA_BUNDLE does not name a file"),
+        ("huggingface", {"SSL_CERT_FILE": "/dev"}, "SSL_CERT_FILE or REQUESTS_CA_BUNDLE does not name a file"),
+        ("kaggle", {"REQUESTS_CA_BUNDLE": "/dev/null/no"}, "SSL_CERT_FILE or REQUESTS_CA_BUNDLE does not name a file"),
     ],
 )
 def test_an_environment_in_which_no_request_works_is_named(hub, source, environment, says):

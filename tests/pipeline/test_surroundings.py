@@ -49,10 +49,10 @@ def start(folder, **changed):
     [
         ("plain", {"LANG": "C", "LC_ALL": "C"}),
         ("plain", {"HOME": UNSET, "XDG_CACHE_HOME": UNSET}),
-        ("plain", {"HOME": "/nowhere", "XDG_CACHE_HOME": UNSET}),
+        ("plain", {"HOME": "/dev/null/home", "XDG_CACHE_HOME": UNSET}),
         ('it\'s "a" $HOME; ü 数', {}),
     ],
-    ids=["the locale C", "no home", "a home that is not there", "a path of many signs"],
+    ids=["the locale C", "no home", "a home that cannot be made", "a path of many signs"],
 )
 def test_training_evaluation_and_report_end_in_the_same_bits(finished, tmp_path, name, environment):
     folder = copy_without(finished, tmp_path / name)

@@ -41,9 +41,9 @@ TRAINING = (
     f"training={{max_steps: {STEPS}, checkpoint_interval_steps: {STEPS}, prompts_per_step: 2, "
     "num_generations: 4, max_completion_tokens: 12, rewards: [number, paused.py:pause]}"
 )
-# A reward that stops in the third call of a training until the first training is killed.
-PAUSED = """
-import sys
+COMPLETIONS = 2 * 4  # a step's, which no other stage scores at once
+# A reward that stops in the third step of a training until the first training is killed.
+PAUSED = f"""
 import time
 from pathlib import Path
 
@@ -51,7 +51,7 @@ calls = 0
 
 def pause(prompts, completions, answers):
     global calls
-    calls += sys.argv[0].endswith("train.py")
+    calls += len(completions) == {COMPLETIONS}
     if calls == 3 and not Path("paused").exists():
         Path("paused").touch()
         time.sleep(600)

@@ -1,10 +1,11 @@
 """Which results a next session on another machine needs, and one archive of them."""
 
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
@@ -42,7 +43,7 @@ def pack(results: Path, archive: Path, carried: list[Path]) -> None:
     """
     descriptor, temporary = tempfile.mkstemp(dir=archive.absolute().parent, prefix=f".{archive.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as handle, tarfile.open(fileobj=handle, mode="w") as packed:
+        with os.fdopen(descriptor, "wb") as handle, tarfile.open(fileobj=handle, mode="w", dereference=True) as packed:
             for path in carried:
                 packed.add(path, arcname=path.relative_to(results).as_posix())
         os.replace(temporary, archive)
@@ -66,11 +67,29 @@ def unpack(archive: Path, results: Path) -> int:
     try:
         # Beside their places first: a torn archive leaves nothing behind.
         with tarfile.open(archive) as packed, tempfile.TemporaryDirectory(dir=results, prefix=".making.") as making:
-            packed.extractall(making, filter="data")
+            count = _extract(packed, Path(making))
             for path in Path(making).iterdir():
                 path.rename(results / path.name)
-            return sum(member.isfile() for member in packed)
+            return count
     except FileNotFoundError:
         raise PipelineError(f"{archive}: no such file; name the archive that carry.py wrote") from None
     except (tarfile.TarError, EOFError) as error:
         raise PipelineError(f"{archive}: is no whole archive of carry.py ({error}); copy it again") from None
+
+
+def _extract(packed: tarfile.TarFile, folder: Path) -> int:
+    """Writes an archive's files with their times below a folder; returns how many.
+
+    `extractall` knows how to refuse what leads out of the folder since Python 3.11.4 only.
+    """
+    members = packed.getmembers()
+    for member in members:
+        path = PurePosixPath(member.name)
+        if not member.isfile() or path.is_absolute() or ".." in path.parts:
+            raise tarfile.TarError(f"{member.name} is no plain file of results/")
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with packed.extractfile(member) as source, open(target, "wb") as copy:
+            shutil.copyfileobj(source, copy)
+        os.utime(target, (member.mtime, member.mtime))
+    return len(members)
