@@ -103,11 +103,19 @@ rule report:
     input:
         settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
         datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),
-        models=expand("results/models/{model}/model.json", model=MODELS),
+        models=expand(
+            "results/models/{model}/{file}", model=MODELS, file=("model.json", "provenance.json")
+        ),
         prompts=expand("results/{recipe}/prompts/summary.json", recipe=SETTINGS),
+        # What the completions answer.
+        questions=[path for recipe in SETTINGS for path in questions_of(recipe)],
         format_checks=expand("results/{recipe}/format_check.json", recipe=SETTINGS),
         reward_audits=expand("results/{recipe}/reward_audit.json", recipe=SETTINGS),
-        training=expand("results/{recipe}/training/summary.json", recipe=SETTINGS),
+        training=expand(
+            "results/{recipe}/training/{file}",
+            recipe=SETTINGS,
+            file=("summary.json", "checkpoints.json"),
+        ),
         metrics=expand("results/{recipe}/training/metrics.csv", recipe=SETTINGS),
         evaluations=[path for recipe in SETTINGS for path in selection(recipe)],
         completions=expand(
