@@ -62,6 +62,7 @@ rule plots:
 rule tables:
     input:
         settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
+        datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),
         metrics=expand(
             "results/{recipe}/evaluations/{checkpoint}/metrics.json",
             recipe=SETTINGS,
@@ -119,9 +120,10 @@ rule report:
         metrics=expand("results/{recipe}/training/metrics.csv", recipe=SETTINGS),
         evaluations=[path for recipe in SETTINGS for path in selection(recipe)],
         completions=expand(
-            "results/{recipe}/evaluations/{checkpoint}/completions.jsonl",
+            "results/{recipe}/evaluations/{checkpoint}/{file}",
             recipe=SETTINGS,
             checkpoint=("base", "final", "best"),
+            file=("completions.jsonl", "metrics.json"),
         ),
         best=expand("results/{recipe}/best.json", recipe=SETTINGS),
         comparisons=expand("results/{recipe}/comparison.json", recipe=SETTINGS),
