@@ -22,6 +22,8 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 # As in the Makefile, which says why.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Whatever the locale: JAX, and what reads and writes weights, take a folder's name for UTF-8.
+os.environ["PYTHONUTF8"] = "1"
 
 from gsm8k_grpo.common import files, jax_setup, session_end, stage_record
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError
@@ -69,6 +71,8 @@ MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}
 TRANSFER = {
     each["name"]: each for chosen in SETTINGS.values() for each in chosen["evaluation"]["transfer"]
 }
+# The folders of evaluations below a run's (`split_of`).
+EVALUATIONS = ["evaluations", "evaluations-dev", *(f"transfer/{name}" for name in TRANSFER)]
 # The runs of each recipe that has several seeds.
 SEEDED = runs_by_recipe(SETTINGS)
 # The files of settings that stages may ask for, by path.
@@ -105,9 +109,7 @@ wildcard_constraints:
     seeded="|".join(map(re.escape, SEEDED)),
     # (?!) matches nothing: an empty pattern would be none.
     transfer="|".join(map(re.escape, TRANSFER)) or "(?!)",
-    evaluations="|".join(
-        ["evaluations", "evaluations-dev", *(f"transfer/{re.escape(name)}" for name in TRANSFER)]
-    ),
+    evaluations="|".join(map(re.escape, EVALUATIONS)),
     checkpoint="base|step-[0-9]+|final|best",
 
 
@@ -124,10 +126,10 @@ def blocks(chosen, *names, with_transfer=False):
     return files.canonical_json(kept)
 
 
-def stage_settings(*names, owners=SETTINGS, wildcard="recipe", with_transfer=False):
+def stage_settings(*names, owners=SETTINGS, owner="{recipe}", with_transfer=False):
     """Parameters of a stage that needs these blocks: `settings`, which makes it rerun, and `settings_file`.
 
-    `owners` has the settings of each value of the wildcard; `with_transfer` is as in `blocks`.
+    `owners` has the settings of each `owner`, a text of wildcards; `with_transfer` is as in `blocks`.
     """
     texts = {
         name: blocks(chosen, *names, with_transfer=with_transfer) for name, chosen in owners.items()
@@ -138,8 +140,8 @@ def stage_settings(*names, owners=SETTINGS, wildcard="recipe", with_transfer=Fal
     }
     SETTINGS_FILES.update((paths[name], text) for name, text in texts.items())
     return {
-        "settings": lambda wildcards: texts[wildcards[wildcard]],
-        "settings_file": lambda wildcards: paths[wildcards[wildcard]],
+        "settings": lambda wildcards: texts[owner.format(**wildcards)],
+        "settings_file": lambda wildcards: paths[owner.format(**wildcards)],
     }
 
 
@@ -335,26 +337,6 @@ def evaluated_by(chosen, evaluations):
     return chosen | {"evaluation": chosen["evaluation"] | greedy}
 
 
-def evaluation_settings():
-    """`stage_settings` of rule `evaluate`."""
-    own, others = (
-        stage_settings(
-            "mesh",
-            "prompt",
-            "evaluation",
-            owners={name: evaluated_by(chosen, folder) for name, chosen in SETTINGS.items()},
-        )
-        for folder in ("evaluations", "transfer/")
-    )
-
-    def chosen(key):
-        return lambda wildcards: (others if wildcards.evaluations.startswith("transfer/") else own)[
-            key
-        ](wildcards)
-
-    return {key: chosen(key) for key in own}
-
-
 def transfer_of(recipe):
     """The names of the other sets that a recipe is evaluated on; a second gold for its own rows is none."""
     named = [each["name"] for each in SETTINGS[recipe]["evaluation"]["transfer"]]
@@ -370,6 +352,13 @@ def selection(recipe, name="metrics.json"):
     folder = "evaluations" if chosen["evaluation"]["split"] == "dev" else "evaluations-dev"
     names = checkpoint_names(chosen["training"])
     return [f"results/{recipe}/{folder}/{checkpoint}/{name}" for checkpoint in names]
+
+
+def questions_of(recipe):
+    """The prompts and the data set's rows that a recipe's evaluations are on."""
+    dataset, split = SETTINGS[recipe]["dataset"]["name"], SETTINGS[recipe]["evaluation"]["split"]
+    rows = "test" if split == "test" else "train"  # dev rows are rows of train
+    return [f"results/{recipe}/prompts/{split}.jsonl", f"results/data/{dataset}/{rows}.jsonl"]
 
 
 def same_evaluations(wildcards):
@@ -443,6 +432,12 @@ def found_transfer_hash(wildcards):
     if not path.is_file() and manifest.is_file():
         return files.read_json(manifest)["origin"]["sha256"]
     return {path.name: files.sha256_file(path)} if path.is_file() else {}
+
+
+def found_tokenizer(wildcards):
+    """The tokenizer of a recipe's base model and its hash, if it is there."""
+    path = Path(model_file("tokenizer.model")(wildcards))
+    return {str(path): files.sha256_file(path)} if path.is_file() else {}
 
 
 def local_model_hashes(wildcards):

@@ -30,7 +30,17 @@ rule evaluate:
         **RUNS_A_MODEL,
     params:
         **rerun_on("evaluate"),
-        **evaluation_settings(),
+        **stage_settings(
+            "mesh",
+            "prompt",
+            "evaluation",
+            owners={
+                f"{recipe}/{evaluations}": evaluated_by(chosen, evaluations)
+                for recipe, chosen in SETTINGS.items()
+                for evaluations in EVALUATIONS
+            },
+            owner="{recipe}/{evaluations}",
+        ),
         split=split_of,
         files=lambda wildcards, input: options(input, "checkpoints", "best", "same"),
     message:

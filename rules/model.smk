@@ -17,7 +17,7 @@ rule base_model:
         **RUNS_A_MODEL,
     params:
         **rerun_on("base_model"),
-        **stage_settings("model", owners=MODELS, wildcard="model"),
+        **stage_settings("model", owners=MODELS, owner="{model}"),
         local_hashes=local_model_hashes,
         rows=lambda wildcards, input: options(input, "rows"),
         same=lambda wildcards, input: [

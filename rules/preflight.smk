@@ -12,7 +12,16 @@ rule preflight:
     params:
         **rerun_on("preflight"),
         **stage_settings("seed", "mesh", "model", "prompt", "training", "evaluation", "preflight"),
+        # It tells how many tokens all prompts begin with; the preflight waits for none.
+        tokenizer=lambda wildcards: [
+            part for path in found_tokenizer(wildcards) for part in ("--tokenizer", path)
+        ],
+        tokenizer_hash=lambda wildcards: files.canonical_json(found_tokenizer(wildcards)),
     message:
         "Compile {wildcards.recipe} for its accelerator (preflight)"
     shell:
-        stage("preflight", "--settings {params.settings_file:q} --output {output:q}")
+        stage(
+            "preflight",
+            "--settings {params.settings_file:q} {params.tokenizer:q} --output {output:q}",
+            facts="{params.tokenizer_hash:q}",
+        )

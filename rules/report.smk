@@ -62,6 +62,7 @@ rule plots:
 rule tables:
     input:
         settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
+        datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),
         metrics=expand(
             "results/{recipe}/evaluations/{checkpoint}/metrics.json",
             recipe=SETTINGS,
@@ -103,17 +104,26 @@ rule report:
     input:
         settings=expand("results/{recipe}/settings.yaml", recipe=SETTINGS),
         datasets=expand("results/data/{dataset}/dataset.json", dataset=DATASETS),
-        models=expand("results/models/{model}/model.json", model=MODELS),
+        models=expand(
+            "results/models/{model}/{file}", model=MODELS, file=("model.json", "provenance.json")
+        ),
         prompts=expand("results/{recipe}/prompts/summary.json", recipe=SETTINGS),
+        # What the completions answer.
+        questions=[path for recipe in SETTINGS for path in questions_of(recipe)],
         format_checks=expand("results/{recipe}/format_check.json", recipe=SETTINGS),
         reward_audits=expand("results/{recipe}/reward_audit.json", recipe=SETTINGS),
-        training=expand("results/{recipe}/training/summary.json", recipe=SETTINGS),
+        training=expand(
+            "results/{recipe}/training/{file}",
+            recipe=SETTINGS,
+            file=("summary.json", "checkpoints.json"),
+        ),
         metrics=expand("results/{recipe}/training/metrics.csv", recipe=SETTINGS),
         evaluations=[path for recipe in SETTINGS for path in selection(recipe)],
         completions=expand(
-            "results/{recipe}/evaluations/{checkpoint}/completions.jsonl",
+            "results/{recipe}/evaluations/{checkpoint}/{file}",
             recipe=SETTINGS,
             checkpoint=("base", "final", "best"),
+            file=("completions.jsonl", "metrics.json"),
         ),
         best=expand("results/{recipe}/best.json", recipe=SETTINGS),
         comparisons=expand("results/{recipe}/comparison.json", recipe=SETTINGS),

@@ -12,7 +12,7 @@ from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.report import artifact_schema, tables
 from gsm8k_grpo.report.metric_catalogue import headline_rates
 from gsm8k_grpo.report.references import bibtex
-from gsm8k_grpo.report.run_summary import summarise_run
+from gsm8k_grpo.report.run_summary import summarise_rates
 
 
 def main(*, recipes: list[str], seeded: list[str] = (), results: ResultsFolder, output: OutputFolder) -> None:
@@ -23,7 +23,7 @@ def main(*, recipes: list[str], seeded: list[str] = (), results: ResultsFolder, 
       seeded: names of recipes with several seeds
     """
     defaults = read_yaml(layout.ROOT / "config.yaml")
-    runs = [summarise_run(results, name, defaults) for name in recipes]
+    runs = [summarise_rates(results, name, defaults) for name in recipes]
     evaluated = [run for run in runs if run["base"] and run["final"]]
     if not evaluated:
         raise PipelineError(

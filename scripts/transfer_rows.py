@@ -4,7 +4,8 @@ r"""Stage `transfer_rows`: the rows of one set of `evaluation.transfer`, normali
   python scripts/transfer_rows.py --chosen '{name: mine, path: problems.csv, question: problem}' \
       --output results/data/mine
 
-Writes test.jsonl (`id`, `question`, `solution`, `answer`, perhaps `group` and `cluster`) and dataset.json.
+Writes test.jsonl (`id`, `question`, `solution`, `answer`, perhaps `group` and `cluster`) and dataset.json. `answer` is
+null where no number is right.
 """
 
 from typing import Annotated
@@ -27,8 +28,9 @@ def main(
     transfer_set = read_transfer_set(chosen)
     rows, origin = load_transfer_set(transfer_set)
     files.write_jsonl(output / "test.jsonl", rows)
-    left_out = len(origin["without_number"])
-    print(f"{transfer_set['name']}: {len(rows)} rows{f'; {left_out} without a number, left out' if left_out else ''}")
+    apart = len(origin["without_number"])
+    said = f"; {apart} of them have no number as their answer, and are scored apart" if apart else ""
+    print(f"{transfer_set['name']}: {len(rows)} rows{said}")
     if origin["as_published"] is False:
         print(f"WARNING: {transfer_set['name']}: not the file that the project knows by this name")
     manifest = {

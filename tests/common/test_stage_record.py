@@ -5,7 +5,19 @@ import shutil
 
 import pytest
 
+from gsm8k_grpo.common import provenance
 from gsm8k_grpo.common.stage_record import StageRecord
+
+
+@pytest.mark.parametrize(("stage", "taken_over"), [("tfds_rows", True), ("download", False)])
+def test_other_versions_matter_unless_a_stage_has_an_environment_of_its_own(monkeypatch, tmp_path, stage, taken_over):
+    """Snakemake's environment asks about records that TensorFlow's wrote."""
+    output = tmp_path / "origin.json"
+    output.write_text("{}")
+    asked = (tmp_path / "record.json", ["python3", f"scripts/{stage}.py"], "code", [], [])
+    StageRecord(*asked).write([output])
+    monkeypatch.setattr(provenance, "PACKAGES", ("pytest",))
+    assert (StageRecord(*asked).differences([output]) == []) is taken_over
 
 
 @pytest.mark.parametrize(

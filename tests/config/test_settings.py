@@ -94,11 +94,31 @@ def test_controls_make_a_run_of_each_for_each_seed_which_differs_in_the_control_
     assert again == {"a-control-random": control}
 
 
-def test_a_recipe_may_not_have_the_name_of_another_recipes_run(project):
-    root = project(**{"a": {"seeds": [1]}, "a-seed-1": {}})
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        ("a-seed-1", "-seed-1"),
+        ("a-miniature", "-miniature"),
+        ("a-control-random", "-control-random"),
+        ("a-control-random-seed-12", "-seed-12"),
+    ],
+)
+def test_no_name_may_be_that_of_another_recipes_run(project, name, ending):
+    """Whether both are selected or not: the folder would be there from another call."""
+    fault = f"{name!r} ends in {ending!r}, as the folder of another recipe's run may do; choose another name"
+    root = project(a={})
     with pytest.raises(PipelineError) as refused:
-        load_selected("a,a-seed-1", {}, root)
-    assert sentence(refused).startswith("recipes: 'a-seed-1' is a recipe and a run of another")
+        load_selected("a", {"name": name}, root)
+    assert sentence(refused) == f"recipe a: name: {fault}"
+    (root / "recipes/a.yaml").rename(root / f"recipes/{name}.yaml")
+    with pytest.raises(PipelineError) as refused:
+        load_selected(name, {}, root)
+    assert sentence(refused) == f"recipes: {fault}"
+
+
+@pytest.mark.parametrize("name", ["a-seed", "seed-1", "a-seed-1b", "a-seeds-1", "a-control-x", "miniature"])
+def test_other_names_are_free(project, name):
+    assert list(load_selected(name, {"name": f"{name}.x"}, project(**{name: {}}))) == [f"{name}.x"]
 
 
 def test_the_command_line_goes_over_the_recipe_and_the_recipe_over_config_yaml(project):

@@ -88,9 +88,36 @@ def load(**chosen):
 @pytest.mark.parametrize("name", FILES)
 def test_each_published_sets_columns_become_normalised_rows(tmp_path, name):
     rows, origin = load(name=name, path=write(tmp_path / f"copy.{FORMS[name]}", FILES[name]))
-    assert rows == [{"id": f"{name}-00000", **EXPECTED[name]}]
+    assert rows[0] == {"id": f"{name}-00000", **EXPECTED[name]}
     assert origin["as_published"] is False and origin["licence"]
-    assert origin["without_number"] == (["gsm_plus-00001"] if name == "gsm_plus" else [])
+    without_number = [row for row in rows[1:] if row["answer"] is None]
+    assert rows[1:] == without_number and len(without_number) == (name == "gsm_plus")
+    assert origin["without_number"] == [row["id"] for row in without_number]
+
+
+def test_rows_that_no_number_answers_are_checked_and_drawn_like_the_others(tmp_path):
+    answered, unanswered = FILES["gsm_plus"]
+    path = write(tmp_path / "plus.jsonl", [unanswered, *[answered] * 40, *[unanswered] * 9])
+    rows, origin = load(name="gsm_plus", path=path)
+    assert rows[0] == {
+        "id": "gsm_plus-00000",
+        "question": "Ann had figs. How many?",
+        "solution": "",
+        "answer": None,
+        "group": "digit expansion",
+        "cluster": EXPECTED["gsm_plus"]["cluster"],
+    }
+    assert (len(rows), len(origin["without_number"])) == (50, 10)
+    drawn, origin = load(name="gsm_plus", path=path, rows=20)
+    assert [row["id"] for row in drawn] == sorted({row["id"] for row in drawn})
+    assert [row["id"] for row in drawn if row["answer"] is None] == origin["without_number"]
+    assert (len(drawn), len(origin["without_number"])) == (25, 5)
+    path = write(tmp_path / "faulty.jsonl", [answered, unanswered | {"question": 3}])
+    with pytest.raises(PipelineError, match=r"faulty.jsonl of gsm_plus, row 2: 'question' is int, expected text"):
+        load(name="gsm_plus", path=path)
+    path = write(tmp_path / "none.jsonl", [unanswered])
+    with pytest.raises(PipelineError, match=r"none.jsonl of gsm_plus: no row has a number as its answer"):
+        load(name="gsm_plus", path=path)
 
 
 def test_any_file_with_named_columns_is_a_set(tmp_path):

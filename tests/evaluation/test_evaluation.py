@@ -8,10 +8,10 @@ from gsm8k_grpo.evaluation import stats
 from gsm8k_grpo.evaluation.artifact_writing import take_over_evaluation
 from gsm8k_grpo.evaluation.best_checkpoint import choose_best
 from gsm8k_grpo.evaluation.format_check import summarise_format
-from gsm8k_grpo.evaluation.grading import grade_completion
+from gsm8k_grpo.evaluation.grading import grade_completion, grade_row
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, summarise_metrics
 from gsm8k_grpo.evaluation.seeds import summarise_seeds
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.answers import READINGS, Tags
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 COMPLETIONS = ("18", r"<answer>17</answer>, no, \boxed{18}, or 19", r"\boxed{18}, 19")
@@ -203,6 +203,22 @@ def test_partial_accuracy_of_the_published_cascade_reads_its_text():
     graded = [grade_completion(text, "18", TAGS, "published_cascade") for text in texts]
     assert [row["published_cascade"] for row in graded] == ["19.", ".", "none"]
     assert [row["partial_correct"] for row in graded] == [True, False, False]
+
+
+def test_rows_that_no_number_answers_count_apart():
+    """They are in no rate, and in no group of rows."""
+    counted = rows(["<r>9*2=18</r><a>18</a>"], ["18 or 19"])
+    texts = ("<r>4/2=2</r><a>cannot be told</a>", "<r>4/2=2</r><a>0</a>", "Nobody knows.", "18 eggs")
+    apart = [
+        {"id": f"x{index}", "answer": None, "group": "x", "tokens": 90, "stop_reason": "limit"}
+        | grade_row(text, {"answer": None}, SHORT, "strict")
+        for index, text in enumerate(texts)
+    ]
+    assert [row["abstained"] for row in apart] == [True, False, True, False]
+    assert [row["strict"] for row in apart] == [None, "0", None, None]
+    assert not any(row[f"{name}_correct"] for row in apart for name in (*READINGS, "partial"))
+    assert apart[0].keys() - counted[0].keys() == {"abstained", "group"}
+    assert summarise_metrics([apart[0], *counted, *apart[1:]], "strict") == summarise_metrics(counted, "strict")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,15 @@ def test_rows_of_one_template_are_no_independent_evidence(made):
     assert found["verdict"] == "no significant change"
 
 
+def test_rows_that_no_number_answers_are_scored_apart(made):
+    answers = (["3", "none", "4 or 5", "2"], ["none", "none", "4", "not given"])
+    found = synthetic.add_transfer(made, "one", {"plus": GAIN}, 10, {"plus": answers})["sets"]["plus"]
+    plain = synthetic.add_transfer(made, "one", {"plus": GAIN}, 10)["sets"]["plus"]
+    rates = {name: stats.wilson_rate(abstained, 4) for name, abstained in (("base", 1), ("final", 3), ("best", 3))}
+    assert found == plain | {"without_number": 4, "abstained": rates} and plain["rows"] == 40
+    assert plain["abstained"] == {}
+
+
 @pytest.mark.parametrize(
     ("sets", "verdict", "words"),
     [

@@ -19,7 +19,7 @@ from gsm8k_grpo.data.gsm8k import group_of
 from gsm8k_grpo.data.prompts import build_prompt, format_completion
 from gsm8k_grpo.evaluation import comparison, stats
 from gsm8k_grpo.evaluation.best_checkpoint import choose_best
-from gsm8k_grpo.evaluation.grading import grade_completion
+from gsm8k_grpo.evaluation.grading import grade_completion, grade_row
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, summarise_metrics
 from gsm8k_grpo.evaluation.reward_audit import audit_rewards, gold_completions
 from gsm8k_grpo.evaluation.reward_scores import score_evaluations
@@ -226,7 +226,13 @@ def _write_inputs(results: Path, recipe: str, settings: dict, rows: int) -> None
     files.write_json(layout.run_folder(results, recipe) / "format_check.json", format_check)
 
 
-def add_transfer(results: Path, recipe: str, right: dict[str, tuple[list, list]], template_rows: int) -> dict:
+def add_transfer(
+    results: Path,
+    recipe: str,
+    right: dict[str, tuple[list, list]],
+    template_rows: int,
+    unanswerable: dict[str, tuple[list[str], list[str]]] | None = None,
+) -> dict:
     """Evaluates a finished recipe on other sets; writes and returns its transfer.json.
 
     Args:
@@ -234,6 +240,7 @@ def add_transfer(results: Path, recipe: str, right: dict[str, tuple[list, list]]
       recipe: of `make`.
       right: for each set, which rows base and trained model answer; in their format, unless its name says otherwise.
       template_rows: how many rows of a set come from one template; with 1, its rows have none.
+      unanswerable: for each set that has them, what both models answer to rows that no number answers.
     """
     settings = read_yaml(layout.settings_file(results, recipe))
     settings["evaluation"]["transfer"] = [read_transfer_set(f"{{name: {name}, path: {name}.csv}}") for name in right]
@@ -248,6 +255,12 @@ def add_transfer(results: Path, recipe: str, right: dict[str, tuple[list, list]]
             | {key: value(index) for key, value in template.items()}
             for index in range(len(before))
         ]
+        apart = (unanswerable or {}).get(name, ([], []))
+        data += [
+            {"id": f"{name}-x{index}", "question": "How many?", "solution": "", "answer": None, "group": "x"}
+            | {key: value(index) for key, value in template.items()}
+            for index in range(len(apart[0]))
+        ]
         origin = {"source": "file", "path": f"{name}.csv", "as_published": None, "without_number": []}
         files.write_jsonl(layout.dataset_rows(results, name, "test"), data)
         files.write_json(layout.dataset_folder(results, name) / "dataset.json", {"name": name, "origin": origin})
@@ -255,13 +268,14 @@ def add_transfer(results: Path, recipe: str, right: dict[str, tuple[list, list]]
         left_out = [{"id": "x", "prompt_tokens": 999}]
         prompts = {"rows": len(data), "longest_tokens": 99, "left_out": left_out}
         files.write_json(folder / "prompts" / "summary.json", {"splits": {"test": prompts}})
-        for place, verdicts in (("base", before), ("final", after), ("best", after)):
+        base, trained = ([*verdicts, *given] for verdicts, given in zip((before, after), apart, strict=True))
+        for place, wanted in (("base", base), ("final", trained), ("best", trained)):
             graded = []
-            for row, is_right in zip(data, verdicts, strict=True):
-                answer = row["answer"] if is_right else "0"
+            for row, is_right in zip(data, wanted, strict=True):
+                answer = is_right if row["answer"] is None else row["answer"] if is_right else "0"
                 plain = place == "base" and "format" in name  # right, but the format does not say so
                 completion = f"It is {row['answer']}" if plain else format_completion("Adding.", answer, tags)
-                verdict = grade_completion(completion, row["answer"], tags, extraction)
+                verdict = group_of(row) | grade_row(completion, row, tags, extraction)
                 completed = {"completion": completion, "tokens": 20, "stop_reason": "end_of_turn"}
                 graded.append({"id": row["id"], "sample": 0, "answer": row["answer"], **completed, **verdict})
             files.write_jsonl(folder / place / "completions.jsonl", graded)

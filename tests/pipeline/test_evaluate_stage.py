@@ -1,5 +1,6 @@
 """The stage `evaluate`: taking rows over, going on after a kill, loading checkpoints."""
 
+import json
 import subprocess
 import sys
 import time
@@ -30,6 +31,29 @@ def test_the_same_evaluation_is_taken_over_and_another_is_made(finished, tmp_pat
     assert "taken over" not in printed
     made = (tmp_path / "made" / "completions.jsonl").read_bytes()
     assert made == (tmp_path / "taken" / "completions.jsonl").read_bytes()
+
+
+def test_a_row_that_no_number_answers_is_completed_and_counts_apart(finished, tmp_path):
+    first, second, *_ = rows(finished / "results/tiny/prompts/test.jsonl")
+    asked = [first, second | {"id": "plus-1", "answer": None, "group": "lacks a fact"}]
+    (tmp_path / "asked.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in asked))
+    chosen = yaml.safe_load((finished / "results/tiny/settings.yaml").read_text())
+    chosen["evaluation"] |= {"rows": None}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(chosen))
+    command = [sys.executable, "scripts/evaluate.py", "--settings", tmp_path / "settings.yaml", "--split", "test"]
+    command += ["--rows", tmp_path / "asked.jsonl", "--model", "results/models/tiny", "--output", tmp_path / "made"]
+
+    def evaluate(*more):
+        return ended(subprocess.Popen([*command, *more], cwd=finished, stdout=subprocess.PIPE, text=True))
+
+    evaluate()
+    answered, apart = rows(tmp_path / "made/completions.jsonl")
+    assert answered["completion"] == rows(finished / "results/tiny/evaluations/base/completions.jsonl")[0]["completion"]
+    assert (apart["answer"], apart["strict_correct"], type(apart["abstained"])) == (None, False, bool)
+    metrics = read(tmp_path / "made/metrics.json")
+    assert metrics["answer_accuracy"]["n"] == metrics["truncated_rate"]["n"] == 1
+    assert "lacks a fact" not in metrics.get("groups", {})
+    assert "its rows are taken over" in evaluate("--same", tmp_path / "made/metrics.json")
 
 
 @pytest.mark.slow

@@ -51,8 +51,9 @@ def start(folder, **changed):
         ("plain", {"HOME": UNSET, "XDG_CACHE_HOME": UNSET}),
         ("plain", {"HOME": "/dev/null/home", "XDG_CACHE_HOME": UNSET}),
         ('it\'s "a" $HOME; ü 数', {}),
+        ("ü 数", {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     ],
-    ids=["the locale C", "no home", "a home that cannot be made", "a path of many signs"],
+    ids=["the locale C", "no home", "a home that cannot be made", "a path of many signs", "signs that C lacks"],
 )
 def test_training_evaluation_and_report_end_in_the_same_bits(finished, tmp_path, name, environment):
     folder = copy_without(finished, tmp_path / name)

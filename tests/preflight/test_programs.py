@@ -1,11 +1,23 @@
 """The preflight's programs are those that training executes, with the same sizes and shardings."""
 
+import re
+
+import jax
 import pytest
+from flax import nnx
 
 from gsm8k_grpo.config.accelerators import ACCELERATORS
+from gsm8k_grpo.data.prompts import build_prompt
+from gsm8k_grpo.generation.sampler import Sampler
+from gsm8k_grpo.models import building
+from gsm8k_grpo.models.lora import make_policy
+from gsm8k_grpo.models.mesh import make_mesh
+from gsm8k_grpo.models.tokenizer_training import train_tokenizer
+from gsm8k_grpo.models.tokenizers import load_tokenizer
 from gsm8k_grpo.preflight import compilation
 from gsm8k_grpo.preflight.environment import COMPILE_ONLY
-from gsm8k_grpo.preflight.programs import Programs
+from gsm8k_grpo.preflight.programs import PLACEHOLDER_STOP_IDS, Programs
+from gsm8k_grpo.preflight.prompt_beginning import common_tokens
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +82,59 @@ def test_programs_for_another_accelerator_leave_out_optimisations_for_a_cpu(one_
     estimated, own = (Programs(one_chip(), mesh, estimated) for estimated in (True, False))
     for name in ("rollout_decode", "gradient"):
         assert estimated.lower(name).as_text() != own.lower(name).as_text()
+
+
+SYSTEM = "Write what you do, step by step, and then the number of cups that they have, which is the answer. " * 2
+
+
+def test_prompts_that_begin_alike_have_the_programs_that_a_rollout_runs(one_chip, tmp_path):
+    training = {"prompts_per_step": 9, "num_generations": 2, "micro_batch_completions": 6}
+    settings = one_chip(prompt={"system": SYSTEM, "max_tokens": 256}, training=training)
+    prompts = [build_prompt(SYSTEM, f"{name} has {'many ' * 9}cups.") for name in "ABCDEFGHI"]
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(train_tokenizer(prompts * 20, 400))
+    tokenizer, mesh, lora = load_tokenizer(path), make_mesh(1, 1), settings["training"]["lora"]
+    tokens, _ = common_tokens(settings, path)
+    assert 64 < tokens < len(tokenizer.encode(prompts[0]))
+    programs = Programs(settings, mesh, common_tokens=tokens)
+    names = ["rollout_prefix", "rollout_prefill"]
+    assert programs.names[:2] == names and (programs.rows(names[0]), programs.rows(names[1])) == (1, 18)
+    graph, state = nnx.split(building.initialise(building.tunix_config(settings["model"]["architecture"]), 0))
+    base = nnx.merge(graph, jax.device_put(state, nnx.get_named_sharding(state, mesh)))
+    policy = make_policy(base, lora, 0, mesh)
+    sampler, executed = Sampler(policy, tokenizer, 272, mesh, lora=lora), []
+
+    def noting(program):
+        def run(*arguments, **options):
+            executed.append(program.lower(*arguments, **options))
+            return program(*arguments, **options)
+
+        return run
+
+    sampler.prefill, sampler.prefill_prefix = noting(sampler.prefill), noting(sampler.prefill_prefix)
+    asked = [prompt for prompt in prompts for _ in range(2)]
+    with mesh:
+        sampler(asked, 16, 256, list(PLACEHOLDER_STOP_IDS), 1.0, 1.0, None, repeats=2)
+    for name, real in zip(names, executed, strict=True):
+        # On one device, shardings are names alone.
+        texts = [
+            re.sub(r" \{sdy\.sharding = #sdy\.sharding<[^>]*>\}", "", each.as_text())
+            for each in (programs.lower(name), real)
+        ]
+        assert texts[0] == texts[1]
+
+
+def test_the_beginning_of_prompts_is_estimated_without_a_tokenizer(one_chip):
+    found = [common_tokens(one_chip(prompt={"system": text}), None) for text in (SYSTEM, 2 * SYSTEM)]
+    assert found[0][0] == pytest.approx(len(SYSTEM) / 4, abs=12) and "estimated" in found[0][1]
+    assert found[1][0] - found[0][0] == pytest.approx(len(SYSTEM) / 4, abs=1)
+    programs = Programs(one_chip(), make_mesh(1, 1), common_tokens=found[0][0])
+    assert programs.names[0] == "rollout_prefill"  # 4 prompts save too little
+    assert "evaluation_prefix" in programs.names
+    plain = Programs(one_chip(), make_mesh(1, 1))
+    held = programs.kv_cache_bytes("evaluation_prefix")
+    for name in ("evaluation_decode", "evaluation_weights"):
+        assert programs.resident_bytes(name) - plain.resident_bytes(name) == held > 0
 
 
 def test_memory_is_counted_for_the_first_cache_of_decoding(one_chip):

@@ -107,7 +107,7 @@ def test_the_cheapest_change_is_tried_first():
 def test_changes_that_fail_alone_are_tried_together(monkeypatch):
     """Before dearer ones. Compilation is replaced: the recipe fits where activations are an eighth of its own."""
 
-    def compile_programs(settings, accelerator, names, log):
+    def compile_programs(settings, *_):
         training = settings["training"]
         share = {None: 1, "selective": 0.5, "full": 0.25}[training["remat"]]
         activations = training["micro_batch_completions"] / 16 * share

@@ -331,7 +331,7 @@ def test_published_counts_are_shown_with_their_intervals(tmp_path):
 
 def test_other_sets_are_a_table_with_the_verdict_in_a_sentence(results):
     right = {"others": ([False] * 40, [True] * 30 + [False] * 10), "few": ([False] * 4, [True] * 4)}
-    found = synthetic.add_transfer(results, "one", right, 1)
+    found = synthetic.add_transfer(results, "one", right, 1, {"few": (["3", "none"], ["none", "none"])})
     html = render_page(results, ["one"], [])
     table = cells(html, "Other sets of problems: one")
     assert [row[0] for row in table[1:]] == ["gsm8k (its own, 12 test)", "others (40)", "few (4)"]
@@ -340,6 +340,10 @@ def test_other_sets_are_a_table_with_the_verdict_in_a_sentence(results):
     said = " ".join(html.split())
     assert "<li>few is too small to show any change.</li>" in said
     assert "<li>Left out of others: 1 row, whose prompt is longer than prompt.max_tokens.</li>" in said
+    assert (
+        "<li>No number answers 2 more questions of few. Answers without a number: base 50.0 % (9.5–90.5), trained "
+        "100.0 % (34.2–100.0); n = 2.</li>"
+    ) in said
     sentence = transfer_sentence(found)
     assert html.count(sentence) == 2 and 'id="one-transfer"' in html  # in the card, and above the table
     (results / "one/transfer.json").unlink()

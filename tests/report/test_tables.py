@@ -13,7 +13,7 @@ from gsm8k_grpo.evaluation.seeds import summarise_seeds
 from gsm8k_grpo.models.families import FAMILIES
 from gsm8k_grpo.report import artifact_schema, references, tables
 from gsm8k_grpo.report.page import render_page
-from gsm8k_grpo.report.run_summary import summarise_run
+from gsm8k_grpo.report.run_summary import summarise_rates
 
 HEADLINE = ("answer_accuracy", "flexible_accuracy", "partial_accuracy", "format_accuracy")
 
@@ -21,7 +21,7 @@ HEADLINE = ("answer_accuracy", "flexible_accuracy", "partial_accuracy", "format_
 @pytest.fixture(scope="module")
 def runs(made, root):
     defaults = read_yaml(root / "config.yaml")
-    return [summarise_run(made, name, defaults) for name in ("one", "two")]
+    return [summarise_rates(made, name, defaults) for name in ("one", "two")]
 
 
 def cells(latex):

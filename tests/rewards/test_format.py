@@ -21,6 +21,11 @@ def test_what_has_the_format(completion, has_it):
     assert answers.has_format(completion, SHORT) is (has_it == "yes")
 
 
+@pytest.mark.parametrize(("completion", "abstains"), table(answers.abstains))
+def test_what_abstains(completion, abstains):
+    assert answers.abstains(completion, SHORT) is (abstains == "yes")
+
+
 def test_the_amount_of_reasoning_is_a_setting():
     one, two = "48/2=24", "48/2=24, 24+48=72"
     assert [Reasoning(calculations=2).is_in(text) for text in (one, two)] == [False, True]

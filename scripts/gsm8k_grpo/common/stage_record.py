@@ -31,6 +31,10 @@ FORCED_VARIABLE = "GSM8K_GRPO_FORCED"
 # Smaller outputs are compared each time that Snakemake starts, larger ones when they are read.
 LARGEST_COMPARED_BYTES = 64 * 2**20
 
+# A stage with an environment of its own (TensorFlow's): its output origin.json has the versions there. Those of the
+# environment that reads the record say nothing, and on another machine may be others.
+WITHOUT_VERSIONS = ("tfds_rows",)
+
 
 class StageRecord:
     """The record of one stage, as it is on the disk, and what the stage would be made from now."""
@@ -59,7 +63,7 @@ class StageRecord:
             "code": code,
             "facts": [json.loads(text) for text in facts],
             "inputs": _hashes(inputs),
-            "versions": library_versions(),
+            "versions": {} if self._stage in WITHOUT_VERSIONS else library_versions(),
         }
 
     def differences(self, outputs: list[Path]) -> list[str] | None:

@@ -11,6 +11,10 @@ from gsm8k_grpo.config.fields import NAME, PATTERNS
 from gsm8k_grpo.config.merging import merge, read_yaml
 from gsm8k_grpo.config.miniature import miniature_overlay
 from gsm8k_grpo.config.schema import validated
+from gsm8k_grpo.rewards.controls import CONTROLS
+
+# What `run_name` adds to a recipe's name: the folder of a name that ends so would be that of another recipe's run.
+RUN_ENDING = re.compile(rf"-(miniature|seed-\d+|control-({'|'.join(CONTROLS)}))$")
 
 
 def recipe_names(selected: str | list[str]) -> list[str]:
@@ -95,12 +99,21 @@ def _require_model(chosen: Mapping, where: str) -> None:
 def _recipe_file(recipe: str, root: Path) -> Path:
     if recipe in RESERVED_NAMES:
         raise PipelineError(f"recipes: {recipe!r} is already a name in results/; choose another name for the recipe")
+    if fault := _run_ending_fault(recipe):
+        raise PipelineError(f"recipes: {fault}")
     known = {path.stem: path for path in (root / "recipes").glob("*.yaml")}
     if recipe not in known:
         raise PipelineError(f"recipes: there is no recipe {_shown(recipe)}; there are {', '.join(sorted(known))}")
     if not re.fullmatch(NAME, recipe):
         raise PipelineError(f"recipes: expected {PATTERNS[NAME]}, found {recipe!r}; rename the recipe's file")
     return known[recipe]
+
+
+def _run_ending_fault(name: str) -> str | None:
+    """Why a recipe or variant cannot have this name, if it ends as the folder of a run does."""
+    if not (ending := RUN_ENDING.search(name)):
+        return None
+    return f"{name!r} ends in {ending[0]!r}, as the folder of another recipe's run may do; choose another name"
 
 
 def _without_partial_pretraining(settings: Mapping) -> Mapping:
@@ -130,6 +143,8 @@ def _check_variant(recipe: str, name: str | None, root: Path) -> None:
         raise PipelineError(
             f"recipe {recipe}: name: {name!r} is a recipe, or a folder of results/ already; choose another name"
         )
+    if fault := _run_ending_fault(name or ""):
+        raise PipelineError(f"recipe {recipe}: name: {fault}")
 
 
 def _runs(settings: Mapping) -> Iterator[dict]:

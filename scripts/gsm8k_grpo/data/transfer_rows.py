@@ -21,10 +21,10 @@ def load_transfer_set(transfer_set: Mapping) -> tuple[list[dict], dict]:
       transfer_set: an item of `evaluation.transfer`.
 
     Returns:
-      the rows (as `gsm8k.normalise`, and `cluster` where the set has one), as many as the settings ask for, and the
-      facts that dataset.json records: `source`, where that is, `sha256` of the file, `as_published` (whether it is the
-      file that the project knows by this name; null where it knows none), `licence`, and `without_number` (ids of rows
-      that no number answers, which are left out).
+      the rows (as `gsm8k.normalise`, and `cluster` where the set has one; the `answer` of a row that no number answers
+      is None), as many as the settings ask for, and the facts that dataset.json records: `source`, where that is,
+      `sha256` of the file, `as_published` (whether it is the file that the project knows by this name; null where it
+      knows none), `licence`, and `without_number` (ids of the rows that no number answers).
 
     Raises:
       PipelineError: names the set, the file and the row.
@@ -38,16 +38,15 @@ def load_transfer_set(transfer_set: Mapping) -> tuple[list[dict], dict]:
     origin |= {"sha256": {path.name: github_file.hash_like("", content)}, "as_published": known}
     if published:
         origin["licence"] = published.licence
-    rows, without_number = [], []
-    for index, row in enumerate(raw):
-        row_id, where = f"{transfer_set['name']}-{index:05d}", f"{path.name} of {transfer_set['name']}, row {index + 1}"
-        if row["answer"] is None:
-            without_number.append(row_id)
-        else:
-            rows.append(_normalise(row, row_id, where))
-    if not rows:
-        raise PipelineError(f"{path.name} of {transfer_set['name']}: no row has a number as its answer; name another")
-    return _drawn(rows, transfer_set), origin | {"without_number": without_number}
+    name = transfer_set["name"]
+    rows = [
+        _normalise(row, f"{name}-{index:05d}", f"{path.name} of {name}, row {index + 1}")
+        for index, row in enumerate(raw)
+    ]
+    if all(row["answer"] is None for row in rows):
+        raise PipelineError(f"{path.name} of {name}: no row has a number as its answer; name another")
+    drawn = _drawn(rows, transfer_set)
+    return drawn, origin | {"without_number": [row["id"] for row in drawn if row["answer"] is None]}
 
 
 def _find_file(transfer_set: Mapping, folder: Path) -> tuple[Path, dict]:
@@ -87,10 +86,13 @@ def _convert(transfer_set: Mapping, row: Mapping, where: str) -> RawRow:
 
 def _normalise(row: RawRow, row_id: str, where: str) -> dict:
     """A row as `gsm8k.normalise` makes it, and its cluster."""
-    solution = row.get("solution") or ""
-    published = {"question": row["question"], "answer": f"{solution}\n#### {_number_text(row['answer'])}"}
+    solution, without_number = row.get("solution") or "", row["answer"] is None
+    # `normalise` wants a number: 0 stands for none, so that the other parts of the row are checked.
+    number = "0" if without_number else _number_text(row["answer"])
+    published = {"question": row["question"], "answer": f"{solution}\n#### {number}"}
     normal = gsm8k.normalise({**published, **gsm8k.group_of(row)}, row_id, where)
-    return normal | ({"cluster": row["cluster"]} if "cluster" in row else {})
+    cluster = {"cluster": row["cluster"]} if "cluster" in row else {}
+    return normal | cluster | ({"answer": None} if without_number else {})
 
 
 def _number_text(value: object) -> str:
@@ -100,13 +102,20 @@ def _number_text(value: object) -> str:
 
 
 def _drawn(rows: list[dict], transfer_set: Mapping) -> list[dict]:
-    """As many of the rows as the settings ask for, drawn by the seed, in the order of the file."""
+    """As many of the rows with a number as the settings ask for, and the same share of those without.
+
+    They are drawn by the seed, and stand in the order of the file.
+    """
     wanted = transfer_set["rows"]
     if not wanted:
         return rows
-    if wanted > len(rows):
+    scored = [index for index, row in enumerate(rows) if row["answer"] is not None]
+    if wanted > len(scored):
         raise PipelineError(
-            f"evaluation.transfer: {transfer_set['name']}: {wanted} rows wanted, but it has {len(rows)}; lower it, or "
-            "leave it out"
+            f"evaluation.transfer: {transfer_set['name']}: {wanted} rows wanted, but it has {len(scored)}; lower it, "
+            "or leave it out"
         )
-    return [rows[index] for index in sorted(random.Random(transfer_set["seed"]).sample(range(len(rows)), wanted))]
+    apart = [index for index, row in enumerate(rows) if row["answer"] is None]
+    rng = random.Random(transfer_set["seed"])
+    drawn = rng.sample(scored, wanted) + rng.sample(apart, round(len(apart) * wanted / len(scored)))
+    return [rows[index] for index in sorted(drawn)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.evaluation.grading import grade_completion
+from gsm8k_grpo.evaluation.grading import grade_row
 from gsm8k_grpo.rewards.answers import Tags
 
 # The checkpoints that are evaluated on a recipe's split: the base model, the best on dev, the last.
@@ -53,7 +53,9 @@ def graded_completions(path: Path, tags: Tags, extraction: str, *keys: str) -> l
     rows, graded = first_completions(path, "completion", "answer", *keys), []
     for row in rows:
         try:
-            graded.append(row | grade_completion(row["completion"], row["answer"], tags, extraction))
+            if row["answer"] is None and "abstained" not in row:  # no number is right only where the stage wrote so
+                raise TypeError
+            graded.append(row | grade_row(row["completion"], row, tags, extraction))
         except (TypeError, AttributeError, ValueError):
             raise PipelineError(
                 f"{path}: row {row['id']}: expected a text as completion and a number as answer; evaluate again"

@@ -6,10 +6,10 @@ from pathlib import Path
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.data import gsm8k
-from gsm8k_grpo.evaluation.grading import grade_completion
+from gsm8k_grpo.evaluation.grading import grade_row
 from gsm8k_grpo.evaluation.metrics import summarise_metrics
 from gsm8k_grpo.evaluation.row_log import RowLog
-from gsm8k_grpo.rewards.answers import Tags, gold_of
+from gsm8k_grpo.rewards.answers import Tags
 
 
 def take_over_evaluation(
@@ -59,7 +59,7 @@ def _grade_again(rows: list[dict], prompts: list[dict], settings: Mapping) -> li
         row
         | gsm8k.group_of(by_id[row["id"]])
         | {"answer": by_id[row["id"]]["answer"]}
-        | grade_completion(row["completion"], gold_of(by_id[row["id"]]).text, tags, evaluation["extraction"])
+        | grade_row(row["completion"], by_id[row["id"]], tags, evaluation["extraction"])
         for row in rows
     ]
 

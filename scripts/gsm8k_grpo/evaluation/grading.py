@@ -1,9 +1,10 @@
 """Grading one completion."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 
 from gsm8k_grpo.rewards import answers, published_cascade
-from gsm8k_grpo.rewards.answers import Tags
+from gsm8k_grpo.rewards.answers import READINGS, Tags, gold_of
 
 PARTIAL_TOLERANCE = Fraction(1, 10)  # relative error that `partial_correct` allows
 
@@ -33,3 +34,16 @@ def grade_completion(completion: str, gold: str, tags: Tags, extraction: str) ->
         "partial_correct": answers.within(guess, target, PARTIAL_TOLERANCE),
         "format_correct": answers.has_format(completion, tags),
     }
+
+
+def grade_row(completion: str, row: Mapping, tags: Tags, extraction: str) -> dict:
+    """`grade_completion` by the answer of a row, in the data set's own writing.
+
+    Where the answer is None, no number is right: no reading is correct, and `abstained` says whether the completion
+    gives none (`answers.abstains`).
+    """
+    if row["answer"] is not None:
+        return grade_completion(completion, gold_of(row).text, tags, extraction)
+    graded = grade_completion(completion, "0", tags, extraction)
+    wrong = dict.fromkeys([f"{name}_correct" for name in (*READINGS, "partial")], False)
+    return graded | wrong | {"abstained": answers.abstains(completion, tags)}

@@ -28,14 +28,21 @@ def summarise_metrics(rows: list[dict], extraction: str) -> dict:
     k completions that count, and its interval is over prompts; pass@k and maj@k (by `extraction`) come on top.
 
     Args:
-      rows: of completions.jsonl; the rows of a prompt stand beside each other.
+      rows: of completions.jsonl; the rows of a prompt stand beside each other. Those that no number answers do not
+        count.
       extraction: the reading that `answer_accuracy` counts, such as `strict`.
 
     Returns:
       the rates of all rows; if rows have a group, also `groups`: the same for the rows of each.
     """
+    rows = with_number(rows)
     groups = {name: _summarise(of_group, extraction) for name, of_group in rows_by_group(rows).items()}
     return _summarise(rows, extraction) | ({"groups": groups} if groups else {})
+
+
+def with_number(rows: list[dict]) -> list[dict]:
+    """The rows of completions.jsonl whose answer is a number; evaluation/transfer.py scores the others apart."""
+    return [row for row in rows if row["answer"] is not None]
 
 
 def rows_by_group(rows: list[dict]) -> dict[str, list[dict]]:

@@ -13,14 +13,14 @@ from gsm8k_grpo.common.progress import Progress
 from gsm8k_grpo.common.session_end import comes_within
 from gsm8k_grpo.config.batch_sizes import rollout_batch
 from gsm8k_grpo.data import gsm8k
-from gsm8k_grpo.evaluation.grading import grade_completion
+from gsm8k_grpo.evaluation.grading import grade_row
 from gsm8k_grpo.evaluation.row_log import RowLog
 from gsm8k_grpo.generation.cache_length import cache_tokens
 from gsm8k_grpo.generation.queue import Completion, Decoding, complete_queue, plan_queue
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.models.base_model import BaseModel, load_base_model
 from gsm8k_grpo.models.mesh import make_mesh
-from gsm8k_grpo.rewards.answers import Tags, gold_of
+from gsm8k_grpo.rewards.answers import Tags
 
 
 class BatchSampler:
@@ -129,7 +129,7 @@ def evaluate_rows(
                 "sample": sample,
                 "completion": completion.text,
                 "answer": rows[index]["answer"],
-                **grade_completion(completion.text, gold_of(rows[index]).text, tags, evaluation["extraction"]),
+                **grade_row(completion.text, rows[index], tags, evaluation["extraction"]),
                 "tokens": completion.tokens,
                 "stop_reason": "limit" if completion.truncated else "end_of_turn",
             }

@@ -13,8 +13,9 @@ from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.evaluation import clustered, stats
 from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS, first_completions, graded_completions
 from gsm8k_grpo.evaluation.comparison import require_same_rows
-from gsm8k_grpo.evaluation.grading import grade_completion
-from gsm8k_grpo.rewards.answers import Tags, gold_of
+from gsm8k_grpo.evaluation.grading import grade_row
+from gsm8k_grpo.evaluation.metrics import with_number
+from gsm8k_grpo.rewards.answers import Tags
 
 SIGNIFICANT = 0.05
 BETTER, WORSE, FORMAT, UNCHANGED = "better", "worse", "better in format alone", "no significant change"
@@ -66,7 +67,10 @@ def compare_transfer(results: Path, run: str, settings: Mapping) -> dict:
 
 
 def _compare_set(results: Path, run: str, name: str, tags: Tags, extraction: str) -> dict:
-    """One set: its rows, rates of base, final and best, and `compared`, final against base by reading."""
+    """One set: its rows, rates of base, final and best, and `compared`, final against base by reading.
+
+    `abstained` are the rates at which they give no number on rows that no number answers; empty without such rows.
+    """
     folder, data = set_folder(results, run, name), layout.dataset_folder(results, name)
     clusters = {row["id"]: row.get("cluster") for row in files.read_jsonl(data / "test.jsonl", ("id",))}
     origin = files.read_json(data / "dataset.json")["origin"]
@@ -74,11 +78,14 @@ def _compare_set(results: Path, run: str, name: str, tags: Tags, extraction: str
     metrics = {each: files.read_json(folder / each / "metrics.json") for each in REPORTED_CHECKPOINTS}
     keys = {"answer": f"{extraction}_correct", "flexible": "flexible_correct"}
     paths = {each: folder / each / "completions.jsonl" for each in REPORTED_CHECKPOINTS}
-    graded = {each: graded_completions(path, tags, extraction, *keys.values()) for each, path in paths.items()}
-    ids = {each: [row["id"] for row in rows] for each, rows in graded.items()}
+    completed = {each: graded_completions(path, tags, extraction, *keys.values()) for each, path in paths.items()}
+    ids = {each: [row["id"] for row in rows] for each, rows in completed.items()}
     for each in ("final", "best"):
         require_same_rows(paths["base"], ids["base"], paths[each], ids[each])
-    shared = [clusters[row_id] for row_id in ids["base"]]
+    # Rows that no number answers are apart.
+    graded = {each: with_number(rows) for each, rows in completed.items()}
+    abstained = {each: [row["abstained"] for row in rows if row["answer"] is None] for each, rows in completed.items()}
+    shared = [clusters[row["id"]] for row in graded["base"]]
 
     def compare(checkpoint: str, key: str, group: str | None = None) -> dict:
         kept = [index for index, row in enumerate(graded["base"]) if group is None or row.get("group") == group]
@@ -90,9 +97,10 @@ def _compare_set(results: Path, run: str, name: str, tags: Tags, extraction: str
     best = {"checkpoint": metrics["best"]["checkpoint"], "difference": compare("best", keys["answer"])["difference"]}
     groups = dict.fromkeys(row["group"] for row in graded["base"] if "group" in row)
     return {
-        "rows": len(ids["base"]),
+        "rows": len(graded["base"]),
         "left_out": prompts["left_out"],
-        "without_number": len(origin["without_number"]),
+        "without_number": len(abstained["base"]),
+        "abstained": {each: stats.wilson_rate(sum(found), len(found)) for each, found in abstained.items() if found},
         "as_published": origin["as_published"],
         "best": best,
         "rates": {each: {key: metrics[each][key] for key in RATES} for each in REPORTED_CHECKPOINTS},
@@ -121,7 +129,7 @@ def _compare_second_gold(results: Path, run: str, settings: Mapping) -> dict:
         raise PipelineError(f"evaluation.transfer: {SECOND_GOLD}: no row of {dataset} has its question; leave it out")
     verdicts = {
         side: [
-            grade_completion(row["completion"], gold_of(labels[row["id"]]).text, tags, evaluation["extraction"])
+            grade_row(row["completion"], labels[row["id"]], tags, evaluation["extraction"])
             for row in rows
             if row["id"] in labels
         ]

@@ -406,19 +406,35 @@ class Sampler(tunix_sampler.Sampler):
             for leaf in jax.tree.leaves(self.weights())
         )
 
+    def lower_prefill_prefix(self, tokens: int) -> jax.stages.Lowered:
+        """Lowers the program of so many tokens with which all prompts begin, without values, for another device."""
+        return self.prefill_prefix.lower(self.weights(), jax.ShapeDtypeStruct((1, tokens), jnp.int32))
+
     def lower_prefill(
-        self, rows: int, repeats: int, max_prompt_tokens: int, places: int, options: DrawingOptions
+        self,
+        rows: int,
+        repeats: int,
+        max_prompt_tokens: int,
+        places: int,
+        options: DrawingOptions,
+        prefix: dict | None = None,
     ) -> jax.stages.Lowered:
-        """Lowers the program of the longest prompts, without values, for another device."""
+        """Lowers the program of the longest prompts, without values, for another device.
+
+        Args:
+          prefix: what a lowered `prefill_prefix` returns (`abstract_cache`).
+        """
         copies = padding.prompt_copies(rows // repeats, repeats, self.mesh.shape["fsdp"])
+        shared = prefix["layer_0"]["v"].shape[2] if prefix else 0
         return self.prefill.lower(
             self.weights(),
-            jax.ShapeDtypeStruct((rows // repeats * copies, max_prompt_tokens), jnp.int32),
+            jax.ShapeDtypeStruct((rows // repeats * copies, max_prompt_tokens - shared), jnp.int32),
             jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)),
             jax.ShapeDtypeStruct((rows,), bool),
             copies=repeats // copies,
             places=places,
             options=options,
+            prefix=prefix,
         )
 
     def lower_lay_out(self, state: DecodingState) -> jax.stages.Lowered:
@@ -441,13 +457,13 @@ class Sampler(tunix_sampler.Sampler):
     def abstract_state(self, prefill: jax.stages.Lowered) -> DecodingState:
         """Makes what a lowered prefill returns, without values, with the cache's shardings."""
         state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), prefill.out_info)
-        cache = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=self._cache_sharding(leaf, state.done.shape[0])
-            ),
-            state.cache,
+        return state.replace(cache=self.abstract_cache(state.cache, state.done.shape[0]))
+
+    def abstract_cache(self, cache: dict, rows: int) -> dict:
+        """Makes a cache of so many rows without values, with its shardings."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._cache_sharding(leaf, rows)), cache
         )
-        return state.replace(cache=cache)
 
 
 def _without_axis(axis: str, axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:

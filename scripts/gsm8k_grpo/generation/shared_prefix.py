@@ -19,6 +19,11 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     texts = [tuple(map(int, prompt)) for prompt in prompts]
     first, last = min(texts), max(texts)  # what these two share, all between them share too
     places = range(min(map(len, texts)) - 1)
-    shared = next((place for place in places if first[place] != last[place]), len(places))
-    shared -= shared % STEP_TOKENS
-    return list(first[:shared]) if shared * (len(set(texts)) - 1) >= WORTH_TOKENS else []
+    common = next((place for place in places if first[place] != last[place]), len(places))
+    return list(first[: computed_once(common, len(set(texts)))])
+
+
+def computed_once(common_tokens: int, prompts: float) -> int:
+    """How many of the first tokens that so many different prompts have in common are computed once for all."""
+    shared = common_tokens - common_tokens % STEP_TOKENS
+    return shared if shared * (prompts - 1) >= WORTH_TOKENS else 0

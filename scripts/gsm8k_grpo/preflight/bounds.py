@@ -46,7 +46,7 @@ def estimate_training(
         + bound.get(f"{stage}_weights", 0.0)
         for stage, block in (("rollout", "training"), ("evaluation", "evaluation"))
     }
-    rollouts = batches * batch["rollout"]
+    rollouts = batches * batch["rollout"] + bound.get("rollout_prefix", 0.0)
     log_probs = micro_batches * (bound.get("reference_log_probs", 0.0) + bound.get("old_log_probs", 0.0))
     updates = training["num_iterations"] * (micro_batches * bound["gradient"] + bound["optimizer_step"])
     step = rollouts + log_probs + updates

@@ -11,11 +11,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.rl import trainer as rl_trainer
 
-from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch, step_completions
+from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.generation.cache_length import cache_capacities, cache_tokens
 from gsm8k_grpo.generation.decoding_state import DecodingState, DrawingOptions
 from gsm8k_grpo.generation.sampler import Sampler
+from gsm8k_grpo.generation.shared_prefix import computed_once
 from gsm8k_grpo.generation.slots import refill_rows
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.loss import TrainExample
@@ -54,11 +55,14 @@ class SamplerPrograms:
     """A sampler, its drawing options, its lowered prefills and the abstract states that they return.
 
     Attributes:
+      prefix, prefix_cache: the prefill of the beginning that all prompts share; None and empty without one.
       refill, refilled: the prefill of some slots while the others go on; None where all are filled at once.
     """
 
     sampler: Sampler
     drawing: DrawingOptions
+    prefix: jax.stages.Lowered | None
+    prefix_cache: dict
     prefill: jax.stages.Lowered
     state: DecodingState
     refill: jax.stages.Lowered | None
@@ -77,14 +81,15 @@ class Programs:
       base_bytes, adapter_bytes, optimizer_bytes: their bytes on each chip.
     """
 
-    def __init__(self, settings: Mapping, mesh: Mesh, estimated: bool = False):
+    def __init__(self, settings: Mapping, mesh: Mesh, estimated: bool = False, common_tokens: int = 0):
         """
         Args:
           settings: the blocks seed, mesh, model, prompt, training and evaluation.
           mesh: a mesh of described chips (`compilation.make_mesh`) or of real devices.
           estimated: whether CPU devices stand for another accelerator; programs then leave out our CPU optimisations.
+          common_tokens: with how many tokens all prompts begin alike (`prompt_beginning`).
         """
-        self._settings, self.mesh = settings, mesh
+        self._settings, self.mesh, self._common_tokens = settings, mesh, common_tokens
         self.on_cpu = mesh.devices.flat[0].platform == "cpu"
         self._for_cpu = matmul_order.on_cpu(mesh) and not estimated
         lora, dtype = settings["training"]["lora"], jnp.dtype(accelerator_dtype(settings["model"]["dtype"]))
@@ -117,9 +122,13 @@ class Programs:
         ]
 
     def _sampler_names(self, stage: str) -> list[str]:
-        """The programs of `rollout` or `evaluation`: all slots' prompts, decoding's own weights, decoding, a refill."""
+        """The programs of `rollout` or `evaluation`.
+
+        In turn: what all prompts begin with, all slots' prompts, decoding's own weights, decoding, a refill.
+        """
         traced = self._sampler(stage)
         return [
+            *([f"{stage}_prefix"] if traced.prefix else []),
             f"{stage}_prefill",
             *([f"{stage}_weights"] if traced.sampler.prepares_weights else []),
             f"{stage}_decode",
@@ -130,7 +139,7 @@ class Programs:
         """Traces the program with abstract arguments."""
         stage, _, part = name.partition("_")
         with jax_internals.devices_seen_as(self.mesh):
-            if part in ("prefill", "refill"):
+            if part in ("prefix", "prefill", "refill"):
                 return getattr(self._sampler(stage), part)
             if part == "weights":
                 return self._sampler(stage).sampler.lower_lay_out(self._sampler(stage).state)
@@ -154,6 +163,8 @@ class Programs:
     def rows(self, name: str) -> int:
         """Sequences that the program works on at a time."""
         stage, _, part = name.partition("_")
+        if part == "prefix":
+            return 1
         if part == "refill":
             return self._sampler(stage).refilled.done.shape[0]
         if stage == "evaluation":
@@ -165,6 +176,8 @@ class Programs:
     def kv_cache_bytes(self, name: str) -> int:
         """Bytes of the program's KV cache on each chip at its longest; 0 where it has none."""
         stage, _, part = name.partition("_")
+        if part == "prefix":
+            return bytes_per_chip(self._sampler(stage).prefix_cache)
         if part == "refill":
             return bytes_per_chip(self._sampler(stage).refilled.cache)
         return bytes_per_chip(self._sampler(stage).state.cache) if part in ("prefill", "decode") else 0
@@ -209,11 +222,11 @@ class Programs:
     def _beside_sampling_bytes(self, stage: str, part: str) -> int:
         """Bytes that sampling itself keeps beside a program's arguments: caches, and weights of the other kind."""
         sampler, cache = self._sampler(stage).sampler, self.kv_cache_bytes(f"{stage}_decode")
-        prepared = sampler.prepares_weights
+        prepared, prefix = sampler.prepares_weights, self.kv_cache_bytes(f"{stage}_prefix")
         if part == "weights":
-            return self.first_cache_bytes(f"{stage}_decode") or cache
+            return prefix + (self.first_cache_bytes(f"{stage}_decode") or cache)
         if part == "decode":
-            return self.base_bytes + self.adapter_bytes if prepared else 0
+            return prefix + (self.base_bytes + self.adapter_bytes if prepared else 0)
         return cache + (sampler.decoded_weight_bytes() if prepared else 0) if part == "refill" else 0
 
     def abstract_array(self, shape: tuple[int, ...], dtype: object, axis: str | None = "fsdp") -> jax.ShapeDtypeStruct:
@@ -278,9 +291,11 @@ class Programs:
         prompt_tokens, limit = self._settings["prompt"]["max_tokens"], options["max_completion_tokens"]
         gather = self._settings["mesh"]["decode_weights"] == "gathered"
         rows, fsdp = self.rows(f"{stage}_prefill"), self.mesh.shape["fsdp"]
-        wanted, repeats = step_completions(training), training["num_generations"]
+        prompts, repeats = training["prompts_per_step"], training["num_generations"]
         if stage == "evaluation":  # of all rows of a split where their number is not set
-            wanted, repeats = (options["rows"] or math.inf) * options["samples"], options["samples"]
+            prompts, repeats = options["rows"] or math.inf, options["samples"]
+        wanted, common = prompts * repeats, min(self._common_tokens, prompt_tokens - 1)
+        shared = computed_once(common, prompts) if fsdp == 1 else 0
         refilled = refill_rows(wanted, rows, limit, fsdp)
         repeats = math.gcd(repeats, rows, refilled)
         drawn = (options["temperature"], options["top_k"], options["top_p"])
@@ -290,10 +305,14 @@ class Programs:
             sampler = Sampler(
                 self._policy, tokenizer, longest_cache, self.mesh, gather, training["lora"], self._for_cpu
             )
-            lower = functools.partial(sampler.lower_prefill, repeats=repeats, max_prompt_tokens=prompt_tokens)
+            prefix = sampler.lower_prefill_prefix(shared) if shared else None
+            cache = sampler.abstract_cache(prefix.out_info, 1) if prefix else {}
+            lower = functools.partial(
+                sampler.lower_prefill, repeats=repeats, max_prompt_tokens=prompt_tokens, prefix=cache or None
+            )
             prefill = lower(rows, places=longest_cache, options=drawing)
             refill = lower(refilled, places=prompt_tokens, options=drawing) if refilled < rows else None
         return SamplerPrograms(
-            *(sampler, drawing, prefill, sampler.abstract_state(prefill)),
+            *(sampler, drawing, prefix, cache, prefill, sampler.abstract_state(prefill)),
             *(refill, refill and sampler.abstract_state(refill)),
         )

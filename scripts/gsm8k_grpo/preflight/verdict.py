@@ -20,13 +20,16 @@ from gsm8k_grpo.preflight.text import program_line
 UNDECIDED_SHARE = 0.2  # within this share of a chip's memory, level screen is too inexact to decide
 
 
-def run_preflight(settings: Mapping, accelerator: Accelerator, log: Callable[[str], None]) -> dict:
+def run_preflight(
+    settings: Mapping, accelerator: Accelerator, log: Callable[[str], None], common_tokens: int = 0
+) -> dict:
     """The whole result for one recipe: `results/RUN/preflight.json` without its provenance.
 
     Args:
       settings: the blocks seed, mesh, model, prompt, training, evaluation and preflight.
       accelerator: the one that `preflight.accelerator` names.
       log: takes lines of progress.
+      common_tokens: with how many tokens all prompts begin alike.
     """
     result = {
         "accelerator": {
@@ -41,7 +44,7 @@ def run_preflight(settings: Mapping, accelerator: Accelerator, log: Callable[[st
     }
     if problems := sharding_problems(settings, accelerator):
         return {**result, "verdict": "cannot be sharded", "reasons": problems}
-    result |= compile_programs(settings, accelerator, None, log)
+    result |= compile_programs(settings, accelerator, None, log, common_tokens)
     records = result["programs"]
     if result["level"] == "screen":
         result["warnings"] += _undecided_warnings(records, accelerator)
@@ -55,7 +58,7 @@ def run_preflight(settings: Mapping, accelerator: Accelerator, log: Callable[[st
         f"{size_text(accelerator.usable_hbm_bytes)}"
         for record in failing
     ]
-    tried = search_fitting_settings(settings, accelerator, [record["name"] for record in failing], log)
+    tried = search_fitting_settings(settings, accelerator, [record["name"] for record in failing], log, common_tokens)
     return {**result, "verdict": "does not fit", "reasons": reasons, "tried": tried}
 
 
@@ -95,7 +98,11 @@ def _undecided_warnings(records: list[dict], accelerator: Accelerator) -> list[s
 
 
 def compile_programs(
-    settings: Mapping, accelerator: Accelerator, doubtful: list[str] | None, log: Callable[[str], None]
+    settings: Mapping,
+    accelerator: Accelerator,
+    doubtful: list[str] | None,
+    log: Callable[[str], None],
+    common_tokens: int = 0,
 ) -> dict:
     """Compiles programs one after the other and decides for each whether it fits.
 
@@ -105,13 +112,14 @@ def compile_programs(
       doubtful: names of programs to compile before the others; the first that does not fit ends the compilation. With
         None all are compiled, whether they fit or not.
       log: takes lines of progress.
+      common_tokens: as in `Programs`.
 
     Returns:
       {"model": sizes on each chip, "programs": records}.
     """
     dtype, level = accelerator_dtype(settings["model"]["dtype"]), settings["preflight"]["level"]
     mesh = compilation.make_mesh(accelerator, settings["mesh"]["fsdp"], settings["mesh"]["tp"])
-    programs = Programs(settings, mesh, accelerator.estimated)
+    programs = Programs(settings, mesh, accelerator.estimated, common_tokens)
     names, records = list(dict.fromkeys([*(doubtful or ()), *programs.names])), []
     for number, name in enumerate(names, start=1):
         log(f"{name}: compiling ({number} of {len(names)})")
@@ -129,7 +137,11 @@ def compile_programs(
 
 
 def search_fitting_settings(
-    settings: Mapping, accelerator: Accelerator, failing: list[str], log: Callable[[str], None]
+    settings: Mapping,
+    accelerator: Accelerator,
+    failing: list[str],
+    log: Callable[[str], None],
+    common_tokens: int = 0,
 ) -> list[dict]:
     """Tries other settings until some fit: each change alone, then together with the changes before it.
 
@@ -144,7 +156,7 @@ def search_fitting_settings(
 
     def attempt(change: dict) -> bool:
         log(f"trying {change}")
-        records = compile_programs(merge(settings, change), accelerator, doubtful, log)["programs"]
+        records = compile_programs(merge(settings, change), accelerator, doubtful, log, common_tokens)["programs"]
         fits = all(record["fits"] for record in records)
         tried.append({"settings": change, "fits": fits, "programs": records})
         return fits

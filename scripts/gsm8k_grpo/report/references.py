@@ -18,7 +18,7 @@ def bibtex(runs: Iterable[Mapping]) -> str:
     """The entries that the runs' settings ask for, in the order of references.bib, and this project's own.
 
     Args:
-      runs: of `run_summary.summarise_run`, each with its settings.
+      runs: of `run_summary.summarise_rates`, each with its settings.
     """
     wanted = {key for run in runs for key in _wanted(run)}
     entries = ENTRIES.read_text(encoding="utf-8").strip().split("\n\n")

@@ -121,6 +121,24 @@ def summarise_run(results: Path, name: str, defaults: Mapping) -> dict:
     return run | {"stages": list_stages(run)}
 
 
+def summarise_rates(results: Path, name: str, defaults: Mapping) -> dict:
+    """The parts of `summarise_run` that the tables for a paper need; it reads no other artifact."""
+    reader, folder = ArtifactReader(results), layout.run_folder(results, name)
+    settings_file = layout.settings_file(results, name)
+    settings = reader.read(settings_file, functools.partial(_read_settings, defaults=defaults))
+    if settings is None:
+        return dict.fromkeys(("settings", "compared", "dataset", *REPORTED_CHECKPOINTS)) | {"name": name}
+    dataset = layout.dataset_folder(results, settings["dataset"]["name"]) / "dataset.json"
+    metrics = {each: layout.evaluation_folder(results, name, each) / "metrics.json" for each in REPORTED_CHECKPOINTS}
+    return {
+        "name": name,
+        "settings": merge(defaults, settings),
+        "compared": reader.read_checked(folder / "comparison.json", "comparison"),
+        "dataset": reader.read_checked(dataset, "dataset"),
+        **{each: reader.read_checked(path, "evaluation") for each, path in metrics.items()},
+    }
+
+
 def published_rows(published: Mapping | None) -> list[dict]:
     """The rates that a recipe's origin published: `metric`, `base`, `trained`, `difference`.
 

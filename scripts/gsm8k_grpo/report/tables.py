@@ -20,7 +20,7 @@ def rate_rows(runs: Iterable[Mapping]) -> list[dict]:
     """Each rate of each run's base, best and final checkpoint, with its 95 % interval.
 
     Args:
-      runs: of `run_summary.summarise_run`; a checkpoint that is not evaluated yet has no rows.
+      runs: of `run_summary.summarise_rates`; a checkpoint that is not evaluated yet has no rows.
     """
     return [
         {

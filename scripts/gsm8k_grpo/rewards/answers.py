@@ -273,6 +273,25 @@ def readings(completion: str, tags: Tags) -> tuple[Fraction | None, Fraction | N
     return _after_hashes(completion) if block is None else in_tags, last, by_cascade
 
 
+def abstains(completion: str, tags: Tags) -> bool:
+    """Whether the answer has no number in it: the text in the answer tags; without them, after the last `####`; without
+    both, the whole completion.
+
+    | completion                        | abstains |
+    | <r>4/2=2</r><a>cannot be told</a> | yes      |
+    | <r>4/2=2</r><a></a>               | yes      |
+    | 4/2=2, so #### unknown            | yes      |
+    | How many, nobody knows.           | yes      |
+    | <r>4/2=2</r><a>2</a>              | no       |
+    | <r>none</r><a>2 or 3</a>          | no       |
+    | 4/2=2, but that is not enough.    | no       |
+    """
+    answer = answer_block(completion, tags)
+    if answer is None:
+        answer = completion.rpartition("####")[2]
+    return next(_numbers(answer), None) is None
+
+
 def first_block(completion: str, start: str, end: str) -> str | None:
     """What stands between the first `start` and the first `end` after it, or None."""
     _, opened, rest = completion.partition(start)
