@@ -100,11 +100,13 @@ def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh)
     return policy
 
 
-def load_for_evaluation(base: BaseModel, manifest_file: Path | None, name: str, mesh: Mesh) -> nnx.Module:
+def load_for_evaluation(
+    base: BaseModel, manifest_file: Path | None, name: str, mesh: Mesh, keeps_base: bool = False
+) -> nnx.Module:
     """Loads the policy and merges its adapters where `can_merge` allows it, so that it shares the base's programs.
 
-    `base.model` is the policy named `base`; with another name, it cannot be used afterwards. Raises what
-    `checkpoint_folder` raises.
+    `base.model` is the policy named `base`. With another name, it cannot be used afterwards, unless `keeps_base`, which
+    takes the memory of a second model. Raises what `checkpoint_folder` raises.
     """
     if name == "base":
         return base.model
@@ -118,4 +120,5 @@ def load_for_evaluation(base: BaseModel, manifest_file: Path | None, name: str, 
         return nnx.state(merge_adapters(nnx.merge(graph, adapters, weights), lora))
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, base_state)
-    return nnx.merge(base_graph, jax.jit(merge, donate_argnums=0, out_shardings=shardings)(weights, adapters))
+    donated = () if keeps_base else 0
+    return nnx.merge(base_graph, jax.jit(merge, donate_argnums=donated, out_shardings=shardings)(weights, adapters))
