@@ -8,7 +8,7 @@ README.md (the model card, with the code that loads it) and, last, export.json.
 
 from pathlib import Path
 
-from gsm8k_grpo.common import jax_setup, layout
+from gsm8k_grpo.common import files, jax_setup, layout
 from gsm8k_grpo.common.command_line import OutputFolder, ResultsFolder, run_stage
 from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.huggingface import export
@@ -30,7 +30,7 @@ def main(*, results: ResultsFolder, recipe: str, output: OutputFolder) -> None:
 
     def write(folder: Path) -> dict:
         manifest = tunix_export.write_checkpoint(folder, source, results, settings)
-        (folder / "README.md").write_text(model_card.render(facts, manifest), encoding="utf-8")
+        files.write_text(folder / "README.md", model_card.render(facts, manifest))
         return manifest
 
     manifest = export.replace_export(output, write)

@@ -50,22 +50,22 @@ class Asker:
         self._prompt_settings, self._evaluation_settings = settings["prompt"], settings["evaluation"]
         self._template = family_of(settings["model"]["architecture"]).template
         self._tokenizer = base.tokenizer
-        self._models, samplers = {}, {}
+        self._models, samplers = {}, []
         for name in names:
             model = load_for_evaluation(base, checkpoints, name, mesh, keeps_base=len(names) > 1)
             structure = nnx.graphdef(model)
-            if structure not in samplers:
-                samplers[structure] = BatchSampler(
-                    base,
-                    model,
-                    mesh,
-                    settings["mesh"]["decode_weights"] == "gathered",
-                    self._evaluation_settings,
-                    self._evaluation_settings["seed"],
-                    1,
-                    self._prompt_settings["max_tokens"],
-                )
-            self._models[name] = model, samplers[structure]
+            sampler = next((each for known, each in samplers if known == structure), None) or BatchSampler(
+                base,
+                model,
+                mesh,
+                settings["mesh"]["decode_weights"] == "gathered",
+                self._evaluation_settings,
+                self._evaluation_settings["seed"],
+                1,
+                self._prompt_settings["max_tokens"],
+            )
+            samplers.append((structure, sampler))
+            self._models[name] = model, sampler
 
     def ask(self, question: str, name: str) -> Answer:
         """Has one of the models answer a question.

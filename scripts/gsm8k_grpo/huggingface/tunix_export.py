@@ -56,10 +56,11 @@ def write_checkpoint(folder: Path, export: Path, results: Path, settings: Mappin
     weights = storage.arrays_hash(arrays)
     mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
     model = storage.place(arrays, stock.config, mesh, jnp.dtype(dtype))
-    manager = checkpoint_manager.CheckpointManager(str(folder.absolute()))
-    manager.save(step, model, force=True)
-    manager.close()
     written = folder / str(step) / "model_params"
+    with storage.writing(f"{written}: the weights"):
+        manager = checkpoint_manager.CheckpointManager(str(folder.absolute()))
+        manager.save(step, model, force=True)
+        manager.close()
     if storage.arrays_hash(storage.Stored(written).read_all()) != weights:
         raise PipelineError(f"{written}: what was written is not what was read; run the same command again")
     for name in names:
