@@ -24,14 +24,15 @@ def test_a_second_call_says_that_there_is_nothing_to_be_done(finished):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keeps_time", [True, False])
-def test_a_changed_verdict_of_the_reward_audit_is_found_and_made_good(finished, keeps_time):
-    audit = finished / "results/tiny/reward_audit.json"
+def test_a_changed_verdict_of_the_reward_audit_is_found_and_made_good(finished, keeps_time, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "project", symlinks=True)
+    audit = folder / "results/tiny/reward_audit.json"
     whole, before = audit.read_bytes(), audit.stat()
     audit.write_bytes(whole.replace(b'"pays_as_honest": true', b'"pays_as_honest": false'))
     assert audit.read_bytes() != whole
     if keeps_time:
         os.utime(audit, ns=(before.st_atime_ns, before.st_mtime_ns))
-    status, printed = snakemake(finished, "results/report.html")
+    status, printed = snakemake(folder, "results/report.html")
     assert status == 0 and "Audit what the rewards of tiny pay for" in printed, printed
     assert audit.read_bytes() == whole
 
