@@ -25,8 +25,13 @@ RULES = [
 ]
 TARGETS = ("results/report.html", "results/tiny/export-tunix/README.md", "results/tiny/preflight.json")
 CHOSEN = {"preflight": {"accelerator": "t4-16gb"}}  # needs no TPU's compiler
-# Room that is left, so that a stage comes further than its first file: to the weights, and to the first rows.
-LEFT_BYTES = {"base_model": 80 * 2**10, "export": 80 * 2**10, "export_tunix": 80 * 2**10, "evaluate": 2**12}
+# Where a stage shall come further than its first file: the room that is left, and what does not fit into it any more.
+LATER = {
+    "base_model": (80 * 2**10, "weights: the weights"),
+    "evaluate": (2**12, "unfinished-"),
+    "export": (80 * 2**10, "model.safetensors"),
+    "export_tunix": (80 * 2**10, "model_params: the weights"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +95,16 @@ def test_a_stage_on_a_full_disk_ends_in_one_sentence_and_goes_on_later(rule, pro
         done = subprocess.run(["bash", "-c", command], **options)
         return done.returncode, done.stdout + done.stderr
 
-    before = finished_files(results)
-    disk = os.statvfs(results)
+    before, disk = finished_files(results), os.statvfs(results)
+    left_bytes, unwritten = LATER.get(rule, (0, ""))
     with filling.open("wb") as handle:
-        os.posix_fallocate(handle.fileno(), 0, disk.f_bavail * disk.f_frsize - LEFT_BYTES.get(rule, 0))
+        os.posix_fallocate(handle.fileno(), 0, disk.f_bavail * disk.f_frsize - left_bytes)
     status, printed = run()
     filling.unlink()
     assert status == 1 and "Traceback" not in printed and "Exception ignored" not in printed, printed
     (error,) = (line for line in printed.splitlines() if line.startswith("ERROR: "))
     assert "cannot be written" in error and "No space left on device" in error and "free some space" in error
+    assert unwritten in error
     assert finished_files(results) == before
     status, printed = run()
     assert status == 0, printed
