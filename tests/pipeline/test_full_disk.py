@@ -84,7 +84,7 @@ def test_a_stage_on_a_full_disk_ends_in_one_sentence_and_goes_on_later(rule, pro
 
     command = commands[rule]
     for chosen in re.findall(r"results/logs/settings/\w+\.json", command):
-        if not (project / chosen).is_file():  # a dry run names the file and does not write it
+        if rule == "preflight" or not (project / chosen).is_file():  # a dry run names the file and does not write it
             settings = yaml.safe_load((results / "tiny" / "settings.yaml").read_text())
             (tmp_path / "settings.yaml").write_text(yaml.safe_dump(merge(settings, CHOSEN)))
             command = command.replace(chosen, str(tmp_path / "settings.yaml"))
