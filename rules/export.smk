@@ -1,5 +1,6 @@
-# For others: a Hugging Face folder and PEFT's adapters. A target of its own: `snakemake --cores 1
-# results/RECIPE/export/README.md`. The weights themselves are undeclared, as those of the base model are.
+# For others: a Hugging Face folder and PEFT's adapters, and the same weights as a checkpoint of Tunix. Targets of their
+# own: `snakemake --cores 1 results/RECIPE/export/README.md`. The weights themselves are undeclared, as those of the base
+# model are.
 
 
 rule export:
@@ -35,6 +36,38 @@ rule export:
     shell:
         stage(
             "export",
+            "--results results --recipe {wildcards.recipe:q} "
+            '--output "$(dirname {output.card:q})"',
+        )
+
+
+rule export_tunix:
+    input:
+        settings="results/{recipe}/settings.yaml",
+        dataset=data_file("dataset.json"),
+        model=model_file("model.json"),
+        export="results/{recipe}/export/export.json",
+        training="results/{recipe}/training/summary.json",
+        base="results/{recipe}/evaluations/base/metrics.json",
+        final="results/{recipe}/evaluations/final/metrics.json",
+        best="results/{recipe}/best.json",
+        comparison="results/{recipe}/comparison.json",
+    output:
+        card=update("results/{recipe}/export-tunix/README.md"),
+        manifest=update("results/{recipe}/export-tunix/export.json"),
+    log:
+        "results/logs/{recipe}/export_tunix.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        **RUNS_A_MODEL,
+    params:
+        **rerun_on("export_tunix"),
+    message:
+        "Export {wildcards.recipe} for Tunix"
+    shell:
+        stage(
+            "export_tunix",
             "--results results --recipe {wildcards.recipe:q} "
             '--output "$(dirname {output.card:q})"',
         )

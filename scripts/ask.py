@@ -49,12 +49,11 @@ def main(
 
     folder = layout.model_folder(results, settings["model"]["name"])
     names = {"base": "base model", chosen["name"]: f"{recipe}, {chosen['name']} (step {chosen['step']})"}
-    # Two whole models: merging adapters, as evaluation does, uses up the base that they are merged into.
-    askers = {shown: Asker(settings, folder, checkpoints, name) for name, shown in names.items()}
+    asker = Asker(settings, folder, checkpoints, list(names))
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for asked in [" ".join(question)] if question else _questions():
         try:
-            answers = {name: asker.ask(asked) for name, asker in askers.items()}
+            answers = {shown: asker.ask(asked, name) for name, shown in names.items()}
         except PipelineError as error:
             if question:
                 raise

@@ -11,7 +11,7 @@ last, export.json (hashes of all files, and how far the logits of the written mo
 
 from pathlib import Path
 
-from gsm8k_grpo.common import jax_setup, layout
+from gsm8k_grpo.common import files, jax_setup, layout
 from gsm8k_grpo.common.command_line import OutputFolder, ResultsFolder, run_stage
 from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.huggingface import export
@@ -33,8 +33,8 @@ def main(*, results: ResultsFolder, recipe: str, output: OutputFolder) -> None:
 
     def write(folder: Path) -> dict:
         manifest = export.write_model(folder, results, run, settings, output / "base")
-        (folder / "NOTICE").write_text(model_card.notice(facts), encoding="utf-8")
-        (folder / "README.md").write_text(model_card.render(facts, manifest), encoding="utf-8")
+        files.write_text(folder / "NOTICE", model_card.notice(facts))
+        files.write_text(folder / "README.md", model_card.render(facts, manifest))
         return manifest
 
     manifest = export.replace_export(output, write)

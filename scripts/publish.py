@@ -1,32 +1,53 @@
-r"""Publishes a finished export on Hugging Face: the model, the adapters and the model card, in one commit.
+r"""Publishes a finished export, with its model card: on Hugging Face in one commit, on Kaggle as one version.
 
   snakemake --cores 1 results/tiny/export/README.md
-  python scripts/publish.py --recipe tiny --to OWNER/NAME
+  python scripts/publish.py --recipe tiny --to OWNER/NAME                              # Hugging Face
+  python scripts/publish.py --recipe tiny --to OWNER/MODEL/transformers/VARIATION      # Kaggle
 
-Makes the repository if there is none, private unless you say --public. It never overwrites a repository that has files
-unless you say --replace. It needs a token with write access: HF_TOKEN, or `hf auth login`.
+  snakemake --cores 1 results/tiny/export-tunix/README.md
+  python scripts/publish.py --recipe tiny --kind tunix --to OWNER/MODEL/jax/VARIATION
+
+What is made is private, unless you say --public (on Kaggle, make it public on its page). What has files is left alone
+unless you say --replace: on Hugging Face the commit takes the place of all files, and the history keeps them; on Kaggle
+the upload becomes the newest version. It needs an account that may write there: HF_TOKEN, or `hf auth login`;
+KAGGLE_USERNAME and KAGGLE_KEY, or ~/.kaggle/kaggle.json.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from gsm8k_grpo.common import layout
 from gsm8k_grpo.common.command_line import ResultsFolder, run_stage
-from gsm8k_grpo.huggingface.publishing import publish
+from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.huggingface import export, kaggle_publishing, publishing
 
 
 def main(
-    *, recipe: str, to: str, results: ResultsFolder = Path("results"), public: bool = False, replace: bool = False
+    *,
+    recipe: str,
+    to: str,
+    kind: Literal["transformers", "tunix"] = "transformers",
+    results: ResultsFolder = Path("results"),
+    public: bool = False,
+    replace: bool = False,
 ) -> None:
     """Publishes.
 
     Args:
       recipe: name of an exported recipe, or of its run
-      to: OWNER/NAME of the repository
-      public: everyone can see a repository that is made
-      replace: replace all files of a repository that has some; its history keeps them
+      to: OWNER/NAME on Hugging Face, or OWNER/MODEL/FRAMEWORK/VARIATION on Kaggle
+      kind: the export, by what loads it: results/RECIPE/export, or results/RECIPE/export-tunix
+      public: everyone can see a repository that is made on Hugging Face
+      replace: put the export in the place of what is published there
     """
-    export = layout.run_folder(results, recipe) / "export"
-    print(f"published: {publish(export, to, public, replace)}")
+    folder = layout.run_folder(results, recipe) / export.FOLDERS[kind]
+    if to.count("/") == 3:
+        if public:
+            raise PipelineError("--public: Kaggle's client makes private models; make it public on its page")
+        published = kaggle_publishing.publish(folder, to, kind, replace)
+    else:
+        published = publishing.publish(folder, to, public, replace)
+    print(f"published: {published}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ LEFT = (
     "models/gemma/published/config.json",
     "tiny/training/runs/f/set-aside/4/weights",
     "tiny/export/model.safetensors",
+    "tiny/export-tunix/30/model_params/manifest.ocdbt",
     "tiny/export/.making.x/model.safetensors",
 )
 

@@ -1,7 +1,7 @@
 """The hubs that tests talk to: one server on the loopback that stands for api.kaggle.com, huggingface.co, their storage
 hosts and raw.githubusercontent.com. The real clients reach it as their HTTPS proxy, with its certificate authority.
 
-It speaks as much of those protocols as the clients use for downloads, and for uploads of models to Hugging Face and of
+It speaks as much of those protocols as the clients use for downloads, for uploads of models to both, and for uploads of
 data sets to Kaggle. It can be told to fail, and records every request.
 """
 
@@ -17,6 +17,7 @@ import subprocess
 import threading
 import urllib.parse
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class Repository:
     accepted: bool = True
     private: bool = False
     commits: int = 0  # that were made here
+    licence: str | None = None  # as an upload names it
 
 
 @dataclass
@@ -71,7 +73,8 @@ class Hubs:
     statuses: dict[str, list[int]] = field(default_factory=dict)  # by a part of the path: the next answers
     requests: list[Request] = field(default_factory=list)
     stored: dict[str, bytes] = field(default_factory=dict)  # uploaded large files, by their SHA-256
-    uploaded: dict[str, bytes] = field(default_factory=dict)  # to Kaggle's storage, by file name
+    uploaded: dict[str, bytes] = field(default_factory=dict)  # to Kaggle's storage, by NUMBER:FILE NAME
+    kaggle_models: set[str] = field(default_factory=set)  # made by an upload, OWNER/NAME
 
     def __post_init__(self) -> None:
         authority = trustme.CA()
@@ -314,38 +317,64 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not self.request_note.authorised:
             return self.reply(401, {"code": 401, "message": "Unauthenticated"})
         if method == "StartBlobUpload":
-            url = self.storage("storage.googleapis.com", "kaggle", "upload", f"/{body['name']}")
-            return self.reply(200, {"token": body["name"], "createUrl": url})
+            token = f"{len(self.hubs.requests)}:{body['name']}"
+            url = self.storage("storage.googleapis.com", "kaggle", "upload", f"/{token}")
+            return self.reply(200, {"token": token, "createUrl": url})
+        if method == "CreateModel":
+            self.hubs.kaggle_models.add(f"{body['ownerSlug']}/{body['slug']}")
+            return self.reply(200, {"id": 1})
         if method == "CreateDataset":
             handle, content = f"dataset/{body['ownerSlug']}/{body['slug']}", body
             if handle in self.hubs.kaggle:
                 return self.reply(200, {"error": "The requested title is already in use"})
-        else:
+        elif method == "CreateDatasetVersion":
             handle, content = f"dataset/{body['ownerSlug']}/{body['datasetSlug']}", body["body"]
-        files = {each["token"]: self.hubs.uploaded[each["token"]] for each in content["files"]}
-        commits = self.hubs.kaggle[handle].commits if handle in self.hubs.kaggle else 0
-        self.hubs.kaggle[handle] = Repository(files, private=True, commits=commits + 1)
+        elif method == "CreateModelInstance":
+            content = body["body"]
+            handle = self.kaggle_handle(body | content)
+            if handle in self.hubs.kaggle:
+                return self.reply(200, {"error": "The variation exists", "errorCode": 409})
+        else:
+            handle, content = self.kaggle_handle(body), body["body"]
+        made = Repository(dict(self.uploaded_files(content)), private=True, licence=content.get("licenseName"))
+        made.commits = 1 + (self.hubs.kaggle[handle].commits or KAGGLE_VERSION if handle in self.hubs.kaggle else 0)
+        self.hubs.kaggle[handle] = made
         self.reply(200, {"status": "ok"})
 
+    def uploaded_files(self, content: dict, folder: str = "") -> Iterator[tuple[str, bytes]]:
+        """The files of an upload, and of the folders in it, by path."""
+        for each in content.get("files", ()):
+            yield folder + each["token"].partition(":")[2], self.hubs.uploaded[each["token"]]
+        for below in content.get("directories", ()):
+            yield from self.uploaded_files(below, f"{folder}{below['name']}/")
+
+    def kaggle_handle(self, body: dict) -> str:
+        """The model's variation that a request is about."""
+        framework = body["framework"].removeprefix("MODEL_FRAMEWORK_").lower()
+        return f"model/{body['ownerSlug']}/{body['modelSlug']}/{framework}/{body['instanceSlug']}"
+
     def kaggle(self, method: str, body: dict) -> None:
-        if method in ("StartBlobUpload", "CreateDataset", "CreateDatasetVersion"):
+        if method.startswith(("Create", "StartBlob")):
             return self.kaggle_upload(method, body)
+        if method == "GetModel":
+            there = f"{body['ownerSlug']}/{body['modelSlug']}" in self.hubs.kaggle_models
+            return self.reply(200, {"id": 1}) if there else self.reply(404, {"code": 404, "message": "Not found"})
         if "modelSlug" in body:
-            framework = body["framework"].removeprefix("MODEL_FRAMEWORK_").lower()
-            handle = f"model/{body['ownerSlug']}/{body['modelSlug']}/{framework}/{body['instanceSlug']}"
+            handle = self.kaggle_handle(body)
         else:
             handle = f"dataset/{body['ownerSlug']}/{body['datasetSlug']}"
         repository = self.hubs.kaggle.get(handle)
-        asked = body.get("versionNumber") or body.get("datasetVersionNumber") or KAGGLE_VERSION
-        if repository is None or int(asked) != KAGGLE_VERSION:
+        newest = repository.commits or KAGGLE_VERSION if repository else KAGGLE_VERSION
+        asked = body.get("versionNumber") or body.get("datasetVersionNumber") or newest
+        if repository is None or int(asked) != newest:
             return self.reply(404, {"code": 404, "message": "Not found"})
         if repository.gated and not (self.request_note.authorised and repository.accepted):
             status = 403 if self.request_note.authorised else 401
             return self.reply(status, {"code": status, "message": "Permission 'modelInstanceVersions.get' was denied"})
         if method == "GetModelInstance":
-            return self.reply(200, {"versionNumber": KAGGLE_VERSION})
+            return self.reply(200, {"versionNumber": newest})
         if method == "GetDataset":
-            return self.reply(200, {"currentVersionNumber": KAGGLE_VERSION})
+            return self.reply(200, {"currentVersionNumber": newest})
         if method == "ListModelInstanceVersionFiles":
             return self.reply(200, {"files": [{"name": name} for name in repository.files], "nextPageToken": ""})
         name = body.get("path") or "archive"

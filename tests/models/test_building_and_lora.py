@@ -16,7 +16,8 @@ from gsm8k_grpo.generation.decoding_state import DrawingOptions
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.models import building, families, storage
 from gsm8k_grpo.models.families import family_of
-from gsm8k_grpo.models.lora import can_merge, merge_adapters, with_lora, with_zero_adapters
+from gsm8k_grpo.models.lora import with_lora, with_zero_adapters
+from gsm8k_grpo.models.lora_merging import can_merge, merge_adapters
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.preflight import compilation, programs
 from small_models import FAMILIES, ONE_FAMILY_QUICK

@@ -1,6 +1,7 @@
 """The pipeline at its smallest, from nothing to the report: every artifact of the contract."""
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,21 @@ def test_a_second_call_says_that_there_is_nothing_to_be_done(finished):
     status, printed = snakemake(finished, "results/report.html")
     assert status == 0
     assert "Nothing to be done" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keeps_time", [True, False])
+def test_a_changed_verdict_of_the_reward_audit_is_found_and_made_good(finished, keeps_time, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "project", symlinks=True)
+    audit = folder / "results/tiny/reward_audit.json"
+    whole, before = audit.read_bytes(), audit.stat()
+    audit.write_bytes(whole.replace(b'"pays_as_honest": true', b'"pays_as_honest": false'))
+    assert audit.read_bytes() != whole
+    if keeps_time:
+        os.utime(audit, ns=(before.st_atime_ns, before.st_mtime_ns))
+    status, printed = snakemake(folder, "results/report.html")
+    assert status == 0 and "Audit what the rewards of tiny pay for" in printed, printed
+    assert audit.read_bytes() == whole
 
 
 def test_no_credential_is_in_the_report_or_anything_else_that_is_written(finished, exported):

@@ -12,17 +12,18 @@ from small_run import fails, read, rows
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 
-@pytest.mark.parametrize("name", [pytest.param("base", marks=pytest.mark.slow), "final"])
-def test_a_question_of_the_test_rows_gets_the_completion_of_its_evaluation(finished, name):
+def test_a_question_of_the_test_rows_gets_the_completions_of_its_evaluations(finished):
     from gsm8k_grpo.config.settings_argument import stage_settings
     from gsm8k_grpo.evaluation.asking import Asker
 
     results = finished / "results"
     settings = stage_settings(str(results / "tiny/settings.yaml"), "mesh", "model", "prompt", "evaluation")
-    asker = Asker(settings, results / "models/tiny", results / "tiny/training/checkpoints.json", name)
+    names = ("base", "final")
+    asker = Asker(settings, results / "models/tiny", results / "tiny/training/checkpoints.json", names)
     questions = {row["id"]: row["question"] for row in rows(results / "data/word-problems/test.jsonl")}
-    for evaluated in rows(results / f"tiny/evaluations/{name}/completions.jsonl")[:3]:
-        answer = asker.ask(questions[evaluated["id"]])
+    evaluated_rows = {name: rows(results / f"tiny/evaluations/{name}/completions.jsonl")[:3] for name in names}
+    for name, evaluated in [(name, evaluated_rows[name][index]) for index in range(3) for name in names]:
+        answer = asker.ask(questions[evaluated["id"]], name)
         assert (answer.text, answer.tokens) == (evaluated["completion"], evaluated["tokens"])
         assert (answer.reading, answer.has_format) == (evaluated["strict"], evaluated["format_correct"])
         assert answer.truncated == (evaluated["stop_reason"] == "limit")

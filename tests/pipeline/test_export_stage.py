@@ -1,13 +1,18 @@
 """The stage `export`."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 
+import huggingface_hub
 import pytest
 import yaml
 
+from gsm8k_grpo.config.settings_argument import stage_settings
+from gsm8k_grpo.evaluation.asking import Asker
+from gsm8k_grpo.report import model_card
 from small_models import completed
 from small_run import fails, read, rows, snakemake
 
@@ -18,8 +23,6 @@ def export(folder, results, output):
 
 
 def test_the_export_is_whole_and_its_card_says_what_the_artifacts_say(finished, exported):
-    import huggingface_hub
-
     manifest = read(exported / "export.json")
     found = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     assert found == {*manifest["files"], "export.json"}
@@ -103,6 +106,25 @@ def test_the_export_gives_the_same_prompts_and_greedy_answers_in_transformers_an
     alone = load(exported / "base")
     assert read(exported / "adapter/adapter_config.json")["base_model_name_or_path"] == "results/tiny/export/base"
     assert answers(peft.PeftModel.from_pretrained(alone, exported / "adapter")) == expected
+
+
+@pytest.mark.slow
+def test_the_export_for_tunix_answers_by_the_code_of_its_card_and_needs_nothing_of_this_project(finished, exported):
+    status, printed = snakemake(finished, "results/tiny/export-tunix/README.md")
+    assert status == 0, printed
+    folder = finished / "results/tiny/export-tunix"
+    manifest, other = read(folder / "export.json"), read(exported / "export.json")
+    assert manifest["checkpoint"] == other["checkpoint"] and manifest["tunix"]["class"] == "Gemma"
+    card = huggingface_hub.ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    assert card.data.library_name == "tunix" and "safetensors" not in " ".join(manifest["files"])
+    code = card.text.partition("```python\n")[2].partition("```")[0]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    settings = stage_settings(str(finished / "results/tiny/settings.yaml"), "mesh", "model", "prompt", "evaluation")
+    training = finished / "results/tiny/training/checkpoints.json"
+    asked = Asker(settings, finished / "results/models/tiny", training, ["final"]).ask(model_card.QUESTION, "final")
+    assert done.stdout == f"{asked.text}\n"
 
 
 @pytest.mark.slow

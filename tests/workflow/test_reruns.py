@@ -206,8 +206,10 @@ def test_a_preflight_needs_nothing_else_and_nothing_waits_for_it(snakemake, fini
     assert set(jobs) == {"settings tiny", "tables", "report"}  # they read all settings
 
 
-def test_the_export_is_a_target_of_its_own(snakemake, finished):
+def test_each_export_is_a_target_of_its_own(snakemake, finished):
     assert set(snakemake.plan(finished, "results/tiny/export/README.md")) == {"export tiny"}
     dev = ("--config", "evaluation={split: dev}")
     jobs = snakemake.plan(finished, "results/tiny/export/export.json", *dev)
     assert "results/tiny/prompts/dev.jsonl" in jobs["export tiny"].input
+    jobs = snakemake.plan(finished, "results/tiny/export-tunix/README.md")
+    assert set(jobs) == {"export tiny", "export_tunix tiny"}

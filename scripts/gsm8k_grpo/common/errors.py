@@ -83,9 +83,9 @@ def exit_on_error(stage: Callable[[], None]) -> None:
     A stage that stopped itself before the session's end says so and exits with `NOT_FINISHED_STATUS`. Unexpected
     exceptions keep their traceback: they are faults of ours, not of the input.
 
-    A full disk is handled here for artifacts, in `grpo/recorder.py` for checkpoints, in `huggingface/weight_writing.py`
-    for exports, in `data/retries.py` for downloads, in `common/stage_runner.py` for the log, and in `scripts/stage.py`
-    for the mark.
+    A full disk is handled here for artifacts, in `models/storage.py` for what Orbax writes, in
+    `huggingface/weight_writing.py` for exports, in `data/retries.py` for downloads, in `common/stage_runner.py` for the
+    log, and in `scripts/stage.py` for the mark.
     """
     try:
         stage()

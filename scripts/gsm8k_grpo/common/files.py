@@ -1,6 +1,7 @@
 """Reading and writing artifacts: atomic writes, rows with their line numbers in errors, content hashes."""
 
 import codecs
+import contextlib
 import hashlib
 import json
 import os
@@ -12,13 +13,24 @@ from typing import Any
 from gsm8k_grpo.common.errors import PipelineError
 
 
+@contextlib.contextmanager
+def naming(path: str | Path):
+    """Gives the errors of a full disk, which know no name, that of the file which is being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a whole file or nothing: a temporary file beside it, flushed to disk, then renamed over it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as handle:
+        with naming(path), os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
@@ -27,10 +39,8 @@ def write_text(path: str | Path, text: str) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk: errors of write and fsync know no name
         raise
 
 

@@ -1,9 +1,11 @@
-"""One question at a time, to a base model or a checkpoint: the prompts, the loading and the sampler of evaluation."""
+"""One question at a time, to several models of a run: the prompts, the loading and the sampler of evaluation."""
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from flax import nnx
 
 from gsm8k_grpo.data.prompts import build_prompts
 from gsm8k_grpo.evaluation.runner import BatchSampler
@@ -29,39 +31,44 @@ class Answer:
 
 
 class Asker:
-    """A model of a run, ready for questions."""
+    """Models of a run, ready for questions. Those of one structure share their programs."""
 
-    def __init__(self, settings: Mapping, model_folder: Path, checkpoints: Path | None, checkpoint: str):
-        """Loads the model.
+    def __init__(self, settings: Mapping, model_folder: Path, checkpoints: Path, names: Sequence[str]):
+        """Loads the models.
 
         Args:
           settings: the blocks mesh, model, prompt and evaluation.
           model_folder: the base model's.
-          checkpoints: checkpoints.json of the training; None for the base model.
-          checkpoint: `base`, `step-N` or `final`.
+          checkpoints: checkpoints.json of the training.
+          names: of the models: `base`, `step-N` or `final`.
 
         Raises:
-          PipelineError: a part of the model is missing or belongs to another one.
+          PipelineError: a part of a model is missing or belongs to another one.
         """
         mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
         base = load_base_model(model_folder, mesh)
-        model = load_for_evaluation(base, checkpoints, checkpoint, mesh)
         self._prompt_settings, self._evaluation_settings = settings["prompt"], settings["evaluation"]
         self._template = family_of(settings["model"]["architecture"]).template
         self._tokenizer = base.tokenizer
-        self._sampler = BatchSampler(
-            base,
-            model,
-            mesh,
-            settings["mesh"]["decode_weights"] == "gathered",
-            self._evaluation_settings,
-            self._evaluation_settings["seed"],
-            1,
-            self._prompt_settings["max_tokens"],
-        )
+        self._models, samplers = {}, []
+        for name in names:
+            model = load_for_evaluation(base, checkpoints, name, mesh, keeps_base=len(names) > 1)
+            structure = nnx.graphdef(model)
+            sampler = next((each for known, each in samplers if known == structure), None) or BatchSampler(
+                base,
+                model,
+                mesh,
+                settings["mesh"]["decode_weights"] == "gathered",
+                self._evaluation_settings,
+                self._evaluation_settings["seed"],
+                1,
+                self._prompt_settings["max_tokens"],
+            )
+            samplers.append((structure, sampler))
+            self._models[name] = model, sampler
 
-    def ask(self, question: str) -> Answer:
-        """Answers a question.
+    def ask(self, question: str, name: str) -> Answer:
+        """Has one of the models answer a question.
 
         Raises:
           PipelineError: the prompt is longer than `prompt.max_tokens`.
@@ -74,7 +81,9 @@ class Asker:
             self._template,
             lambda prompt: tokenizers.count_prompt_tokens(self._tokenizer, prompt),
         )
-        ((_, completion),) = next(self._sampler.complete([row["prompt"]], [(0, 0)])).items()
+        model, sampler = self._models[name]
+        sampler.use(model)
+        ((_, completion),) = next(sampler.complete([row["prompt"]], [(0, 0)])).items()
         tags = Tags.of(self._prompt_settings)
         return Answer(
             text=completion.text,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from gsm8k_grpo.common import sealed_rows
+from gsm8k_grpo.common import files, sealed_rows
 
 
 class RowLog:
@@ -43,9 +43,10 @@ class RowLog:
 
     def append(self, rows: list[dict], seconds: float) -> None:
         """Adds rows that ended together; they are on the disk when this returns."""
-        self._handle.write(sealed_rows.seal({"rows": rows, "seconds": seconds}))
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
+        with files.naming(self._path):
+            self._handle.write(sealed_rows.seal({"rows": rows, "seconds": seconds}))
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
         self.rows += rows
         self.seconds += seconds
 

@@ -56,6 +56,10 @@ class BatchSampler:
         self._decoding, self.batch_size = Decoding(temperature, top_k, top_p, seed), batch_size
         self._limits = (max_prompt_tokens, max_completion_tokens, base.stop_ids, mesh)
 
+    def use(self, model: nnx.Module) -> None:
+        """From now on, another model of the same structure completes the prompts, by the same programs."""
+        self._sampler.transformer_state = nnx.variables(model)
+
     def complete(
         self, prompts: list[str], queue: list[tuple[int, int]], samples: int = 1
     ) -> Iterator[dict[tuple[int, int], Completion]]:

@@ -20,7 +20,7 @@ from gsm8k_grpo.generation.slots import Finished, Slots
 from gsm8k_grpo.models import attention, matmul_order
 from gsm8k_grpo.models.hidden_states import prefill, prefill_after
 from gsm8k_grpo.models.layered import output_logits
-from gsm8k_grpo.models.lora import can_merge, merge_adapters
+from gsm8k_grpo.models.lora_merging import can_merge, merge_adapters
 
 
 @dataclasses.dataclass

@@ -1,6 +1,5 @@
 """Everything that training writes in each step: rows of metrics.jsonl, kept completions, checkpoints."""
 
-import re
 import time
 from collections.abc import Mapping
 
@@ -9,13 +8,13 @@ import optax
 from flax import nnx
 from tunix.rl.rl_cluster import Role
 
-from gsm8k_grpo.common import errors
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.progress import Progress
 from gsm8k_grpo.grpo import health
 from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.run_folder import Run, StepLog
 from gsm8k_grpo.grpo.trackers import Trackers
+from gsm8k_grpo.models import storage
 from gsm8k_grpo.models.lora import trained_variables
 
 
@@ -83,21 +82,13 @@ def write_checkpoint(learner: Learner, training_settings: Mapping, run: Run) -> 
             f"step {step}: the update made weights that are not finite, so training stopped after the last checkpoint; "
             "lower training.learning_rate"
         )
-    try:
-        with errors.silent_stderr():
-            trainer.checkpoint_manager.save(
-                step * training_settings["num_iterations"],
-                trainer.model,
-                trainer.optimizer,
-                save_only_lora_params=training_settings["lora"] is not None,
-                force=True,
-                custom_metadata={"global_step": step, "role": Role.ACTOR.value},
-            )
-    except Exception as error:  # Orbax, TensorStore and the system raise exceptions of their own
-        cause = re.search(r"([^:]+) \[os_error_code", str(error))  # at the end of TensorStore's long message
-        reason = (cause[1] if cause else str(error) or type(error).__name__).strip().splitlines()[0][:200]
-        raise PipelineError(
-            f"{run.checkpoint(step)}: the checkpoint of step {step} cannot be written ({reason}), and the ones before "
-            "it stay; free some space or make the folder writable, then run the same command again"
-        ) from error
+    with storage.writing(f"{run.checkpoint(step)}: the checkpoint of step {step}", ", and the ones before it stay"):
+        trainer.checkpoint_manager.save(
+            step * training_settings["num_iterations"],
+            trainer.model,
+            trainer.optimizer,
+            save_only_lora_params=training_settings["lora"] is not None,
+            force=True,
+            custom_metadata={"global_step": step, "role": Role.ACTOR.value},
+        )
     return time.perf_counter() - started

@@ -252,8 +252,9 @@ class StepLog:
     def append(self, row: dict, samples: Iterable[dict]) -> None:
         """Appends one step's row, and completions to keep."""
         for handle, lines in ((self._samples, samples), (self._metrics, [row])):
-            handle.writelines(map(sealed_rows.seal, lines))
-            handle.flush()
+            with files.naming(handle.name):
+                handle.writelines(map(sealed_rows.seal, lines))
+                handle.flush()
 
     def sync(self) -> None:
         """Waits until everything is on the disk."""

@@ -13,6 +13,8 @@ from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models.families import hub_name
 
+# The folder of a run in which an export lies, by what can load it.
+FOLDERS = {"transformers": "export", "tunix": "export-tunix"}
 REPLACING = ".replacing.json"  # the files of an earlier export and of the one that replaces it
 
 
@@ -111,6 +113,28 @@ def write_model(folder: Path, results: Path, run: str, settings: Mapping, base_f
     }
 
 
+def exported_files(export: Path) -> list[str]:
+    """Names of an export's files, export.json last.
+
+    Raises:
+      PipelineError: there is no finished export, or a file is not as the export wrote it.
+    """
+    manifest_file = export / "export.json"
+    if not manifest_file.is_file():
+        raise PipelineError(
+            f"{manifest_file}: no such file; make the export first: snakemake --cores 1 {manifest_file}"
+        )
+    manifest = files.read_json(manifest_file)
+    for name, sha256 in manifest["files"].items():
+        path = export / name
+        if not path.is_file() or files.sha256_file(path) != sha256:
+            raise PipelineError(
+                f"{path}: is missing or was changed after the export; make it again: snakemake --cores 1 "
+                f"{manifest_file} --forcerun {manifest_file}"
+            )
+    return [*manifest["files"], manifest_file.name]
+
+
 def replace_export(output: Path, write: Callable[[Path], dict]) -> dict:
     """Writes an export into a temporary folder; its files then replace those of an earlier export in `output`.
 
@@ -162,9 +186,10 @@ def replace_files(output: Path, earlier: set[str], making: Path, new: Iterable[s
     (output / "export.json").unlink(missing_ok=True)
     for name in earlier:
         (output / name).unlink(missing_ok=True)
-    for folder in {(output / name).parent for name in earlier} - {output}:
+    folders = {folder for name in earlier for folder in Path(name).parents} - {Path()}
+    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
         with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
+            (output / folder).rmdir()
     for name in new:
-        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
         (making / name).replace(output / name)

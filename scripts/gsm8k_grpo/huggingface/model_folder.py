@@ -31,7 +31,8 @@ def write_model_files(folder: Path, model_folder: Path, manifest: Mapping, evalu
         "pad_token_id": tokenizer.pad_id(),
     }
     if (published / "config.json").is_file():
-        shutil.copytree(published, folder, dirs_exist_ok=True)
+        for path in published.iterdir():
+            shutil.copyfile(path, folder / path.name)
         config = files.read_json(published / "config.json")
         if not _has_chat_template(folder):  # we prompt a base without one (not instruction-tuned) in our template
             _write_chat_template(folder, template)

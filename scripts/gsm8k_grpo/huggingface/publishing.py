@@ -9,6 +9,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import retries
 from gsm8k_grpo.data.hub_errors import TOKENS
+from gsm8k_grpo.huggingface.export import exported_files
 
 KEPT = ".gitattributes"  # every repository has it; it says which files are large
 
@@ -57,28 +58,6 @@ def publish(export: Path, handle: str, public: bool, replace: bool) -> str:
             raise
         raise PipelineError(explained) from None
     return commit.commit_url
-
-
-def exported_files(export: Path) -> list[str]:
-    """Names of an export's files, export.json last.
-
-    Raises:
-      PipelineError: there is no finished export, or a file is not as the export wrote it.
-    """
-    manifest_file = export / "export.json"
-    if not manifest_file.is_file():
-        raise PipelineError(
-            f"{manifest_file}: no such file; make the export first: snakemake --cores 1 {manifest_file}"
-        )
-    manifest = files.read_json(manifest_file)
-    for name, sha256 in manifest["files"].items():
-        path = export / name
-        if not path.is_file() or files.sha256_file(path) != sha256:
-            raise PipelineError(
-                f"{path}: is missing or was changed after the export; make it again: snakemake --cores 1 "
-                f"{manifest_file} --forcerun export"
-            )
-    return [*manifest["files"], manifest_file.name]
 
 
 def _prepare(hub: object, handle: str, public: bool) -> tuple[list[str], str]:

@@ -39,3 +39,19 @@ def has_credentials() -> bool:
     from kagglehub import config
 
     return config.get_kaggle_credentials() is not None
+
+
+def newest_version(parsed) -> int | None:
+    """The newest version of a model's variation; None where Kaggle has none, or none that this account may see.
+
+    The public functions do not tell: an upload adds a version to what is there without asking.
+    """
+    from kagglehub import clients, exceptions, http_resolver
+
+    try:
+        with clients.build_kaggle_client() as client:
+            return http_resolver._get_current_version(client, parsed)
+    except exceptions.KaggleApiHTTPError as error:
+        if error.response is not None and error.response.status_code in (403, 404):
+            return None
+        raise

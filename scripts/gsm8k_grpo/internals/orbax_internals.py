@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ def stored_tree(checkpointer: Any, folder: Path) -> dict:
         return checkpointer.metadata(folder).item_metadata.tree
     finally:
         logging.disable(logging.NOTSET)
+
+
+def write_failure(error: BaseException) -> str:
+    """Why Orbax could not write: TensorStore says it at the end of a long message."""
+    cause = re.search(r"([^:]+) \[os_error_code", str(error))
+    return (cause[1] if cause else str(error) or type(error).__name__).strip().splitlines()[0][:200]
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models import building, matmul_order, recorded_hashes, storage, tokenizers
 from gsm8k_grpo.models.families import family_of
-from gsm8k_grpo.models.lora import can_merge, make_policy, merge_adapters, trained_variables
+from gsm8k_grpo.models.lora_merging import can_merge, merge_into
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,8 @@ def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh)
 
     Raises what `checkpoint_folder` raises.
     """
+    from gsm8k_grpo.models.lora import make_policy, trained_variables  # here: Qwix takes long to import
+
     folder, manifest = checkpoint_folder(base.sha256, manifest_file, name), files.read_json(manifest_file)
     policy = make_policy(base.model, manifest["lora"], manifest["seed"], mesh)
     trained = nnx.state(policy, trained_variables(manifest["lora"]))
@@ -100,22 +102,25 @@ def load_checkpoint(base: BaseModel, manifest_file: Path, name: str, mesh: Mesh)
     return policy
 
 
-def load_for_evaluation(base: BaseModel, manifest_file: Path | None, name: str, mesh: Mesh) -> nnx.Module:
+def load_for_evaluation(
+    base: BaseModel, manifest_file: Path | None, name: str, mesh: Mesh, keeps_base: bool = False
+) -> nnx.Module:
     """Loads the policy and merges its adapters where `can_merge` allows it, so that it shares the base's programs.
 
-    `base.model` is the policy named `base`; with another name, it cannot be used afterwards. Raises what
-    `checkpoint_folder` raises.
+    `base.model` is the policy named `base`. With another name, it cannot be used afterwards, unless `keeps_base`, which
+    takes the memory of a second model. Raises what `checkpoint_folder` raises.
     """
     if name == "base":
         return base.model
-    policy, lora = load_checkpoint(base, manifest_file, name, mesh), files.read_json(manifest_file)["lora"]
+    lora = files.read_json(manifest_file)["lora"]
     if not can_merge(lora, base.model.embedder.input_embedding.dtype, matmul_order.on_cpu(mesh)):
-        return policy
-    graph, adapters, weights = nnx.split(policy, nnx.LoRAParam, ...)
-    base_graph, base_state = nnx.split(base.model)
+        return load_checkpoint(base, manifest_file, name, mesh)
+    stored = stored_checkpoint(checkpoint_folder(base.sha256, manifest_file, name)).read_all()
+    graph, weights = nnx.split(base.model)
 
-    def merge(weights: nnx.State, adapters: nnx.State) -> nnx.State:
-        return nnx.state(merge_adapters(nnx.merge(graph, adapters, weights), lora))
+    def merge(weights: nnx.State, adapters: list[jax.Array]) -> nnx.State:
+        return nnx.state(merge_into(nnx.merge(graph, weights), dict(zip(stored, adapters, strict=True)), lora))
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, base_state)
-    return nnx.merge(base_graph, jax.jit(merge, donate_argnums=0, out_shardings=shardings)(weights, adapters))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, weights)
+    merged = jax.jit(merge, donate_argnums=() if keeps_base else 0, out_shardings=shardings)
+    return nnx.merge(graph, merged(weights, list(stored.values())))

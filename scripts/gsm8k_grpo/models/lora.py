@@ -1,4 +1,4 @@
-"""LoRA adapters: creating them, merging them into the weights, and what training changes."""
+"""LoRA adapters: creating them, and what training changes. `lora_merging` merges them into the weights."""
 
 import dataclasses
 import math
@@ -7,11 +7,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import qwix
-from flax import nnx, traverse_util
+from flax import nnx
 from jax.sharding import Mesh
 
 from gsm8k_grpo.internals import qwix_internals
-from gsm8k_grpo.models import building
 from gsm8k_grpo.models.mesh import abstract_with_shardings, is_abstract, with_sharding
 
 
@@ -86,49 +85,6 @@ def with_lora(model: nnx.Module, lora: Mapping, seed: int, mesh: Mesh) -> nnx.Mo
             adapters, quantised = adapt(base_state)
             adapters = jax.device_put(adapters, nnx.get_named_sharding(adapters, mesh))
     return nnx.merge(graph, adapters, base_state if quantised is None else quantised)
-
-
-def can_merge(lora: Mapping | None, dtype: jnp.dtype, on_cpu: bool) -> bool:
-    """Whether `merge_adapters` changes the results by float32 rounding only, which is so on a CPU.
-
-    By default a TPU multiplies float32 in bfloat16 and a GPU in TF32. There the sum of a weight and a small update
-    rounds to the weight alone, while two separate products keep both.
-    """
-    return bool(lora) and not lora["base_weights"] and dtype == jnp.float32 and on_cpu
-
-
-def merge_adapters(adapted: nnx.Module, lora: Mapping) -> nnx.Module:
-    """Makes a model of the base's structure that has W + alpha / rank · A·B (arXiv 2106.09685, eq. 3) for each W.
-
-    Args:
-      adapted: of `with_lora`, concrete or traced.
-      lora: as in `with_lora`; `can_merge` must allow it.
-    """
-    graph, state = nnx.split(building.structure(adapted.config, adapted.embedder.input_embedding.dtype))
-    weights, adapters = (
-        traverse_util.flatten_dict(nnx.to_pure_dict(each))
-        for each in nnx.state(adapted, nnx.filterlib.Not(nnx.LoRAParam), nnx.LoRAParam)
-    )
-    for path, module in nnx.iter_modules(adapted):
-        for name in ("w", "kernel"):
-            if (*path, f"{name}_lora_a") in adapters:
-                a, b = (adapters.pop((*path, f"{name}_lora_{which}")) for which in "ab")
-                # Qwix's A has the weight's input axes, then the rank; its B has the rank, then the other axes.
-                inputs, axis = range(a.ndim - 1), _input_axis(module)
-                update = jnp.moveaxis(jnp.tensordot(a, b, 1), inputs, range(axis, axis + len(inputs)))
-                weights[*path, name] += lora["alpha"] / lora["rank"] * update
-    if adapters:
-        raise ValueError(f"these adapters belong to no weight of the model: {sorted(map(str, adapters))}")
-    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(weights))
-    return nnx.merge(graph, state)
-
-
-def _input_axis(module: nnx.Module) -> int:
-    """Finds the first axis that a product with the module's weight sums over."""
-    if not hasattr(module, "einsum_str"):
-        return 0  # nnx.Linear
-    weight, result = module.einsum_str.split(",")[1].split("->")
-    return next(axis for axis, letter in enumerate(weight) if letter not in result)
 
 
 def trained_variables(lora: Mapping | None) -> type:

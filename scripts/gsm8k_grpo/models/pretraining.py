@@ -12,6 +12,7 @@ from flax import nnx
 from tunix.rl import common
 from tunix.sft import peft_trainer
 
+from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.progress import Progress
 from gsm8k_grpo.models import building, storage, tokenizers
@@ -42,7 +43,8 @@ def pretrain_from_texts(
       (the weights as nested dicts, the model's origin).
     """
     texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    tokenizer_file.write_bytes(train_tokenizer(texts, architecture["vocabulary_size"], architecture["family"]))
+    with files.naming(tokenizer_file):
+        tokenizer_file.write_bytes(train_tokenizer(texts, architecture["vocabulary_size"], architecture["family"]))
     template = family_of(architecture).template
     tokenizer = tokenizers.load_tokenizer(tokenizer_file, template)
     end_of_turn = tokenizers.stop_ids(tokenizer, template)[0]

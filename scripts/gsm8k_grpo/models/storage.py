@@ -1,5 +1,6 @@
 """Weights on disk (Orbax) and their hashes."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import orbax.checkpoint as ocp
 from flax import nnx, traverse_util
 from jax.sharding import Mesh
 
-from gsm8k_grpo.common.errors import PipelineError, is_out_of_memory
+from gsm8k_grpo.common.errors import PipelineError, is_out_of_memory, silent_stderr
 from gsm8k_grpo.internals import orbax_internals
 from gsm8k_grpo.models import building
 from gsm8k_grpo.models.mesh import abstract_with_shardings
@@ -45,9 +46,27 @@ def arrays_hash(arrays: Mapping[tuple, object]) -> str:
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def writing(what: str, stays: str = ""):
+    """Turns a failure of Orbax to write `what`, as on a full disk, into one sentence; `stays` says what is left."""
+    try:
+        with silent_stderr():
+            yield
+    except Exception as error:  # Orbax, TensorStore and the system raise exceptions of their own
+        reason = orbax_internals.write_failure(error)
+        raise PipelineError(
+            f"{what} cannot be written ({reason}){stays}; free some space or make the folder writable, then run the "
+            "same command again"
+        ) from error
+
+
 def save(weights: Mapping, folder: Path) -> None:
-    """Writes all weights as an Orbax checkpoint into `folder`, which must not exist yet."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    """Writes all weights as an Orbax checkpoint into `folder`, which must not exist yet.
+
+    Raises:
+      PipelineError: they cannot be written.
+    """
+    with writing(f"{folder}: the weights"), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute(), weights)
 
 

@@ -10,8 +10,10 @@ import yaml
 from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.data import gsm8k
+from gsm8k_grpo.data.prompts import build_prompt
 from gsm8k_grpo.grpo.training_method import METHOD_TITLES
 from gsm8k_grpo.huggingface.export import base_name
+from gsm8k_grpo.models import families
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.family import Licence
 from gsm8k_grpo.report import numbers, sentences
@@ -19,6 +21,8 @@ from gsm8k_grpo.report.caveats import machine
 from gsm8k_grpo.report.metric_catalogue import RATES
 
 TEMPLATES = Path(__file__).parent / "model_card_template"
+QUESTION = "Ana has 3 pens and buys 4 more. How many pens does she have?"
+IMPORTS = {"import dataclasses": "dataclasses.", "import jax.numpy as jnp": "jnp."}  # where a configuration needs them
 
 
 def licence(model: Mapping) -> Licence | None:
@@ -72,8 +76,8 @@ def notice(facts: Mapping) -> str:
     return f"{facts['licence'].notice}\n{changed}"
 
 
-def front_matter(facts: Mapping) -> str:
-    """The card's metadata for the hub, as YAML."""
+def front_matter(facts: Mapping, library: str = "transformers") -> str:
+    """The card's metadata for the hub, as YAML; `library` is what loads the weights."""
     data, final, dataset = {}, facts["final"], facts["dataset"]
     local = facts["model"]["origin"]["source"] in ("local", "pretrained")
     if facts["licence"]:
@@ -94,7 +98,7 @@ def front_matter(facts: Mapping) -> str:
     ]
     data |= {
         "language": ["en"],
-        "library_name": "transformers",
+        "library_name": library,
         "pipeline_tag": "text-generation",
         "tags": [
             METHOD_TITLES[facts["settings"]["training"]["method"]].lower().replace(" ", "-"),
@@ -121,6 +125,21 @@ def front_matter(facts: Mapping) -> str:
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
+def _tunix_facts(facts: Mapping, tunix: Mapping) -> dict:
+    """What the code that loads and asks the model with Tunix says; `tunix` is of the manifest."""
+    prompt, evaluation = facts["settings"]["prompt"], facts["settings"]["evaluation"]
+    template, config = facts["family"].template, tunix["config"]
+    padded = 1 << (prompt["max_tokens"] - 1).bit_length()  # Tunix's sampler pads prompts to a power of two
+    return {
+        **tunix,
+        "imports": [line for line, used in IMPORTS.items() if used in config],
+        "prompt": build_prompt(prompt["system"], QUESTION, template, prompt["layout"]),
+        "cache_tokens": padded + evaluation["max_completion_tokens"],
+        "stops": list(template.stops),
+        "unused": tunix["embeddings"] - families.architecture_sizes(facts["model"]["architecture"])["vocabulary_size"],
+    }
+
+
 def render(facts: Mapping, manifest: Mapping) -> str:
     """The card, as Markdown.
 
@@ -145,8 +164,10 @@ def render(facts: Mapping, manifest: Mapping) -> str:
     )
     return environment.get_template("model_card.md.j2").render(
         facts,
-        front_matter=front_matter(facts),
+        front_matter=front_matter(facts, "tunix" if "tunix" in manifest else "transformers"),
         export=manifest,
+        question=QUESTION,
+        tunix=_tunix_facts(facts, manifest["tunix"]) if "tunix" in manifest else None,
         rates=RATES,
         method=METHOD_TITLES[facts["settings"]["training"]["method"]],
     )

@@ -1,5 +1,6 @@
 """SVG figures for a paper; equal numbers give equal bytes."""
 
+import io
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import matplotlib.ticker
 import pandas as pd
 
+from gsm8k_grpo.common import files
 from gsm8k_grpo.report.metric_catalogue import COLOUR, CURVES, panels_of
 
 matplotlib.rcParams.update(
@@ -143,8 +145,7 @@ def draw_training(metrics: pd.DataFrame, path: Path) -> None:
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="svg", metadata={"Date": None})
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
     plt.close(figure)
-    temporary.replace(path)
+    files.write_text(path, drawn.getvalue())
