@@ -1,15 +1,16 @@
 """TensorBoard and Weights & Biases get the rows of metrics.csv, each step once, also when a run resumes."""
 
+import os
 import resource
 import struct
+import subprocess
 import sys
 
 import pytest
-from tensorboardX.proto import event_pb2
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import read_only
-from gsm8k_grpo.grpo.trackers import Trackers
+from gsm8k_grpo.grpo.trackers import Trackers, tensorboard
 
 ROWS = [{"step": step, "loss": step / 4, "kl": None, "reward": -step} for step in (1, 2, 3)]
 OFF = read_only({"wandb_project": None, "lora": {"rank": 4}})
@@ -17,12 +18,12 @@ OFF = read_only({"wandb_project": None, "lora": {"rank": 4}})
 
 def scalars(folder):
     """(step, name, value) in all event files of a folder, in order (TFRecord: length, CRC, data, CRC)."""
-    found = []
+    found, Event = [], tensorboard.proto.event_pb2.Event
     for path in sorted(folder.rglob("events.*")):
         data, at = path.read_bytes(), 0
         while at < len(data):
             (length,) = struct.unpack_from("<Q", data, at)
-            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+            event = Event.FromString(data[at + 12 : at + 12 + length])
             found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
             at += 16 + length
     return found
@@ -76,3 +77,10 @@ def test_without_a_project_weights_and_biases_is_not_imported(tmp_path, monkeypa
     assert not (tmp_path / "wandb").exists()
     with pytest.raises(PipelineError, match=r"training.wandb_project: the package wandb is not installed"):
         Trackers(tmp_path, ROWS, read_only({"wandb_project": "mine"}), "run")
+
+
+def test_pytorch_is_not_imported_for_tensorboard_and_can_be_afterwards(root, tmp_path):
+    (tmp_path / "torch.py").write_text("imported = True\n")
+    command = "import gsm8k_grpo.grpo.trackers, sys; assert 'torch' not in sys.modules; import torch; torch.imported"
+    path = f"{root / 'scripts'}{os.pathsep}{tmp_path}"
+    subprocess.run([sys.executable, "-c", command], env={**os.environ, "PYTHONPATH": path}, check=True)
