@@ -14,30 +14,24 @@ settings.register_profile("reproducible", derandomize=True, deadline=None, datab
 settings.load_profile("reproducible")
 
 # Most of the suite's time is compilation. Programs this small run as fast without most optimizations, and compile in
-# half the time. All processes share the longer ones, which are often the same.
+# half the time. All processes share them; JAX finds one by its code, its compiler's options and version.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     programs = tempfile.mkdtemp(prefix="programs-")
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
 
-# With a file on each core, the longest files begin first, so that none is left over alone.
-LONG = (
-    "test_resuming",
-    "test_clusters",
-    "test_artifacts",
-    "test_reruns",
-    "test_failures",
-    "test_devices",
-    "test_parity",
-)
-LONG += ("test_building_and_lora", "test_sampler", "test_programs", "test_fetched", "test_tfds", "test_browser_page")
+# With a file on each core, the longest files begin first, so that none is left over alone. The first makes the small
+# run of tests/pipeline; files that do not wait for it follow.
+LONG = ("test_artifacts", "test_clusters", "test_programs", "test_resuming", "test_fetched", "test_devices")
+LONG += ("test_parity", "test_speed_benchmark", "test_notebooks", "test_sessions", "test_surroundings", "test_reruns")
+LONG += ("test_building_and_lora", "test_sampler", "test_failures", "test_tfds", "test_browser_page")
 MARKERS = ("slow", "browser", "tpu", "parity", "cluster")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; within them, and after them, the order stays."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 # How many tests of which marker the chosen tier leaves out; every process of pytest-xdist counts them all.

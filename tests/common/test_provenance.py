@@ -12,10 +12,10 @@ from gsm8k_grpo.common.provenance import collect_provenance
 
 IMPORTED = """
 import json, sys
-sys.modules["torch"] = None  # tensorboardX imports it where it is installed (make parity)
 sys.path.insert(0, "scripts")
 from gsm8k_grpo.common import jax_setup
 jax_setup.configure_jax()
+from gsm8k_grpo.grpo import run_start  # first, as training does
 from gsm8k_grpo.generation import sampler
 from gsm8k_grpo.grpo import artifact_writing, session, loop
 from gsm8k_grpo.models import base_model
@@ -30,7 +30,7 @@ def test_a_stage_imports_nothing_heavy_that_it_does_not_use(root):
     assert done.returncode == 0, done.stderr
     found = set(json.loads(done.stdout.splitlines()[-1]))
     assert {"jax", "tunix", "qwix", "tunix.rl.rl_cluster"} <= found
-    assert not found & {"pandas", "pyarrow", "tensorflow", "transformers", "wandb", "matplotlib", "kaggle"}
+    assert not found & {"pandas", "pyarrow", "tensorflow", "torch", "transformers", "wandb", "matplotlib", "kaggle"}
 
 
 def test_the_processor_and_the_cores_in_use_are_recorded():
@@ -49,7 +49,6 @@ COMPILED = """
 from gsm8k_grpo.common import jax_setup
 jax_setup.configure_jax()
 import jax
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()
 """
 

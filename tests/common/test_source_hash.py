@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -125,6 +126,27 @@ def test_the_hash_changes_with_what_code_means_alone(root, tmp_path, edit, count
     before.write_text(text)
     after.write_text(edit(text))
     assert (source_hash._meaning(before) != source_hash._meaning(after)) == counts
+
+
+def test_what_is_kept_of_a_file_counts_for_its_contents_alone_and_undamaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    path, parse = tmp_path / "module.py", mock.Mock(wraps=ast.parse)
+    monkeypatch.setattr(ast, "parse", parse)
+
+    def read():
+        source_hash._imports_and_meaning.cache_clear()
+        return source_hash._imports_and_meaning(path)
+
+    path.write_text("from gsm8k_grpo import first\n")
+    first = read()
+    assert first[0] == ["gsm8k_grpo", "gsm8k_grpo.first"] and read() == first and parse.call_count == 1
+    (kept,) = (tmp_path / "__pycache__").iterdir()
+    whole = kept.read_bytes()
+    for damaged in (whole.replace(b".first", b".other"), whole[:-1], whole[:70], b"", b"\xff" + whole):
+        kept.write_bytes(damaged)
+        assert read() == first and kept.read_bytes() == whole
+    path.write_text("from gsm8k_grpo import other\n")
+    assert read()[0] == ["gsm8k_grpo", "gsm8k_grpo.other"]
 
 
 def test_loading_the_workflow_does_not_import_jax(root):

@@ -25,6 +25,15 @@ def test_wilson_intervals_of_newcombe_1998(successes, n, low, high):
     assert (rate["low"], rate["high"]) == pytest.approx((low, high), abs=5e-5)
 
 
+@pytest.mark.parametrize("n", [1, 7, 20, 300, 1319])
+def test_wilson_intervals_are_scipys_to_the_bit(n):
+    for successes in range(1, n):
+        interval = scipy_stats.binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+        rate = stats.wilson_rate(successes, n)
+        assert (rate["low"], rate["high"]) == (interval.low, interval.high)
+    assert scipy_stats.norm.ppf(0.975) == stats.QUANTILE
+
+
 @pytest.mark.parametrize(
     ("after", "before", "low", "high"),
     [

@@ -5,11 +5,10 @@ import struct
 import sys
 
 import pytest
-from tensorboardX.proto import event_pb2
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import read_only
-from gsm8k_grpo.grpo.trackers import Trackers
+from gsm8k_grpo.grpo.trackers import Trackers, tensorboard
 
 ROWS = [{"step": step, "loss": step / 4, "kl": None, "reward": -step} for step in (1, 2, 3)]
 OFF = read_only({"wandb_project": None, "lora": {"rank": 4}})
@@ -17,12 +16,12 @@ OFF = read_only({"wandb_project": None, "lora": {"rank": 4}})
 
 def scalars(folder):
     """(step, name, value) in all event files of a folder, in order (TFRecord: length, CRC, data, CRC)."""
-    found = []
+    found, Event = [], tensorboard.proto.event_pb2.Event
     for path in sorted(folder.rglob("events.*")):
         data, at = path.read_bytes(), 0
         while at < len(data):
             (length,) = struct.unpack_from("<Q", data, at)
-            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+            event = Event.FromString(data[at + 12 : at + 12 + length])
             found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
             at += 16 + length
     return found

@@ -130,8 +130,13 @@ class Hubs:
         return [request.start for request in self.requests if request.path.endswith(name) and request.status == 206]
 
     def environment(self, **more: str) -> dict[str, str]:
-        """For a process without another network, with empty caches below `folder` and no credentials."""
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "JAX_PLATFORMS") if name in os.environ}
+        """For a process without another network, with empty caches below `folder` and no credentials.
+
+        It shares the compiled programs of all tests.
+        """
+        kept = {
+            name: value for name, value in os.environ.items() if name in ("PATH", "LANG") or name.startswith("JAX_")
+        }
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
         return kept | {

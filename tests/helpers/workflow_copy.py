@@ -72,7 +72,7 @@ class Snakemake:
         (folder / "sitecustomize.py").write_text(OFFLINE)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SNAKEMAKE_", "PYTHON"))}
         path = f"{folder}{os.pathsep}{ROOT / 'tests' / 'helpers'}"
-        self.environment = {**kept, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+        self.environment = {**kept, "PYTHONPATH": path}
 
     def __call__(self, folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
         """Returns (exit status, all that it printed)."""

@@ -129,9 +129,7 @@ def fetched(request, tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         input=json.dumps(stages),
-        env=hub.environment(
-            PYTHONPATH=str(ROOT / "scripts"), JAX_PLATFORMS="cpu", JAX_DISABLE_MOST_OPTIMIZATIONS="1", **KNOWN
-        ),
+        env=hub.environment(PYTHONPATH=str(ROOT / "scripts"), JAX_PLATFORMS="cpu", **KNOWN),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

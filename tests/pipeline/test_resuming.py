@@ -94,7 +94,7 @@ def test_training_in_sessions_of_one_step_ends_in_the_same_bits(finished, tmp_pa
 def test_few_kept_checkpoints_take_the_place_of_older_ones_and_change_no_bit(finished, tmp_path):
     output = tmp_path / "training"
     few = {"checkpoint_interval_steps": 1, "keep_checkpoints": 2}
-    for step in (1, 2, 3):
+    for step in (1, 2):
         ended(train(finished, output, arguments=("--stop-after", "0"), **few), NOT_FINISHED_STATUS)
         (run,) = output.glob("runs/*")
         kept = [str(each) for each in (step - 1, step) if each]
@@ -102,6 +102,7 @@ def test_few_kept_checkpoints_take_the_place_of_older_ones_and_change_no_bit(fin
         assert len(list((run / "checkpoints/actor").iterdir())) == len(kept)
     ended(train(finished, output, **few))
     assert [kept["name"] for kept in read(output / "checkpoints.json")["checkpoints"]] == ["step-3", "final"]
+    assert len(list((run / "checkpoints/actor").iterdir())) == 2
     assert weights(output) == weights(finished / "results/tiny/training")
 
 

@@ -44,37 +44,30 @@ def start(folder, **changed):
     )
 
 
+OLD_LOCALE = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
 @pytest.mark.parametrize(
     ("name", "environment"),
     [
-        ("plain", {"LANG": "C", "LC_ALL": "C"}),
-        ("plain", {"HOME": UNSET, "XDG_CACHE_HOME": UNSET}),
-        ("plain", {"HOME": "/dev/null/home", "XDG_CACHE_HOME": UNSET}),
-        ('it\'s "a" $HOME; ü 数', {}),
-        ("ü 数", {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        ("ü 数", {**OLD_LOCALE, "HOME": UNSET, "XDG_CACHE_HOME": UNSET}),
+        ('it\'s "a" $HOME; ü 数', {"HOME": "/dev/null/home", "XDG_CACHE_HOME": UNSET}),
     ],
-    ids=["the locale C", "no home", "a home that cannot be made", "a path of many signs", "signs that C lacks"],
+    ids=["a locale that lacks the path's signs and no home", "a path of many signs and a home that cannot be made"],
 )
 def test_training_evaluation_and_report_end_in_the_same_bits(finished, tmp_path, name, environment):
+    """A second Snakemake in the same folder says so and disturbs nothing."""
     folder = copy_without(finished, tmp_path / name)
-    process = start(folder, **environment)
-    printed, _ = process.communicate(timeout=600)
-    assert process.returncode == 0 and "Traceback" not in printed, printed
-    assert_the_same(finished / "results/tiny/training", folder / "results/tiny/training")
-    rows = "results/tiny/evaluations/final/completions.jsonl"
-    assert (folder / rows).read_bytes() == (finished / rows).read_bytes()
-    assert (folder / REPORT).stat().st_size > 100_000
-
-
-def test_a_second_snakemake_in_the_same_folder_says_so_and_disturbs_nothing(finished, tmp_path):
-    folder = copy_without(finished, tmp_path / "project")
-    first, deadline = start(folder), time.monotonic() + 300
+    first, deadline = start(folder, **environment), time.monotonic() + 300
     while not list(folder.glob("results/tiny/training/runs/*")):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    second = start(folder)
+    second = start(folder, **environment)
     printed, _ = second.communicate(timeout=300)
     assert second.returncode == 1 and "Directory cannot be locked" in printed and "Traceback" not in printed, printed
     printed, _ = first.communicate(timeout=600)
     assert first.returncode == 0 and "Traceback" not in printed, printed
     assert_the_same(finished / "results/tiny/training", folder / "results/tiny/training")
+    rows = "results/tiny/evaluations/final/completions.jsonl"
+    assert (folder / rows).read_bytes() == (finished / rows).read_bytes()
+    assert (folder / REPORT).stat().st_size > 100_000

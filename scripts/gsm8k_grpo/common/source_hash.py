@@ -5,8 +5,12 @@ docstrings and file times do not count.
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
+import importlib.util
+import json
+import os
 import re
 from pathlib import Path
 
@@ -21,10 +25,9 @@ _DATA = re.compile(r'Path\(__file__\)\.(?:parent / |with_name\()"([^"]+)"')
 _TYPES_OF_SETTINGS = re.compile(r"/config/(schema|blocks_\w+)\.py$")
 
 
-@functools.cache
-def _imports_and_code(path: Path) -> tuple[tuple[str, ...], str]:
-    """What one Python file imports of the library, anywhere in it, and its code without comments and docstrings."""
-    tree = ast.parse(path.read_bytes())
+def _imports_and_code(content: bytes) -> tuple[list[str], str]:
+    """What a Python file imports of the library, anywhere in it, and its code without comments and docstrings."""
+    tree = ast.parse(content)
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -35,12 +38,42 @@ def _imports_and_code(path: Path) -> tuple[tuple[str, ...], str]:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:] or [ast.Pass()]
-    return tuple(name for name in found if name.split(".")[0] == PACKAGE), ast.unparse(tree)
+    return [name for name in found if name.split(".")[0] == PACKAGE], ast.unparse(tree)
+
+
+@functools.cache
+def _imports_and_meaning(path: Path) -> tuple[list[str], str]:
+    """What one Python file imports of the library, and the hash of its code without comments and docstrings.
+
+    They are kept beside the file's bytecode: reading the whole library takes longer than all else that Snakemake does
+    before its first job. They count for these contents of the file and of this one, if they are undamaged.
+    """
+    content = path.read_bytes()
+    kept = Path(importlib.util.cache_from_source(str(path))).with_suffix(".meaning")
+    key = _sha256(content + Path(__file__).read_bytes())
+    try:
+        of, seal, text = kept.read_text(encoding="utf-8").split("\n")
+        if (of, seal) == (key, _sha256(text.encode())):
+            return tuple(json.loads(text))
+    except (OSError, ValueError):
+        pass
+    imports, code = _imports_and_code(content)
+    text = json.dumps([imports, _sha256(code.encode())])
+    with contextlib.suppress(OSError):  # in a folder that cannot be written to, nothing is kept
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = kept.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(f"{key}\n{_sha256(text.encode())}\n{text}", encoding="utf-8")
+        unfinished.replace(kept)
+    return tuple(json.loads(text))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _imported_files(path: Path) -> list[Path]:
     """The library's modules that one source file imports."""
-    modules = [SCRIPTS.joinpath(*name.split(".")) for name in _imports_and_code(path)[0]]
+    modules = [SCRIPTS.joinpath(*name.split(".")) for name in _imports_and_meaning(path)[0]]
     files = [file for module in modules for file in (module.with_suffix(".py"), module / "__init__.py")]
     return [file for file in files if file.is_file()]
 
@@ -82,5 +115,4 @@ def source_hash(entry: str) -> str:
 @functools.cache
 def _meaning(path: Path) -> str:
     """A file's hash; of Python, of its code without comments and docstrings."""
-    content = _imports_and_code(path)[1].encode() if path.suffix == ".py" else path.read_bytes()
-    return hashlib.sha256(content).hexdigest()
+    return _imports_and_meaning(path)[1] if path.suffix == ".py" else _sha256(path.read_bytes())

@@ -7,7 +7,6 @@ import collections
 import math
 
 import numpy as np
-from scipy import stats as scipy_stats
 
 from gsm8k_grpo.evaluation import stats
 
@@ -41,6 +40,8 @@ def paired_comparison(before: list[bool], after: list[bool], clusters: list[str]
     count, n, mean = len(changes), found["n"], found["difference"]["value"]
     half, effect = math.inf, None  # one cluster alone says nothing of others
     if count > 1:
+        from scipy import stats as scipy_stats
+
         residuals = [sum(of_cluster) - mean * len(of_cluster) for of_cluster in changes.values()]
         variance = count / (count - 1) * sum(each**2 for each in residuals) / n**2
         half = float(scipy_stats.t.ppf(0.975, count - 1)) * math.sqrt(variance)

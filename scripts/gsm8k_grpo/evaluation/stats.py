@@ -1,4 +1,7 @@
-"""Rates, intervals and tests, built on SciPy. Rates and differences are shares from 0 to 1; intervals are 95 %."""
+"""Rates, intervals and tests, built on SciPy. Rates and differences are shares from 0 to 1; intervals are 95 %.
+
+Importing `scipy.stats` takes half a second, a half of what most stages take: only the functions that need it do.
+"""
 
 import math
 import statistics
@@ -7,12 +10,11 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
-from scipy import optimize
-from scipy import stats as scipy_stats
+from scipy import special
 
 from gsm8k_grpo.common.errors import PipelineError
 
-QUANTILE = float(scipy_stats.norm.ppf(0.975))
+QUANTILE = float(special.ndtri(0.975))  # of the normal distribution
 
 
 def _require_rows(n: int) -> None:
@@ -27,11 +29,14 @@ def wilson_rate(successes: int, n: int) -> dict:
       PipelineError: `n` is 0.
     """
     _require_rows(n)
-    interval = scipy_stats.binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
-    # SciPy leaves rounding noise where the bound is exactly 0 or 1.
-    low = 0.0 if successes == 0 else float(interval.low)
-    high = 1.0 if successes == n else float(interval.high)
-    return {"value": successes / n, "low": low, "high": high, "n": n}
+    share, z2 = successes / n, QUANTILE**2
+    scale = 2 * (n + z2)
+    centre = (2 * n * share + z2) / scale
+    half = QUANTILE / scale * math.sqrt(4 * n * share * (1 - share) + z2)
+    # Rounding would leave noise where the bound is exactly 0 or 1.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return {"value": share, "low": low, "high": high, "n": n}
 
 
 def independent_difference(before: Mapping, after: Mapping) -> dict:
@@ -94,6 +99,8 @@ def paired_comparison(before: list[bool], after: list[bool]) -> dict:
         table["both" if first and second else "broken" if first else "fixed" if second else "neither"] += 1
     n, fixed, broken = len(before), table["fixed"], table["broken"]
     _require_rows(n)
+    from scipy import stats as scipy_stats
+
     p = scipy_stats.binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
     return {
         **table,
@@ -129,6 +136,9 @@ def smallest_difference(n: int, discordant_rate: float, alpha: float = 0.05, pow
     """
     if 2 * 0.5**n > alpha:
         return None
+    from scipy import optimize
+    from scipy import stats as scipy_stats
+
     changed = np.arange(n + 1)
     critical = scipy_stats.binom.ppf(alpha / 2, changed, 0.5)
     critical -= scipy_stats.binom.cdf(critical, changed, 0.5) > alpha / 2
@@ -163,6 +173,8 @@ def mean_over_seeds(values: list[float]) -> dict:
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
         return {"value": mean, "sd": None, "low": None, "high": None, "n": n}
+    from scipy import stats as scipy_stats
+
     sd = statistics.stdev(values)
     half = float(scipy_stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
     return {"value": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n}

@@ -5,13 +5,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.summary import scalar
-
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.merging import to_plain
-from gsm8k_grpo.internals import wandb_internals
+from gsm8k_grpo.internals import tensorboard_internals, wandb_internals
+
+tensorboard = tensorboard_internals.import_without_torch()
 
 
 class Trackers:
@@ -33,7 +31,7 @@ class Trackers:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         # Not SummaryWriter: its thread ends on a full disk, and then training would wait for it for ever.
-        self._board = EventsWriter(str(self._folder / "events"))
+        self._board = tensorboard.event_file_writer.EventsWriter(str(self._folder / "events"))
         self._wandb = _wandb_run(folder, training_settings, name) if training_settings["wandb_project"] else None
         for row in history:
             self.log(row)
@@ -47,7 +45,8 @@ class Trackers:
         metrics = {name: value for name, value in row.items() if name != "step" and value is not None}
         try:
             for name, value in metrics.items():
-                event = Event(wall_time=time.time(), step=row["step"], summary=scalar(name, value))
+                summary = tensorboard.summary.scalar(name, value)
+                event = tensorboard.proto.event_pb2.Event(wall_time=time.time(), step=row["step"], summary=summary)
                 self._board.write_event(event)
             self._board.flush()
         except OSError as error:
