@@ -1,7 +1,7 @@
 """Published weights and tokenizers compute what Hugging Face's implementation computes, on GSM8K's own questions.
 
-The weights are too large for the repository, and no hub is asked. They run where `GSM8K_GRPO_REAL_MODELS` names a folder
-that holds them, as Hugging Face folders, and PyTorch is installed (`make parity`). One model at a time takes 4 GiB.
+The weights are too large for the repository, and no hub is asked. These tests run where `GSM8K_GRPO_REAL_MODELS` names
+a folder that holds them, as Hugging Face folders, and PyTorch is installed (`make parity`). A model takes 4 GiB.
 """
 
 import os
