@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 # As in the Makefile, which says why.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Whatever the locale: JAX, and what reads and writes weights, take a folder's name for UTF-8.
-os.environ["PYTHONUTF8"] = "1"
+os.environ.update(PYTHONUTF8="1")
 
 from gsm8k_grpo.common import files, jax_setup, session_end, stage_record
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError

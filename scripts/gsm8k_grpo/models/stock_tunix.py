@@ -8,14 +8,6 @@ import jax.numpy as jnp
 
 from gsm8k_grpo.models import building
 
-# The methods of Tunix's configurations that give the sizes of published models, by `model.architecture`.
-PRESETS = {
-    "gemma2_2b": "gemma2_2b",
-    "gemma3_1b": "gemma3_1b_it",
-    "gemma3_270m": "gemma3_270m_it",
-    "qwen2.5_0.5b": "qwen2p5_0p5b",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class StockModel:
@@ -37,7 +29,7 @@ def stock_model(architecture: Mapping | str, dtype: str) -> StockModel:
     ours = building.tunix_config(architecture)
     kind = next(kind for kind in building.MODEL_CLASSES.values() if kind.config_class is type(ours))
     stock = next(each for each in kind.__mro__ if each.__module__.startswith("tunix."))
-    preset = PRESETS.get(architecture) if isinstance(architecture, str) else None
+    preset = _preset(kind.config_class, architecture) if isinstance(architecture, str) else None
     theirs = getattr(kind.config_class, preset)() if preset else None
     names = {field.name for field in dataclasses.fields(ours)}
     changed = {name: jnp.dtype(dtype) for name in ("dtype", "param_dtype") if name in names}
@@ -45,6 +37,12 @@ def stock_model(architecture: Mapping | str, dtype: str) -> StockModel:
         changed["vocab_size" if "vocab_size" in names else "num_embed"] = building.vocabulary_size(theirs)
     config = dataclasses.replace(ours, **changed)
     return StockModel(stock, config, _code(config, theirs, preset))
+
+
+def _preset(config_class: type, shape: str) -> str | None:
+    """The method of Tunix's configuration that gives a published shape; it writes p for a point."""
+    name = shape.replace(".", "p")
+    return next((each for each in (name, f"{name}_it") if hasattr(config_class, each)), None)
 
 
 def _code(config: object, preset: object | None, name: str | None) -> str:
