@@ -56,7 +56,7 @@ def main(
         from gsm8k_grpo.evaluation.runner import evaluate_rows
         from gsm8k_grpo.models.base_model import load_base_model, load_for_evaluation
         from gsm8k_grpo.models.mesh import make_mesh
-        from gsm8k_grpo.preflight.memory_check import require_evaluation_memory
+        from gsm8k_grpo.preflight.this_machine import require_evaluation_memory
 
         mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
         base = load_base_model(model, mesh)

@@ -56,7 +56,7 @@ def main(
             from gsm8k_grpo.grpo.loop import train_to_end
             from gsm8k_grpo.grpo.session import make_learner
             from gsm8k_grpo.models.mesh import make_mesh
-            from gsm8k_grpo.preflight.memory_check import require_training_memory
+            from gsm8k_grpo.preflight.this_machine import require_training_memory
 
             mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
             require_training_memory(manifest["architecture"], settings, mesh)

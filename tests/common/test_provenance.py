@@ -19,7 +19,7 @@ from gsm8k_grpo.grpo import run_start  # first, as training does
 from gsm8k_grpo.generation import sampler
 from gsm8k_grpo.grpo import artifact_writing, session, loop
 from gsm8k_grpo.models import base_model
-from gsm8k_grpo.preflight import memory_check
+from gsm8k_grpo.preflight import this_machine
 from tunix.rl import rl_cluster
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} | {rl_cluster.RLCluster.__module__})))
 """

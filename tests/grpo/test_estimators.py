@@ -68,7 +68,7 @@ def test_an_estimator_is_added_by_registering_its_function(monkeypatch):
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
     assert fresh.Training(advantage_estimator="mine").advantage_estimator == "mine"
-    with pytest.raises(ValueError, match="'grpo', 'rloo', 'drgrpo' or 'mine'"):
+    with pytest.raises(ValueError, match=r"'grpo', .* or 'mine'"):
         fresh.Training(advantage_estimator="other")
 
 

@@ -85,7 +85,7 @@ def exit_on_error(stage: Callable[[], None]) -> None:
 
     A full disk is handled here for artifacts, in `models/storage.py` for what Orbax writes, in
     `huggingface/weight_writing.py` for exports, in `data/retries.py` for downloads, in `common/stage_runner.py` for the
-    log, and in `scripts/stage.py` for the mark.
+    log, in `scripts/stage.py` for the mark, and in `preflight/disk.py` before Snakemake starts.
     """
     try:
         stage()

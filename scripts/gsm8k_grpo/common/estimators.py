@@ -1,7 +1,7 @@
 """The variants of GRPO as functions, in registries whose names are the values of the settings.
 
-To add a variant, write its function and put it into its registry; nothing else names them. The rules check settings by
-these names, so this module does not import JAX.
+To add a variant, write its function and put it into its registry; CONTRIBUTING.md lists what follows. The rules check
+settings by these names, so this module does not import JAX.
 
 Sources: DeepSeekMath (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), RLOO (2402.14740) and Schulman,
 Approximating KL Divergence (2020).
