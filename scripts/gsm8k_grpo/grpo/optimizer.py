@@ -32,8 +32,10 @@ def make_optimizer(training_settings: Mapping) -> optax.GradientTransformation:
     Adapters are updated stacked (`over_stacked_layers`). Whole weights are not: the stacks would double their memory.
     """
     largest_norm = training_settings["max_gradient_norm"]
+    norm = optax.snapshot(GRADIENT_NORM, optax.global_norm)
     optimizer = optax.chain(
-        optax.snapshot(GRADIENT_NORM, optax.global_norm),
+        # At first it measures the weights: as one program, or each operation on each shape would be one.
+        norm._replace(init=jax.jit(norm.init)),
         optax.clip_by_global_norm(largest_norm) if largest_norm else optax.identity(),
         optax.adamw(
             learning_rate_schedule(training_settings),
