@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 import optax
 from flax import nnx
@@ -77,7 +78,7 @@ def write_checkpoint(learner: Learner, training_settings: Mapping, run: Run) -> 
     """
     step, trainer, started = learner.steps_done, learner.rl_cluster.actor_trainer, time.perf_counter()
     trained = nnx.state(trainer.model, trained_variables(training_settings["lora"]))
-    if not np.isfinite(float(optax.global_norm(trained))):
+    if not np.isfinite(float(jax.jit(optax.global_norm)(trained))):
         raise PipelineError(
             f"step {step}: the update made weights that are not finite, so training stopped after the last checkpoint; "
             "lower training.learning_rate"
