@@ -45,16 +45,17 @@ def start(folder, **changed):
 
 
 @pytest.mark.parametrize(
-    ("name", "environment"),
+    ("name", "home", "environment"),
     [
-        ("plain", {"LANG": "C", "LC_ALL": "C", "HOME": UNSET, "XDG_CACHE_HOME": UNSET}),
-        ('it\'s "a" $HOME; ü 数', {"HOME": "/dev/null/home", "XDG_CACHE_HOME": UNSET}),
+        ("plain", UNSET, {"LANG": "C", "LC_ALL": "C"}),
+        ('it\'s "a" $HOME; ü 数', "not/there", {}),
     ],
-    ids=["the locale C and no home", "a path of many signs and a home that cannot be made"],
+    ids=["the locale C and no home", "a path of many signs and a home that is not there"],
 )
-def test_training_evaluation_and_report_end_in_the_same_bits(finished, tmp_path, name, environment):
+def test_training_evaluation_and_report_end_in_the_same_bits(finished, tmp_path, name, home, environment):
     """A second Snakemake in the same folder says so and disturbs nothing."""
     folder = copy_without(finished, tmp_path / name)
+    environment = {**environment, "HOME": home and str(tmp_path / home), "XDG_CACHE_HOME": UNSET}
     first, deadline = start(folder, **environment), time.monotonic() + 300
     while not list(folder.glob("results/tiny/training/runs/*")):
         assert first.poll() is None and time.monotonic() < deadline
