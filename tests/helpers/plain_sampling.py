@@ -1,7 +1,5 @@
 """Completions by whole passes, one token and one row at a time, and the shapes that a sampler's programs are given."""
 
-import functools
-
 import jax
 import numpy as np
 from flax import nnx
@@ -9,12 +7,11 @@ from flax import nnx
 from small_models import NUMBER_STOPS
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "temperature"))
-def plain_token(graph, weights, ids, last, key, drawn, temperature):
+@nnx.jit(static_argnames="temperature")
+def plain_token(model, ids, last, key, temperature):
     """Draws what follows place `last` from a whole pass over [1, T]: no cache, no padding, no other rows."""
-    places, mask = jax.numpy.arange(ids.shape[1])[None], jax.numpy.tri(ids.shape[1], dtype=bool)[None]
-    logits = nnx.merge(graph, weights)(ids, places, None, mask)[0][0, last].at[0].set(-np.inf)
-    key = jax.random.fold_in(key, drawn)
+    places = jax.numpy.arange(ids.shape[1])[None]
+    logits = model(ids, places, None, jax.numpy.tri(ids.shape[1], dtype=bool)[None])[0][0, last].at[0].set(-np.inf)
     return jax.random.categorical(key, logits / temperature) if temperature else logits.argmax()
 
 
@@ -22,11 +19,10 @@ def plain_tokens(model, prompt, key, limit, temperature, stops=NUMBER_STOPS):
     """Draws the tokens of one row."""
     ids, length = np.zeros((1, 32), np.int32), 1 + len(prompt.split())
     ids[0, :length] = [2, *map(int, prompt.split())]
-    graph, weights = nnx.split(model)
     found = []
     while len(found) < limit and not (found and found[-1] in stops):
         place = length + len(found)
-        found.append(int(plain_token(graph, weights, ids, place - 1, key, len(found), temperature)))
+        found.append(int(plain_token(model, ids, place - 1, jax.random.fold_in(key, len(found)), temperature)))
         ids[0, place] = found[-1]
     return found
 

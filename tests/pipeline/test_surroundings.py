@@ -48,16 +48,17 @@ OLD_LOCALE = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCAL
 
 
 @pytest.mark.parametrize(
-    ("name", "environment"),
+    ("name", "home", "environment"),
     [
-        ("ü 数", {**OLD_LOCALE, "HOME": UNSET, "XDG_CACHE_HOME": UNSET}),
-        ('it\'s "a" $HOME; ü 数', {"HOME": "/dev/null/home", "XDG_CACHE_HOME": UNSET}),
+        ("ü 数", UNSET, OLD_LOCALE),
+        ('it\'s "a" $HOME; ü 数', "not/there", {}),
     ],
-    ids=["a locale that lacks the path's signs and no home", "a path of many signs and a home that cannot be made"],
+    ids=["a locale that lacks the path's signs and no home", "a path of many signs and a home that is not there"],
 )
-def test_training_evaluation_and_report_end_in_the_same_bits(finished, tmp_path, name, environment):
+def test_training_evaluation_and_report_end_in_the_same_bits(finished, tmp_path, name, home, environment):
     """A second Snakemake in the same folder says so and disturbs nothing."""
     folder = copy_without(finished, tmp_path / name)
+    environment = {**environment, "HOME": home and str(tmp_path / home), "XDG_CACHE_HOME": UNSET}
     first, deadline = start(folder, **environment), time.monotonic() + 300
     while not list(folder.glob("results/tiny/training/runs/*")):
         assert first.poll() is None and time.monotonic() < deadline
