@@ -28,7 +28,7 @@ CHOSEN = {"preflight": {"accelerator": "t4-16gb"}}  # needs no TPU's compiler
 # Where a stage shall come further than its first file: the room that is left, and what does not fit into it any more.
 LATER = {
     "base_model": (80 * 2**10, "weights: the weights"),
-    "evaluate": (2**12, "unfinished-"),
+    "evaluate": (2**12, ".jsonl"),
     "export": (80 * 2**10, "model.safetensors"),
     "export_tunix": (80 * 2**10, "model_params: the weights"),
 }

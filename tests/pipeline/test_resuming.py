@@ -160,7 +160,7 @@ def test_sigterm_on_a_full_disk_says_so(finished, tmp_path):
     wait_for(stopped, output, "metrics.jsonl")
     stopped.send_signal(signal.SIGTERM)
     printed = ended(stopped, 128 + signal.SIGTERM)
-    assert "ERROR: SIGTERM: " in printed and "cannot be written (File too large)" in printed
+    assert "ERROR: SIGTERM: " in printed and "cannot be written (File too large)" in printed, printed
 
 
 def test_a_finished_run_trains_nothing_more_and_leaves_the_same_artifacts(finished, tmp_path):

@@ -1,8 +1,9 @@
 """Parts of Orbax that behave otherwise than we need, each with the reason. All were seen in Orbax 0.12.8."""
 
+import errno
 import functools
 import logging
-import re
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ def stored_tree(checkpointer: Any, folder: Path) -> dict:
 
 
 def write_failure(error: BaseException) -> str:
-    """Why Orbax could not write: TensorStore says it at the end of a long message."""
-    cause = re.search(r"([^:]+) \[os_error_code", str(error))
-    return (cause[1] if cause else str(error) or type(error).__name__).strip().splitlines()[0][:200]
+    """Why Orbax could not write: TensorStore says it somewhere in a long message, in the system's words."""
+    reasons = (os.strerror(number) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES))
+    said = next((reason for reason in reasons if reason in str(error)), None)
+    return said or (str(error) or type(error).__name__).strip().splitlines()[0][:200]
 
 
 @functools.cache
