@@ -64,8 +64,8 @@ def _explain_environment(error: BaseException, hub: str, key: str) -> str | None
     if retries.is_any(error, "InvalidURL") or "proxy url" in text:
         return f"{key}: {name}'s client does not understand HTTPS_PROXY: expected http://HOST:PORT, or nothing"
     # requests names what is missing; ssl (for httpx) names no file. (The client's own errors are subclasses.)
-    nameless = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) and error.filename is None
-    if "certificate bundle" in text or (nameless and type(error).__module__ == "builtins"):
+    nameless = type(error) in (FileNotFoundError, IsADirectoryError, NotADirectoryError) and error.filename is None
+    if "certificate bundle" in text or nameless:
         return f"{key}: SSL_CERT_FILE or REQUESTS_CA_BUNDLE does not name a file of certificates: correct or unset it"
     return None
 
