@@ -435,9 +435,9 @@ def found_transfer_hash(wildcards):
 
 
 def found_tokenizer(wildcards):
-    """The tokenizer of a recipe's base model and its hash, if it is there."""
-    path = Path(model_file("tokenizer.model")(wildcards))
-    return {str(path): files.sha256_file(path)} if path.is_file() else {}
+    """The tokenizer of a recipe's base model, if it is there."""
+    path = model_file("tokenizer.model")(wildcards)
+    return [path] if Path(path).is_file() else []
 
 
 def local_model_hashes(wildcards):

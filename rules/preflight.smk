@@ -16,7 +16,9 @@ rule preflight:
         tokenizer=lambda wildcards: [
             part for path in found_tokenizer(wildcards) for part in ("--tokenizer", path)
         ],
-        tokenizer_hash=lambda wildcards: files.canonical_json(found_tokenizer(wildcards)),
+        tokenizer_hash=lambda wildcards: files.canonical_json(
+            {path: files.sha256_file(path) for path in found_tokenizer(wildcards)}
+        ),
     message:
         "Compile {wildcards.recipe} for its accelerator (preflight)"
     shell:

@@ -37,9 +37,7 @@ def main(*, results: ResultsFolder, recipe: str, output: OutputFolder) -> None:
         files.write_text(folder / "README.md", model_card.render(facts, manifest))
         return manifest
 
-    manifest = export.replace_export(output, write)
-    size_bytes = sum((output / name).stat().st_size for name in manifest["files"])
-    print(f"{output}: {len(manifest['files'])} files, {size_bytes / 2**20:.1f} MiB", flush=True)
+    export.replace_export(output, write)
 
 
 if __name__ == "__main__":

@@ -156,6 +156,8 @@ def replace_export(output: Path, write: Callable[[Path], dict]) -> dict:
         replace_files(output, earlier, making, manifest["files"])
     files.write_json(output / "export.json", manifest)
     (output / REPLACING).unlink()
+    size_bytes = sum((output / name).stat().st_size for name in manifest["files"])
+    print(f"{output}: {len(manifest['files'])} files, {size_bytes / 2**20:.1f} MiB", flush=True)
     return manifest
 
 
