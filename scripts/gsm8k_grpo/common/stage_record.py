@@ -31,8 +31,8 @@ FORCED_VARIABLE = "GSM8K_GRPO_FORCED"
 # Smaller outputs are compared each time that Snakemake starts, larger ones when they are read.
 LARGEST_COMPARED_BYTES = 64 * 2**20
 
-# A stage with an environment of its own (TensorFlow's): its output origin.json has the versions there. Those of the
-# environment that reads the record say nothing, and on another machine may be others.
+# Stages that run in an environment of their own (TensorFlow's). Snakemake compares records in the main environment,
+# whose versions did not make the output; origin.json has those that did.
 WITHOUT_VERSIONS = ("tfds_rows",)
 
 

@@ -34,7 +34,7 @@ def make_optimizer(training_settings: Mapping) -> optax.GradientTransformation:
     largest_norm = training_settings["max_gradient_norm"]
     norm = optax.snapshot(GRADIENT_NORM, optax.global_norm)
     optimizer = optax.chain(
-        # At first it measures the weights: as one program, or each operation on each shape would be one.
+        # It begins with the norm of the weights. Jitted, that is one program, not one for each shape of weights.
         norm._replace(init=jax.jit(norm.init)),
         optax.clip_by_global_norm(largest_norm) if largest_norm else optax.identity(),
         optax.adamw(
