@@ -27,8 +27,9 @@ REPORT = "results/report.html"
 TRAINED = "results/tiny/training/summary.json"
 EVALUATED = "results/tiny/evaluations/final/metrics.json"
 WRONG = ("wrong", "traceback", "no reason", "hang", "lost steps")
-# Not of the result: when and where it was made, and by how many processes.
-NOT_BITS = ("provenance", "starts", "memory", "seconds", "tokens_per_second", "sha256", "processes")
+# Not of the result: when and where it was made, by how many processes, and from which bytes of a checkpoint's files
+# (Orbax writes the same arrays in files that differ; `kept_arrays` compares the arrays).
+NOT_BITS = ("provenance", "starts", "memory", "seconds", "tokens_per_second", "sha256", "fingerprint", "processes")
 # What no later stage reads, or what is compared with its hash when it is read.
 NOT_OUTPUTS = ("logs", "records", "cache", "runs", "weights")
 SENTENCE = re.compile(

@@ -76,7 +76,7 @@ def table(found: list[dict]) -> str:
         ("fault", *ends),
         *((kind, *(counts[kind, end] for end in ends)) for kind in dict.fromkeys(k for k, _ in counts)),
     ]
-    rows.append(("all", *(sum(counts[kind, end] for kind, _ in counts if (kind, end) in counts) for end in ends)))
+    rows.append(("all", *(sum(fault["end"] == end for fault in found) for end in ends)))
     return "\n".join("".join(f"{cell!s:>16}" for cell in row) for row in rows)
 
 

@@ -63,9 +63,9 @@ def group() -> str:
     text += f"\nTheir mean is {totals.mean():g} and their sample standard deviation {totals.std(ddof=1):.2f}. "
     text += "The advantages:\n\n"
     text += table(
-        ["", "r − mean", "`grpo`: (r − mean) / deviation", "`rloo`: r − mean of the others", "`drgrpo`: r − mean"],
-        [[n, signed(total - totals.mean()), f"**{signed(a)}**", signed(b), signed(c)]
-         for n, total, a, b, c in zip(names, totals, by["grpo"], by["rloo"], by["drgrpo"], strict=True)],
+        ["", "`grpo`: (r − mean) / deviation", "`rloo`: r − mean of the others", "`drgrpo`: r − mean"],
+        [[n, f"**{signed(a)}**", signed(b), signed(c)]
+         for n, a, b, c in zip(names, by["grpo"], by["rloo"], by["drgrpo"], strict=True)],
     )  # fmt: skip
     return text
 

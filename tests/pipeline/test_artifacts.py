@@ -170,7 +170,9 @@ def test_every_rule_left_a_log_and_long_stages_show_rate_and_time_left(finished)
     logs = finished / "results/logs"
     for name in ("data/word-problems/download", "tiny/prompts", "tiny/train", "tiny/evaluations-final", "report"):
         assert (logs / f"{name}.log").is_file()
-    assert re.search(r"training: 4/4 steps, .*, 00:00 left, reward=", (logs / "tiny/train.log").read_text())
+    training = (logs / "tiny/train.log").read_text()
+    assert re.search(r"training: 4/4 steps, .*, 00:00 left, reward=", training)
+    assert "WARNING" not in training
     assert re.search(r"pretraining: 3/3 steps, .*, 00:00 left", (logs / "models/tiny/base_model.log").read_text())
 
 

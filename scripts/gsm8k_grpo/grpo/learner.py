@@ -27,6 +27,7 @@ from gsm8k_grpo.grpo.optimizer import learning_rate_schedule
 from gsm8k_grpo.grpo.row_order import batch_rows, replacement_rows
 from gsm8k_grpo.grpo.training_method import completion_advantages
 from gsm8k_grpo.grpo.update import PolicyUpdate
+from gsm8k_grpo.internals import tunix_internals
 from gsm8k_grpo.models import building, log_probs, matmul_order
 from gsm8k_grpo.rewards import scoring
 from gsm8k_grpo.rewards.answers import Tags
@@ -71,6 +72,7 @@ class Learner(grpo_learner.GRPOLearner):
         self._tags = tags
         self._rewards = TrainingRewards(training_settings, tags, rows, seed)
         self._mesh = rl_cluster.r2m[Role.ACTOR]
+        tunix_internals.hide_memory_warning()
         super().__init__(
             rl_cluster=rl_cluster,
             algo_config=tunix_setup.grpo_config(training_settings),

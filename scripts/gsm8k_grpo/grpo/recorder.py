@@ -53,7 +53,7 @@ class Recorder:
         self._trackers.log(row)
         for warning in health.warnings(self._history):
             print(f"WARNING: {warning}", flush=True)
-        self._progress.advance(reward=row["reward"], kl=row["kl"] or 0.0)
+        self._progress.advance(**{name: row[name] for name in ("reward", "kl") if row[name] is not None})
 
     def commit_checkpoint(self, step: int) -> None:
         """Lists a step's checkpoint, which is on the disk, once all rows up to it are on the disk too."""

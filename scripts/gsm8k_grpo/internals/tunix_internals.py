@@ -1,6 +1,8 @@
 """Parts of Tunix that are private or that we replace, each with the reason. All were seen in Tunix 0.1.7."""
 
+import functools
 import importlib.util
+import logging
 import sys
 import types
 from typing import Any
@@ -17,6 +19,12 @@ def import_without_extras() -> None:
         package = types.ModuleType("tunix")
         package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations)
         sys.modules["tunix"] = package
+
+
+@functools.cache
+def hide_memory_warning() -> None:
+    """Keeps Tunix's learner from warning on a CPU that `jax[tpu]` may be missing: it looks for an accelerator's memory."""
+    logging.getLogger("absl").addFilter(lambda record: "Skipping non-TPU device" not in record.getMessage())
 
 
 def replace_class(module: Any, kind: type) -> None:
