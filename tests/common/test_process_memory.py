@@ -1,11 +1,13 @@
 """The memory that a process reports: each buffer once, and true peaks."""
 
 import os
+import platform
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
 from gsm8k_grpo.common.process_memory import memory_used
@@ -18,6 +20,18 @@ from gsm8k_grpo.common.process_memory import memory_used
 block = np.ones(50_000_000)
 del block
 print(memory_used()["host_peak_bytes"] - psutil.Process().memory_info().rss)
+"""
+
+HOLE = """
+import numpy as np, psutil
+from gsm8k_grpo.common import jax_setup, process_memory
+jax_setup.configure_jax()  # freed memory stays in the heap
+blocks = [np.ones(1_000_000) for _ in range(40)]
+kept = np.ones(1_000_000)
+del blocks
+before = psutil.Process().memory_info().rss
+process_memory.give_back_freed_memory()
+print(before - psutil.Process().memory_info().rss)
 """
 
 
@@ -35,7 +49,16 @@ def test_live_arrays_count_and_shared_buffers_count_once():
     assert memory_used()["held_bytes"] <= one - 1_200_000
 
 
-def test_the_peak_remains_after_the_memory_is_freed(root):
+def printed_number(code, root):
     environment = {**os.environ, "PYTHONPATH": str(root / "scripts")}
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, env=environment)
-    assert 350_000_000 < int(done.stdout) < 800_000_000
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    return int(done.stdout)
+
+
+def test_the_peak_remains_after_the_memory_is_freed(root):
+    assert 350_000_000 < printed_number(PEAK, root) < 800_000_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap gives freed memory back")
+def test_freed_memory_below_a_kept_block_is_given_back(root):
+    assert printed_number(HOLE, root) > 300_000_000
