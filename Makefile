@@ -113,6 +113,6 @@ setup-lm-eval: .venv-lm-eval/.ready ## lm-evaluation-harness, to compare graders
 lock: setup
 	$(RUN) envs/lock
 
-clean: ## the environment and all results
+clean: ## all environments, the site and all results
 	rm -rf $(VENV) .venv-tfds .venv-tools .venv-benchmarks .venv-lm-eval .venv-docs .docs .cache site results/* .snakemake
 	git checkout -- results
