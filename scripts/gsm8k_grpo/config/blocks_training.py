@@ -123,7 +123,7 @@ class Training(Block):
     rewards: Annotated[list[Reward], *DISTINCT] = ["format_exact", "format_approximate", "answer", "number"]
     """The rewards that are summed. docs/rewards.md has their ranges, sources and tables of cases.
     - format_exact, format_approximate, answer, number: those of Tunix and Unsloth.
-    - number_boxed: number, read after the last \\boxed{…} where there is one.
+    - number_boxed: as number, but a number in the last \\boxed{…} goes first.
     - weighted_format, weighted_logic, weighted_accuracy: they weigh 0.25, 0.30 and 0.45.
     - self_correction, fitting_length: bonuses for these three.
     - minigrpo: 1, 0.5 or 0.

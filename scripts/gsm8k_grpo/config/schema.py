@@ -39,8 +39,8 @@ class Settings(Block):
     - shuffled_gold: the recipe's rewards, with the gold answer of another row.
     - random: 1 or 0 by the toss of a coin."""
     extends: Name | None = None
-    """In a recipe's file: the name of another recipe, over which this one goes. null is config.yaml alone; then the
-    recipe must name its model (`model.name`)."""
+    """In a recipe's file: the name of another recipe, over which this one goes and which extends none itself. null is
+    config.yaml alone; then the recipe must name its model (`model.name`)."""
     name: Name | None = None
     """Names the folder of a variant, results/NAME in place of results/RECIPE, so that both stay: `--config seed=1
     name=tiny-seed-one`. Data and base model have names of their own (`dataset.name`, `model.name`)."""
