@@ -82,7 +82,7 @@ class Evaluation(Block):
     """The rows to report on.
     - test: the base model, the final and the best checkpoint are evaluated on test, once each. All checkpoints are
       evaluated on dev, which decides which one is best.
-    - dev: all are evaluated on dev, and test is not read at all."""
+    - dev: all are evaluated on dev, and nothing on test."""
     rows: Count | None = None
     """How many rows of the split, from the beginning; null is all."""
     selection_rows: Count | None = None
