@@ -28,6 +28,7 @@ include: "rules/export.smk"
 localrules:
     all,
     download,
+    tfds_rows,
     prompts,
     transfer_rows,
     transfer_prompts,

@@ -16,7 +16,7 @@ from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, 
 from gsm8k_grpo.common.provenance import collect_provenance
 from gsm8k_grpo.config.settings_argument import stage_settings
 from gsm8k_grpo.data.prompts import build_prompts, split_rows
-from gsm8k_grpo.models import recorded_hashes, tokenizers
+from gsm8k_grpo.models import tokenizers
 from gsm8k_grpo.models.families import family_of
 
 
@@ -29,9 +29,8 @@ def main(*, settings: Settings, train: Path, test: Path, model: ModelFolder, out
     """
     prompt_settings = stage_settings(settings, "prompt")["prompt"]
     manifest = files.read_json(model / "model.json")
-    recorded_hashes.require_recorded_tokenizer(model, manifest)
     template = family_of(manifest["architecture"]).template
-    tokenizer = tokenizers.load_tokenizer(model / "tokenizer.model", template)
+    tokenizer = tokenizers.load_recorded_tokenizer(model, manifest)
     count_tokens = functools.partial(tokenizers.count_prompt_tokens, tokenizer)
     train, test = (files.read_jsonl(path, ("id", "question", "answer")) for path in (train, test))
     prompts, summaries = {}, {}

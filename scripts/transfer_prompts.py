@@ -26,8 +26,9 @@ def main(*, settings: Settings, rows: Path, model: ModelFolder, output: OutputFo
       rows: normalised rows of the set
     """
     prompt_settings, name = stage_settings(settings, "prompt")["prompt"], rows.parent.name
-    template = family_of(files.read_json(model / "model.json")["architecture"]).template
-    tokenizer = tokenizers.load_tokenizer(model / "tokenizer.model", template)
+    manifest = files.read_json(model / "model.json")
+    template = family_of(manifest["architecture"]).template
+    tokenizer = tokenizers.load_recorded_tokenizer(model, manifest)
     count_tokens = functools.partial(tokenizers.count_prompt_tokens, tokenizer)
     questions = files.read_jsonl(rows, ("id", "question", "answer"))
     prompts, summary = build_prompts(questions, name, prompt_settings, template, count_tokens)

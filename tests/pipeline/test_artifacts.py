@@ -222,3 +222,14 @@ def test_missing_weights_are_named(finished, tmp_path):
     evaluate = ("scripts/evaluate.py", "--settings", "results/tiny/settings.yaml", "--output", str(tmp_path / "base"))
     error = fails(finished, *evaluate, "--rows", "results/tiny/prompts/test.jsonl", "--model", str(model))
     assert f"{model}/weights: holds no weights; delete {model} and run Snakemake again" in error
+
+
+def test_a_changed_tokenizer_counts_no_prompts(finished, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(finished / "results/models/tiny", model, ignore=shutil.ignore_patterns("weights"))
+    (model / "tokenizer.model").write_bytes((model / "tokenizer.model").read_bytes() + b"\0")
+    rows = [f"results/data/word-problems/{split}.jsonl" for split in ("train", "test")]
+    common = ("--settings", "results/tiny/settings.yaml", "--model", str(model), "--output", str(tmp_path / "prompts"))
+    for command in (("prompts.py", "--train", rows[0], "--test", rows[1]), ("transfer_prompts.py", "--rows", rows[1])):
+        error = fails(finished, f"scripts/{command[0]}", *command[1:], *common)
+        assert f"{model}/tokenizer.model: has changed since it was made" in error

@@ -25,8 +25,8 @@ def read_settings(argument: str) -> dict:
     path = Path(argument)
     if not path.is_file():
         raise PipelineError(
-            f"--settings: {argument}: no such file; Snakemake writes those of results/logs/settings/ when it starts: "
-            "start it again if settings were changed while it ran"
+            f"--settings: {argument}: no such file; by hand, take results/RECIPE/settings.yaml. Snakemake writes those "
+            "of results/logs/settings/ when it starts, not in a dry run: start it again if settings have changed since"
         )
     return files.read_json_object(path) if path.suffix == ".json" else read_yaml(path)
 

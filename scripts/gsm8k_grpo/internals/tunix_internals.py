@@ -23,7 +23,7 @@ def import_without_extras() -> None:
 
 @functools.cache
 def hide_memory_warning() -> None:
-    """Keeps Tunix's learner from warning on a CPU that `jax[tpu]` may be missing: it looks for an accelerator's memory."""
+    """Keeps Tunix from warning on a CPU that `jax[tpu]` may be missing: its learner asks for a device's memory."""
     logging.getLogger("absl").addFilter(lambda record: "Skipping non-TPU device" not in record.getMessage())
 
 

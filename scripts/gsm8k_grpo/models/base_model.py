@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.models import building, matmul_order, recorded_hashes, storage, tokenizers
+from gsm8k_grpo.models import building, matmul_order, storage, tokenizers
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora_merging import can_merge, merge_into
 
@@ -35,8 +35,7 @@ def load_base_model(folder: Path, mesh: Mesh) -> BaseModel:
     """
     manifest = files.read_json(folder / "model.json")
     template = family_of(manifest["architecture"]).template
-    recorded_hashes.require_recorded_tokenizer(folder, manifest)
-    tokenizer = tokenizers.load_tokenizer(folder / "tokenizer.model", template)
+    tokenizer = tokenizers.load_recorded_tokenizer(folder, manifest)
     config = building.tunix_config(manifest["architecture"])
     rows = building.vocabulary_size(config)
     if len(tokenizer) > rows:

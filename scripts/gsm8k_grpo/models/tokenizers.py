@@ -6,7 +6,7 @@ from pathlib import Path
 import sentencepiece
 
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.models import families
+from gsm8k_grpo.models import families, recorded_hashes
 
 
 class FastTokenizer:
@@ -83,6 +83,16 @@ def load_tokenizer(path: str | Path, template: families.Template = families.GEMM
                 "needs; use the tokenizer that belongs to the instruction-tuned model"
             )
     return tokenizer
+
+
+def load_recorded_tokenizer(folder: Path, manifest: dict) -> object:
+    """Loads the tokenizer of a base model's folder; `manifest` is the content of its model.json.
+
+    Raises:
+      PipelineError: it is missing, or not as model.json has recorded it.
+    """
+    recorded_hashes.require_recorded_tokenizer(folder, manifest)
+    return load_tokenizer(folder / "tokenizer.model", families.family_of(manifest["architecture"]).template)
 
 
 def _sentencepiece(path: str | Path) -> sentencepiece.SentencePieceProcessor:
