@@ -37,16 +37,15 @@ FILTERS = (
 )
 
 
-def render_page(results: Path, names: list[str], seeded: list[str], defaults: Mapping | None = None) -> str:
+def render_page(results: Path, names: list[str], seeded: list[str]) -> str:
     """Renders the page.
 
     Args:
       results: the folder of all artifacts.
       names: recipes, or their runs with one seed each; folders below `results`.
       seeded: the recipes with several seeds.
-      defaults: contents of config.yaml; None reads the project's.
     """
-    defaults = read_yaml(layout.ROOT / "config.yaml") | WITHOUT_RESULT if defaults is None else defaults
+    defaults = read_yaml(layout.ROOT / "config.yaml") | WITHOUT_RESULT
     runs = [summarise_run(results, name, defaults) for name in names]
     blobs = _pack_data(results, runs)
     across = _read_optional(results / "comparison-of-recipes.json", "across") if len(runs) > 1 else None
