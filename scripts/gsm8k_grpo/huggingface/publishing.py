@@ -34,8 +34,7 @@ def publish(export: Path, handle: str, public: bool, replace: bool) -> str:
 
     from gsm8k_grpo.internals import huggingface_internals
 
-    # Large files go by Git LFS: Xet has a client of its own in Rust, for which tests cannot play the hub.
-    huggingface_hub.constants.HF_HUB_DISABLE_XET = True
+    huggingface_internals.disable_xet()
     huggingface_internals.hide_signatures()
     hub = huggingface_hub.HfApi()
     try:

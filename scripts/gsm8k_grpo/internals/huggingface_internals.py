@@ -7,15 +7,22 @@ from pathlib import Path
 from huggingface_hub import constants, file_download
 
 
+def disable_xet() -> None:
+    """Makes the client use plain HTTP and Git LFS in place of Xet, another protocol with a client of its own in Rust.
+
+    Xet's downloads do not resume, and tests cannot play its hub.
+    """
+    constants.HF_HUB_DISABLE_XET = True
+
+
 def resume_downloads() -> None:
     """Makes the client keep what a failed or killed download has, and go on from there.
 
     The client itself resumes within one call only: it downloads to a temporary file of its own and deletes that file on
     failure, so that processes without working locks cannot write to the same file (huggingface_hub, pull request 4228).
-    We keep one partial file for each blob and compare checksums afterwards. We disable Xet, another protocol with a
-    client of its own that does not resume either.
+    We keep one partial file for each blob and compare checksums afterwards.
     """
-    constants.HF_HUB_DISABLE_XET = True
+    disable_xet()
     file_download._download_to_tmp_and_move = _download_resuming
 
 

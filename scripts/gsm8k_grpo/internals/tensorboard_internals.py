@@ -1,4 +1,4 @@
-"""tensorboardX, with the reason why it is imported in another way."""
+"""tensorboardX, with the reason why it is imported in another way. This was seen in tensorboardX 2.6.5."""
 
 import importlib
 import sys
