@@ -5,7 +5,6 @@ the block `dataset` and the folder of scripts/tfds_rows.py. It returns normalise
 dataset.json records as their origin.
 """
 
-import csv
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -15,7 +14,7 @@ import numpy as np
 
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.errors import PipelineError
-from gsm8k_grpo.data import gsm8k, hubs, word_problems
+from gsm8k_grpo.data import gsm8k, hubs, tables, word_problems
 from gsm8k_grpo.rewards import answers
 
 SPLITS = tuple(gsm8k.PUBLISHED)
@@ -168,30 +167,23 @@ def _published_rows(raw: Rows, name: str, origin: Mapping) -> tuple[Rows, dict]:
 
 def read_parquet(folder: Path, split: str) -> list[dict]:
     """Raw rows of the configuration `main` in a Hugging Face data set's parquet files."""
-    import pyarrow
-    from pyarrow import parquet
-
     paths = sorted(folder.glob(f"main/{split}-*.parquet"))
     if not paths:
         raise PipelineError(f"dataset.handle: no main/{split}-*.parquet in {folder}; GSM8K is openai/gsm8k")
-    try:
-        return [row for path in paths for row in parquet.read_table(path, columns=list(gsm8k.KEYS)).to_pylist()]
-    except (pyarrow.ArrowException, OSError) as error:
-        raise PipelineError(f"{paths[0]}: cannot be read as rows of GSM8K ({type(error).__name__})") from None
+    return [row for path in paths for row in _read_file(path)]
 
 
 def read_csv(folder: Path, split: str) -> list[dict]:
     """Raw rows of a Kaggle data set's main_SPLIT.csv, or of its SPLIT.jsonl."""
     table, lines = folder / f"main_{split}.csv", folder / f"{split}.jsonl"
-    if lines.is_file() and not table.is_file():
-        return files.read_jsonl(lines, gsm8k.KEYS)
-    if not table.is_file():
+    found = next((path for path in (table, lines) if path.is_file()), None)
+    if found is None:
         raise PipelineError(f"dataset.handle: neither {table.name} nor {lines.name} in {folder}; name another data set")
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as handle:
-            rows = list(csv.DictReader(handle))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PipelineError(f"{table}: cannot be read as rows of GSM8K ({type(error).__name__})") from None
-    if not rows or not set(gsm8k.KEYS) <= rows[0].keys():
-        raise PipelineError(f"{table}: expected the columns question and answer")
+    return _read_file(found)
+
+
+def _read_file(path: Path) -> list[dict]:
+    rows = tables.read_table(path)
+    if not all(set(gsm8k.KEYS) <= row.keys() for row in rows):
+        raise PipelineError(f"{path}: expected the columns {' and '.join(gsm8k.KEYS)}; name another data set")
     return rows
