@@ -3,6 +3,7 @@
 import pytest
 
 from gsm8k_grpo.common.units import size_text
+from gsm8k_grpo.evaluation.comparison import verdict
 from gsm8k_grpo.report import numbers, sentences
 
 
@@ -16,7 +17,7 @@ from gsm8k_grpo.report import numbers, sentences
     ],
 )
 def test_the_verdict_follows_the_test(difference, p, expected):
-    assert sentences.verdict({"difference": {"value": difference}, "mcnemar_p": p}) == expected
+    assert verdict({"difference": {"value": difference}, "mcnemar_p": p}) == expected
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def test_the_verdict_follows_the_test(difference, p, expected):
 )
 def test_the_verdict_of_a_secondary_test_follows_holms_p(corrected, expected):
     found = {"difference": {"value": 0.2}, "mcnemar_p": 0.01, "holm_p": corrected}
-    assert sentences.verdict(found) == expected
+    assert verdict(found) == expected
 
 
 @pytest.mark.parametrize(

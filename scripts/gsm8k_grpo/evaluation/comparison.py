@@ -12,6 +12,9 @@ from gsm8k_grpo.evaluation.artifact_reading import graded_completions
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, rows_by_group
 from gsm8k_grpo.rewards.answers import Tags
 
+SIGNIFICANT = 0.05
+BETTER, WORSE, UNCHANGED = "better", "worse", "no significant change"
+
 # What can become of a row, by whether base and trained model answer it.
 OUTCOMES = {
     (False, True): "fixed",
@@ -85,6 +88,17 @@ def compare_checkpoints(base: list[dict], final: list[dict], best: list[dict], e
             test["holm_p"] = p
     whole = {**compared["final"], "best": compared["best"], "secondary_tests": len(tests)}
     return whole | ({"groups": groups} if groups else {})
+
+
+def verdict(test: Mapping) -> str:
+    """The result of one paired comparison: `BETTER`, `WORSE` or `UNCHANGED`.
+
+    p is Holm's where the test is one of several (`holm_p`), and McNemar's own where it is the primary one.
+    """
+    corrected = test.get("holm_p")
+    if (test["mcnemar_p"] if corrected is None else corrected) >= SIGNIFICANT:
+        return UNCHANGED
+    return BETTER if test["difference"]["value"] > 0 else WORSE
 
 
 def require_same_rows(base_file: Path, base_ids: Collection, trained_file: Path, trained_ids: Collection) -> None:

@@ -12,13 +12,12 @@ from gsm8k_grpo.data.overlap import find_overlap
 from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.evaluation import clustered, stats
 from gsm8k_grpo.evaluation.artifact_reading import REPORTED_CHECKPOINTS, first_completions, graded_completions
-from gsm8k_grpo.evaluation.comparison import require_same_rows
+from gsm8k_grpo.evaluation.comparison import BETTER, UNCHANGED, WORSE, require_same_rows, verdict
 from gsm8k_grpo.evaluation.grading import grade_row
 from gsm8k_grpo.evaluation.metrics import with_number
 from gsm8k_grpo.rewards.answers import Tags
 
-SIGNIFICANT = 0.05
-BETTER, WORSE, FORMAT, UNCHANGED = "better", "worse", "better in format alone", "no significant change"
+FORMAT = "better in format alone"
 SET_VERDICTS = (BETTER, WORSE, FORMAT, UNCHANGED)
 NO_GAIN, ONLY_FORMAT, ALONE, CARRIES_OVER = "no gain", "format", "on its own rows alone", "carries over"
 NO_SET = "no other set"
@@ -49,7 +48,6 @@ def compare_transfer(results: Path, run: str, settings: Mapping) -> dict:
     for each in sets.values():
         each["verdict"] = verdict_of_set(each["compared"])
     own = files.read_json(layout.run_folder(results, run) / "comparison.json")
-    verdict = verdict_of_all(own, {name: each["verdict"] for name, each in sets.items()})
     dataset, split = settings["dataset"]["name"], settings["evaluation"]["split"]
     test_sets = {name: layout.dataset_rows(results, name, "test") for name in names}
     if split == "test":  # else nothing reads test
@@ -57,7 +55,7 @@ def compare_transfer(results: Path, run: str, settings: Mapping) -> dict:
     read = {name: files.read_jsonl(path, ("id", "question")) for name, path in test_sets.items()}
     train = files.read_jsonl(layout.dataset_rows(results, dataset, "train"), ("question",))
     return {
-        "verdict": verdict,
+        "verdict": verdict_of_all(own, {name: each["verdict"] for name, each in sets.items()}),
         "own": {"name": dataset, "split": split, **{key: own[key] for key in ("answer", "flexible")}},
         "sets": sets,
         "tests": tests,
@@ -166,19 +164,13 @@ def _correct(compared: list[dict], extraction: str) -> int:
     return len(tests)
 
 
-def _direction(test: Mapping, p: float) -> str:
-    if p >= SIGNIFICANT:
-        return UNCHANGED
-    return BETTER if test["difference"]["value"] > 0 else WORSE
-
-
 def verdict_of_set(compared: Mapping) -> str:
     """What became of one set: `WORSE`, `BETTER`, `FORMAT` or `UNCHANGED`.
 
     Args:
       compared: `answer` and `flexible` (the last number, whatever the format), each with `difference` and `holm_p`.
     """
-    answer, flexible = (_direction(compared[key], compared[key]["holm_p"]) for key in ("answer", "flexible"))
+    answer, flexible = (verdict(compared[key]) for key in ("answer", "flexible"))
     if WORSE in (answer, flexible):
         return WORSE
     return BETTER if flexible == BETTER else FORMAT if answer == BETTER else UNCHANGED
@@ -191,10 +183,7 @@ def verdict_of_all(own: Mapping, sets: Mapping[str, str]) -> str:
       own: comparison.json, on the recipe's own rows.
       sets: what became of each set (`verdict_of_set`).
     """
-    answer, flexible = (
-        _direction(own[key], own[key]["mcnemar_p"] if own[key]["holm_p"] is None else own[key]["holm_p"])
-        for key in ("answer", "flexible")
-    )
+    answer, flexible = (verdict(own[key]) for key in ("answer", "flexible"))
     if not sets:
         return NO_SET
     if answer != BETTER:

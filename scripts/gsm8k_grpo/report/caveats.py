@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from gsm8k_grpo.common.provenance import WITHOUT_JAX
+from gsm8k_grpo.evaluation.comparison import BETTER, verdict
 from gsm8k_grpo.report import numbers, sentences
 
 FEW_ROWS = 200
@@ -64,7 +65,7 @@ def _from_evaluations(run: Mapping) -> Iterator[tuple[str, str]]:
     base, best, final, compared = (run[name] for name in ("base", "best", "final", "compared"))
     if compared:
         answer = compared["answer"]
-        if sentences.verdict(answer) == "better" != sentences.verdict(compared["flexible"]):
+        if verdict(answer) == BETTER != verdict(compared["flexible"]):
             yield "format or mathematics", sentences.format_or_mathematics(compared)
         if sentence := sentences.resolution(answer):
             yield "no significant change", sentence

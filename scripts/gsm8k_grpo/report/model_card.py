@@ -11,12 +11,13 @@ from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.data import gsm8k
 from gsm8k_grpo.data.prompts import build_prompt
+from gsm8k_grpo.evaluation.comparison import verdict
 from gsm8k_grpo.grpo.training_method import METHOD_TITLES
 from gsm8k_grpo.huggingface.export import base_name
 from gsm8k_grpo.models import families
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.family import Licence
-from gsm8k_grpo.report import numbers, sentences
+from gsm8k_grpo.report import numbers
 from gsm8k_grpo.report.caveats import machine
 from gsm8k_grpo.report.metric_catalogue import RATES
 
@@ -159,7 +160,7 @@ def render(facts: Mapping, manifest: Mapping) -> str:
         tenth=numbers.tenth,
         points=numbers.points,
         p_value=numbers.p_value,
-        verdict=sentences.verdict,
+        verdict=verdict,
         machine=machine,
     )
     return environment.get_template("model_card.md.j2").render(

@@ -14,6 +14,7 @@ from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.config.merging import WITHOUT_RESULT, read_yaml
 from gsm8k_grpo.config.recipes import recipe_names, run_name
+from gsm8k_grpo.evaluation.comparison import verdict
 from gsm8k_grpo.report import artifact_schema, completion_browser, numbers, sentences, training_figures
 from gsm8k_grpo.report.caveats import across_machines, list_caveats, machine
 from gsm8k_grpo.report.charts import accuracy_curve, cost_points, difference_reach
@@ -33,7 +34,7 @@ STYLES = ("vendor/uPlot.min.css", "report.css")
 FILTERS = (
     *(numbers.percent, numbers.tenth, numbers.points, numbers.interval_ends, numbers.p_value, numbers.decimals),
     *(numbers.count, numbers.duration, size_text, numbers.plural, numbers.published_rate),
-    *(numbers.shorten_visible, sentences.verdict, sentences.seeds_verdict, sentences.published_change, machine),
+    *(numbers.shorten_visible, verdict, sentences.seeds_verdict, sentences.published_change, machine),
 )
 
 

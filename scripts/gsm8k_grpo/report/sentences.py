@@ -2,22 +2,9 @@
 
 from collections.abc import Mapping
 
+from gsm8k_grpo.evaluation.comparison import BETTER, SIGNIFICANT, UNCHANGED, WORSE, verdict
 from gsm8k_grpo.grpo.training_method import METHOD_TITLES
 from gsm8k_grpo.report import numbers
-
-SIGNIFICANT = 0.05
-NO_CHANGE = "no significant change"
-
-
-def verdict(comparison: Mapping) -> str:
-    """The result of one paired comparison: `better`, `worse` or `no significant change`, as McNemar's test says.
-
-    p is Holm's where the test is one of several (`holm_p`), and the test's own where it is the primary one.
-    """
-    corrected = comparison.get("holm_p")
-    if (comparison["mcnemar_p"] if corrected is None else corrected) >= SIGNIFICANT:
-        return NO_CHANGE
-    return "better" if comparison["difference"]["value"] > 0 else "worse"
 
 
 def seeds_verdict(difference: Mapping) -> str:
@@ -28,8 +15,8 @@ def seeds_verdict(difference: Mapping) -> str:
     if not difference["sd"]:
         return "no interval"
     if difference["low"] <= 0 <= difference["high"]:
-        return NO_CHANGE
-    return "better" if difference["value"] > 0 else "worse"
+        return UNCHANGED
+    return BETTER if difference["value"] > 0 else WORSE
 
 
 def resolution(comparison: Mapping) -> str:
@@ -50,11 +37,11 @@ def format_or_mathematics(compared: Mapping) -> str:
     """
     answer, flexible = verdict(compared["answer"]), verdict(compared["flexible"])
     points = f"{numbers.points(compared['flexible']['difference']['value'])} points"
-    if flexible == NO_CHANGE and answer == NO_CHANGE:
+    if flexible == UNCHANGED and answer == UNCHANGED:
         return f"With the format ignored, there is no significant change either ({points})."
-    if flexible == NO_CHANGE:
+    if flexible == UNCHANGED:
         return f"With the format ignored, there is no significant change ({points}): perhaps only the format changed."
-    if answer == flexible == "better":
+    if answer == flexible == BETTER:
         partly = compared["flexible"]["difference"]["value"] < compared["answer"]["difference"]["value"]
         return (
             f"With the format ignored, it is better by {points}{': the rest of the gain is format' if partly else ''}."
@@ -81,7 +68,7 @@ def headline(run: Mapping) -> str:
     """The result of one run that has both evaluations and their comparison."""
     base, final, compared = run["base"]["answer_accuracy"], run["final"]["answer_accuracy"], run["compared"]
     answer, samples = compared["answer"], run["base"]["samples"]
-    moved = {"better": "rose", "worse": "fell", NO_CHANGE: "did not change significantly:"}[verdict(answer)]
+    moved = {BETTER: "rose", WORSE: "fell", UNCHANGED: "did not change significantly:"}[verdict(answer)]
     first = f"by the first of {samples} samples of each, " if samples > 1 else ""
     interval, p = numbers.interval_ends(answer["difference"]), numbers.p_value(answer["mcnemar_p"])
     sentences = (
@@ -105,19 +92,19 @@ def controls_sentence(run: Mapping) -> str:
         return ""
     own = run["compared"]["answer"]
     gain = numbers.points(own["difference"]["value"])
-    if verdict(own) != "better":
+    if verdict(own) != BETTER:
         return f"Answer accuracy did not rise significantly ({gain} points), so a control has no gain to explain."
     # The control that explains the most decides: what it leaves, no other control explains.
     strongest = max(tested, key=lambda each: each["run"]["compared"]["answer"]["difference"]["value"])
     name, change, against = strongest["name"], strongest["run"]["compared"]["answer"], strongest["against"]["answer"]
     changed, about = numbers.points(change["difference"]["value"]), f"{name} ({strongest['about']})"
     p = f"McNemar {numbers.p_value(against['holm_p'])}, Holm"
-    if verdict(against) != "worse":
+    if verdict(against) != WORSE:
         return (
             f"The control {about} changes answer accuracy by {changed} points and the recipe's own rewards by {gain}, "
             f"which is no significant advantage ({p}): this gain does not show that right answers taught anything."
         )
-    if verdict(change) != "better":
+    if verdict(change) != BETTER:
         which = "the strongest control" if len(tested) > 1 else "the control"
         return (
             f"No part of the gain of {gain} points in answers is explained by {which}, {about}: it changes them by "
