@@ -24,15 +24,14 @@ def main(*, results: ResultsFolder, recipe: str, output: OutputFolder) -> None:
     Args:
       recipe: name of a recipe, or of its run
     """
-    run = recipe
-    export.require_finished(results, run)
+    export.require_finished(results, recipe)
     blocks = ("mesh", "dataset", "model", "prompt", "training", "evaluation")
-    settings = stage_settings(str(layout.settings_file(results, run)), *blocks)
-    facts = model_card.facts(results, run)
+    settings = stage_settings(str(layout.settings_file(results, recipe)), *blocks)
+    facts = model_card.facts(results, recipe)
     jax_setup.configure_jax()
 
     def write(folder: Path) -> dict:
-        manifest = export.write_model(folder, results, run, settings, output / "base")
+        manifest = export.write_model(folder, results, recipe, settings, output / "base")
         files.write_text(folder / "NOTICE", model_card.notice(facts))
         files.write_text(folder / "README.md", model_card.render(facts, manifest))
         return manifest

@@ -8,6 +8,7 @@ The page lists missing artifacts.
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.command_line import OutputFile, ResultsFolder, run_stage
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.report.page import render_page
 
 
@@ -22,7 +23,7 @@ def main(*, recipes: list[str], seeded: list[str] = (), results: ResultsFolder, 
         raise PipelineError(f"--results: {results} is no folder; give the folder of all artifacts")
     page = render_page(results, recipes, seeded)
     files.write_text(output, page)
-    print(f"{output}: {len(page.encode()) / 1e6:.2f} MB")
+    print(f"{output}: {size_text(len(page.encode()))}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common import files, layout
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.models.families import hub_name
 
 # The folder of a run in which an export lies, by what can load it.
@@ -157,7 +158,7 @@ def replace_export(output: Path, write: Callable[[Path], dict]) -> dict:
     files.write_json(output / "export.json", manifest)
     (output / REPLACING).unlink()
     size_bytes = sum((output / name).stat().st_size for name in manifest["files"])
-    print(f"{output}: {len(manifest['files'])} files, {size_bytes / 2**20:.1f} MiB", flush=True)
+    print(f"{output}: {len(manifest['files'])} files, {size_text(size_bytes)}", flush=True)
     return manifest
 
 
