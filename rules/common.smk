@@ -400,13 +400,13 @@ def same_model(wildcards):
     return [] if alike[0] == wildcards.model else [f"results/models/{alike[0]}/model.json"]
 
 
+def as_json(found):
+    """A parameter of what a function of wildcards finds: where it finds something else, the stage runs again."""
+    return lambda wildcards: files.canonical_json(found(wildcards))
+
+
 def source_hashes(wildcards):
     """Hashes of the published files: other contents rerun `download`; another mtime, or a file removed, does not."""
-    return files.canonical_json(found_source_hashes(wildcards))
-
-
-def found_source_hashes(wildcards):
-    """The same as a mapping."""
     dataset = DATASETS[wildcards.dataset]["dataset"]
     if dataset["source"] != "jsonl":
         return {}
@@ -419,11 +419,6 @@ def found_source_hashes(wildcards):
 
 def transfer_hash(wildcards):
     """The hash of a set's own file, where it is on this machine: other contents rerun `transfer_rows`."""
-    return files.canonical_json(found_transfer_hash(wildcards))
-
-
-def found_transfer_hash(wildcards):
-    """The same as a mapping."""
     chosen = TRANSFER[wildcards.transfer]
     if not chosen["path"] or chosen["handle"]:
         return {}
@@ -441,12 +436,10 @@ def found_tokenizer(wildcards):
 
 
 def local_model_hashes(wildcards):
-    """The same for the files of a model from a local folder; what did not change since it was read is not read again."""
-    return files.canonical_json(found_model_hashes(wildcards))
+    """Hashes of the files of a model from a local folder: other contents rerun `base_model`.
 
-
-def found_model_hashes(wildcards):
-    """The same as a mapping."""
+    What did not change since it was read is not read again.
+    """
     chosen = MODELS[wildcards.model]["model"]
     if chosen["source"] != "local":
         return {}

@@ -34,7 +34,7 @@ rule download:
     params:
         **rerun_on("download"),
         **stage_settings("dataset", owners=DATASETS, owner="{dataset}"),
-        source_hashes=source_hashes,
+        source_hashes=as_json(source_hashes),
         tfds_rows=lambda wildcards, input: (
             ["--tfds-rows", f"results/data/{wildcards.dataset}/tfds"] if input.tfds_rows else []
         ),

@@ -18,7 +18,7 @@ rule base_model:
     params:
         **rerun_on("base_model"),
         **stage_settings("model", owners=MODELS, owner="{model}"),
-        local_hashes=local_model_hashes,
+        local_hashes=as_json(local_model_hashes),
         rows=lambda wildcards, input: options(input, "rows"),
         same=lambda wildcards, input: [
             part for path in input.same for part in ("--same", str(Path(path).parent))

@@ -12,7 +12,7 @@ rule transfer_rows:
     params:
         **rerun_on("transfer_rows"),
         chosen=lambda wildcards: files.canonical_json(TRANSFER[wildcards.transfer]),
-        file_hash=transfer_hash,
+        file_hash=as_json(transfer_hash),
     message:
         "Get the set {wildcards.transfer}"
     shell:
