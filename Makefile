@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
-.PHONY: report test test-all parity benchmark docs carry restore setup setup-tfds setup-cluster setup-tools setup-benchmarks setup-lm-eval lint lock clean
+.PHONY: report test test-all parity benchmark docs carry restore setup setup-tfds setup-cluster setup-tools setup-benchmarks setup-lm-eval lint lock clean generated
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
@@ -52,7 +52,6 @@ docs: .venv-docs/.ready ## the documentation as a site, in site/; a broken link 
 	.venv-docs/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/docs.txt
 	touch $@
 
-.PHONY: generated
 generated: setup ## what the code decides: config.yaml, its JSON schema, docs/configuration.md, parts of other pages, notebooks
 	$(RUN) python scripts/generate_config.py
 	$(RUN) python docs/generate.py
@@ -114,5 +113,5 @@ lock: setup
 	$(RUN) envs/lock
 
 clean: ## all environments, the site and all results
-	rm -rf $(VENV) .venv-tfds .venv-tools .venv-benchmarks .venv-lm-eval .venv-docs .docs .cache site results/* .snakemake
+	rm -rf $(VENV) .venv-* .docs .cache site results/* .snakemake
 	git checkout -- results
