@@ -25,7 +25,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Whatever the locale: JAX, and what reads and writes weights, take a folder's name for UTF-8.
 os.environ.update(PYTHONUTF8="1")
 
-from gsm8k_grpo.common import files, jax_setup, session_end, stage_record
+from gsm8k_grpo.common import files, jax_setup, layout, session_end, stage_record
 from gsm8k_grpo.common.errors import NOT_FINISHED_STATUS, PipelineError
 from gsm8k_grpo.common.source_hash import source_hash
 from gsm8k_grpo.common.stage_runner import NOT_FINISHED
@@ -354,11 +354,17 @@ def selection(recipe, name="metrics.json"):
     return [f"results/{recipe}/{folder}/{checkpoint}/{name}" for checkpoint in names]
 
 
+def evaluated_prompts(recipe):
+    """The prompts that a recipe's evaluations are on."""
+    return f"results/{recipe}/prompts/{SETTINGS[recipe]['evaluation']['split']}.jsonl"
+
+
 def questions_of(recipe):
     """The prompts and the data set's rows that a recipe's evaluations are on."""
-    dataset, split = SETTINGS[recipe]["dataset"]["name"], SETTINGS[recipe]["evaluation"]["split"]
-    rows = "test" if split == "test" else "train"  # dev rows are rows of train
-    return [f"results/{recipe}/prompts/{split}.jsonl", f"results/data/{dataset}/{rows}.jsonl"]
+    chosen = SETTINGS[recipe]
+    split = chosen["evaluation"]["split"]
+    rows = layout.dataset_rows(Path("results"), chosen["dataset"]["name"], split)
+    return [evaluated_prompts(recipe), str(rows)]
 
 
 def same_evaluations(wildcards):

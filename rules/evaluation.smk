@@ -98,10 +98,7 @@ rule compare:
 rule score:
     input:
         rewards=reward_files,
-        rows=lambda wildcards: (
-            f"results/{wildcards.recipe}/prompts/"
-            f"{SETTINGS[wildcards.recipe]['evaluation']['split']}.jsonl"
-        ),
+        rows=lambda wildcards: evaluated_prompts(wildcards.recipe),
         base="results/{recipe}/evaluations/base/completions.jsonl",
         final="results/{recipe}/evaluations/final/completions.jsonl",
         best="results/{recipe}/evaluations/best/completions.jsonl",

@@ -11,10 +11,7 @@ rule export:
         tokenizer=model_file("tokenizer.model"),
         checkpoints="results/{recipe}/training/checkpoints.json",
         training="results/{recipe}/training/summary.json",
-        prompts=lambda wildcards: (
-            f"results/{wildcards.recipe}/prompts/"
-            f"{SETTINGS[wildcards.recipe]['evaluation']['split']}.jsonl"
-        ),
+        prompts=lambda wildcards: evaluated_prompts(wildcards.recipe),
         base="results/{recipe}/evaluations/base/metrics.json",
         final="results/{recipe}/evaluations/final/metrics.json",
         completions="results/{recipe}/evaluations/final/completions.jsonl",
