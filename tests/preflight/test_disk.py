@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from gsm8k_grpo.config.recipes import effective_settings
+from gsm8k_grpo.models import families
 from gsm8k_grpo.preflight import disk
 
 GB = 10**9
@@ -16,6 +17,13 @@ def test_adapters_are_counted_as_the_model_counts_them():
     # 79,233,024 is what training and preflight print (docs/preflight.md).
     flagship = effective_settings("gemma2-2b-it", {})
     assert disk.lora_parameters("gemma2_2b", flagship["training"]["lora"]) == 79_233_024
+
+
+@pytest.mark.parametrize("family", families.FAMILIES.values(), ids=lambda family: family.name)
+def test_the_adapters_of_each_module_that_a_family_names_are_counted(family):
+    for preset in family.presets:
+        for module in family.lora_modules:
+            assert disk.lora_parameters(preset, {"rank": 1, "target_modules": [module]}) > 0
 
 
 def test_the_flagship_takes_what_its_weights_and_checkpoints_take():
