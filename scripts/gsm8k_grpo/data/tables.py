@@ -22,17 +22,36 @@ def read_table(path: Path) -> list[dict]:
     if path.suffix == ".jsonl":
         return files.read_jsonl(path)
     rows = {".json": files.read_json, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix](path)
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or not rows:
         raise PipelineError(f"{path}: no rows; expected a list of rows, each with its columns")
+    for index, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise PipelineError(
+                f"{path}, row {index}: {type(row).__name__}, expected an object with its columns; correct or remove it"
+            )
     return rows
 
 
 def _read_csv(path: Path) -> list[dict]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            return list(csv.DictReader(handle, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PipelineError(f"{path}: cannot be read as CSV ({type(error).__name__}); save it as UTF-8 again") from None
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        reader = csv.reader(handle, strict=True)
+        try:
+            columns, *rows = [cells for cells in reader if cells] or [[]]
+        except UnicodeDecodeError:
+            raise PipelineError(f"{path}: cannot be read as CSV (not UTF-8); save it as UTF-8 again") from None
+        except csv.Error as error:
+            raise PipelineError(
+                f"{path}: cannot be read as CSV ({error}, up to line {reader.line_num}); correct the quotes there"
+            ) from None
+    if repeated := [name for name in columns if name and columns.count(name) > 1]:
+        raise PipelineError(f"{path}: two columns are named {repeated[0]!r}; rename one")
+    for index, cells in enumerate(rows, 1):
+        if len(cells) != len(columns):
+            raise PipelineError(
+                f"{path}, row {index}: expected {len(columns)} cells, found {len(cells)}; "
+                "put a text that has commas in quotes"
+            )
+    return [dict(zip(columns, cells, strict=True)) for cells in rows]
 
 
 def _read_parquet(path: Path) -> list[dict]:
