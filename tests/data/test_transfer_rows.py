@@ -130,6 +130,12 @@ def test_any_file_with_named_columns_is_a_set(tmp_path):
     drawn = [row["id"] for row in load(**chosen, rows=5)[0]]
     assert len(set(drawn)) == 5 and drawn == sorted(drawn) != [row["id"] for row in load(**chosen, rows=5, seed=1)[0]]
     assert drawn == [row["id"] for row in load(**chosen, rows=5)[0]]
+    # The form that JSON or parquet give a number is nobody's writing.
+    path = write(tmp_path / "own.parquet", [{"question": "figs?", "answer": number} for number in (7.0, 1e16)])
+    assert [(row["answer"], "answer_as_published" in row) for row in load(name="own", path=path)[0]] == [
+        ("7", False),
+        ("10000000000000000", False),
+    ]
     # GSM8K's own columns and form of answers need no names.
     path = write(tmp_path / "own.jsonl", [{"question": "figs?", "answer": "1 + 1 = 2\n#### 2"}])
     assert load(name="own", path=path)[0][0]["solution"] == "1 + 1 = 2"
@@ -143,7 +149,23 @@ def test_any_file_with_named_columns_is_a_set(tmp_path):
             {},
             r"own.jsonl, row 1: no column 'question' \(found q, answer\); evaluation.tra",
         ),
-        ([{"question": "?", "answer": "many"}], {}, r"own.jsonl of own, row 1: 'many' after '####' is not one number"),
+        (
+            [{"question": "?", "answer": "many"}],
+            {},
+            r"own.jsonl of own, row 1: the answer is 'many', expected one ",
+        ),
+        (
+            [{"question": "?", "answer": None}],
+            {},
+            "row 1: the answer is 'None', expected one number; correct or remove",
+        ),
+        ([{"question": "?", "answer": 10**401}], {}, "row 1: the answer is '1000.*', expected one number"),
+        ([{"question": " ", "answer": "1"}], {}, "own, row 1: the question is empty; write it, or remove the row"),
+        (
+            [{"question": "?", "answer": 1, "t": "a"}, {"question": "?", "answer": 1, "t": None}],
+            {"cluster": "t"},
+            r"own.jsonl, row 2: 't' is empty, expected a name or a number; correct or remove the row",
+        ),
         ([{"question": "?", "answer": "1"}], {"rows": 2}, "evaluation.transfer: own: 2 rows wanted, but it has 1"),
         ([{"question": 3, "answer": "1"}], {}, "own, row 1: 'question' is int, expected text"),
     ],
@@ -151,6 +173,54 @@ def test_any_file_with_named_columns_is_a_set(tmp_path):
 def test_faulty_files_are_one_sentence(tmp_path, rows, chosen, sentence):
     with pytest.raises(PipelineError, match=sentence):
         load(name="own", path=write(tmp_path / "own.jsonl", rows), **chosen)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value", "sentence"),
+    [
+        ("svamp", "Body", None, "'Body' is NoneType, expected text; correct or remove the row"),
+        ("svamp", "Answer", None, "the answer is 'None', expected one number; correct or remove the row"),
+        ("svamp", "Answer", 10**401, "the answer is '1000.*', expected one number; correct or remove the row"),
+        ("gsm_plus", "solution", None, "'solution' is NoneType, expected text; correct or remove the row"),
+        ("gsm_plus", "perturbation_type", None, "'perturbation_type' is empty, expected a name or a number"),
+        ("gsm_symbolic", "answer", 3, "'answer' is int, expected text; correct or remove the row"),
+        ("gsm_symbolic", "id", None, "'id' is empty, expected a name or a number; correct or remove the row"),
+    ],
+)
+def test_a_fault_in_a_published_sets_own_columns_is_one_sentence(tmp_path, name, column, value, sentence):
+    good = FILES[name][0]
+    path = write(tmp_path / "copy.jsonl", [good, good | {column: value}])
+    with pytest.raises(PipelineError, match=rf"copy.jsonl.*, row 2: {sentence}"):
+        load(name=name, path=path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            "question,answer\n1 fig?,1\nAnn had 1,000,5\n",
+            "own.csv, row 2: expected 2 cells, found 3; put a text that has",
+        ),
+        (
+            "question,answer\nAnn had\n",
+            "own.csv, row 1: expected 2 cells, found 1; put a text that has commas in quotes",
+        ),
+        ("question,answer,answer\n1 fig?,1,2\n", "own.csv: two columns are named 'answer'; rename one"),
+        ('question,answer\n1 fig?,1\n"Ann" had,5\n', r"own.csv: cannot be read as CSV \(',' expected .* line 3\)"),
+        ("question,answer\n", "own.csv: no rows; expected a list of rows, each with its columns"),
+        ("", "own.csv: no rows; expected a list of rows, each with its columns"),
+    ],
+)
+def test_faulty_csv_is_one_sentence(tmp_path, content, sentence):
+    (tmp_path / "own.csv").write_text(content)
+    with pytest.raises(PipelineError, match=sentence):
+        load(name="own", path=str(tmp_path / "own.csv"))
+
+
+def test_a_faulty_row_in_a_list_is_named(tmp_path):
+    path = write(tmp_path / "own.json", [{"question": "?", "answer": 1}, 5])
+    with pytest.raises(PipelineError, match=r"own.json, row 2: int, expected an object with its columns; correct or"):
+        load(name="own", path=path)
 
 
 @pytest.mark.parametrize(

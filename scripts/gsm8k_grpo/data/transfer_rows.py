@@ -10,7 +10,7 @@ from pathlib import Path
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.data import github_file, gsm8k, hubs
 from gsm8k_grpo.data.tables import read_table
-from gsm8k_grpo.data.transfer_sets import PUBLISHED_SETS, RawRow
+from gsm8k_grpo.data.transfer_sets import NO_NUMBER, PUBLISHED_SETS, RawRow, name_of
 from gsm8k_grpo.rewards import answers
 
 
@@ -73,10 +73,13 @@ def _convert(transfer_set: Mapping, row: Mapping, where: str) -> RawRow:
         if published and not transfer_set["question"]:
             return published.convert(row)
         found = {"question": row[transfer_set["question"] or "question"]}
-        # GSM8K's own answers are solutions that end in their number.
-        solution, _, final = str(row[transfer_set["answer"] or "answer"]).rpartition("####")
-        found |= {"answer": final.strip(), "solution": solution.rstrip()}
-        return found | {key: str(row[column]) for key in ("group", "cluster") if (column := transfer_set[key])}
+        found |= {"answer": row[transfer_set["answer"] or "answer"]}
+        if isinstance(found["answer"], str):  # GSM8K's own are solutions that end in their number
+            solution, _, final = found["answer"].rpartition("####")
+            found |= {"answer": final.strip(), "solution": solution.rstrip()}
+        return found | {key: name_of(row, column) for key in ("group", "cluster") if (column := transfer_set[key])}
+    except ValueError as fault:
+        raise PipelineError(f"{where}: {fault}; correct or remove the row") from None
     except KeyError as missing:
         raise PipelineError(
             f"{where}: no column {missing} (found {', '.join(map(str, row))}); evaluation.transfer can name the "
@@ -86,9 +89,13 @@ def _convert(transfer_set: Mapping, row: Mapping, where: str) -> RawRow:
 
 def _normalise(row: RawRow, row_id: str, where: str) -> dict:
     """A row as `gsm8k.normalise` makes it, and its cluster."""
-    solution, without_number = row.get("solution") or "", row["answer"] is None
+    solution, without_number = row.get("solution") or "", row["answer"] is NO_NUMBER
     # `normalise` wants a number: 0 stands for none, so that the other parts of the row are checked.
     number = "0" if without_number else _number_text(row["answer"])
+    if gsm8k.parse_gold(number) is None:
+        raise PipelineError(f"{where}: the answer is {number[:40]!r}, expected one number; correct or remove the row")
+    if not str(row["question"]).strip():
+        raise PipelineError(f"{where}: the question is empty; write it, or remove the row")
     published = {"question": row["question"], "answer": f"{solution}\n#### {number}"}
     normal = gsm8k.normalise({**published, **gsm8k.group_of(row)}, row_id, where)
     cluster = {"cluster": row["cluster"]} if "cluster" in row else {}
@@ -97,7 +104,7 @@ def _normalise(row: RawRow, row_id: str, where: str) -> dict:
 
 def _number_text(value: object) -> str:
     """An answer as text; JSON's 51.0 is 51, since a form that nobody wrote is not the data set's own."""
-    is_number = type(value) in (int, float) and math.isfinite(value)
+    is_number = isinstance(value, float) and math.isfinite(value)
     return answers.plain(Fraction(str(value))) if is_number else str(value)
 
 

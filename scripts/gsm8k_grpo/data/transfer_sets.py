@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 
 from gsm8k_grpo.common import files
 
-# A row of a set before it is normalised: `question`, `answer` (its number, as text or as JSON has it; None where no
-# number is right), and perhaps `solution`, `group` and `cluster`.
+# A row of a set before it is normalised: `question`, `answer` (its number, as text or as JSON has it; `NO_NUMBER` where
+# no number is right), and perhaps `solution`, `group` and `cluster`.
 RawRow = dict[str, object]
+NO_NUMBER = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,8 @@ class PublishedSet:
       path: that file, within the repository.
       checksum: its SHA-256; or, of 40 digits, git's own hash of it.
       licence: of the data.
-      convert: makes a `RawRow` of one of its rows; a column that is missing is a KeyError.
+      convert: makes a `RawRow` of one of its rows; a column that is missing is a KeyError, another fault of one a
+        ValueError that says which.
     """
 
     repository: str
@@ -34,11 +36,26 @@ class PublishedSet:
     convert: Callable[[Mapping], RawRow]
 
 
+def text_of(row: Mapping, column: str) -> str:
+    """The text in a column of a row; a ValueError where it is none."""
+    if not isinstance(row[column], str):
+        raise ValueError(f"{column!r} is {type(row[column]).__name__}, expected text")
+    return row[column]
+
+
+def name_of(row: Mapping, column: str) -> str:
+    """The text or number in a column that names a part or a template; a ValueError where it is empty."""
+    name = "" if row[column] is None else str(row[column]).strip()
+    if not name:
+        raise ValueError(f"{column!r} is empty, expected a name or a number")
+    return name
+
+
 def _svamp(row: Mapping) -> RawRow:
     # As in PAL's copy of SVAMP: some bodies have no full stop at their end.
-    body = row["Body"].strip()
+    body, question = text_of(row, "Body").strip(), text_of(row, "Question").strip()
     stop = "" if body.endswith((".", "?", "!", ",")) else "."
-    return {"question": f"{body}{stop} {row['Question'].strip()}", "answer": row["Answer"], "solution": row["Equation"]}
+    return {"question": f"{body}{stop} {question}", "answer": row["Answer"], "solution": row["Equation"]}
 
 
 def _multiarith(row: Mapping) -> RawRow:
@@ -53,20 +70,20 @@ def _gsm_plus(row: Mapping) -> RawRow:
     # A row whose answer is "None" lacks a fact that the question needs: no number is right.
     return {
         "question": row["question"],
-        "answer": None if row["answer"] == "None" else row["answer"],
-        "solution": row["solution"].rpartition("####")[0].rstrip(),
-        "group": row["perturbation_type"],
-        "cluster": files.sha256_text(row["seed_question"])[:12],
+        "answer": NO_NUMBER if row["answer"] == "None" else row["answer"],
+        "solution": text_of(row, "solution").rpartition("####")[0].rstrip(),
+        "group": name_of(row, "perturbation_type"),
+        "cluster": files.sha256_text(text_of(row, "seed_question"))[:12],
     }
 
 
 def _gsm_symbolic(row: Mapping) -> RawRow:
-    solution, _, final = row["answer"].rpartition("####")
+    solution, _, final = text_of(row, "answer").rpartition("####")
     return {
         "question": row["question"],
         "answer": final.strip(),
         "solution": solution.rstrip(),
-        "cluster": f"template {row['id']}",
+        "cluster": f"template {name_of(row, 'id')}",
     }
 
 
