@@ -264,6 +264,17 @@ def test_recipes_that_claim_one_folder_with_two_meanings_are_refused(project, se
     assert sentence(refused).startswith(fault)
 
 
+def test_another_set_has_a_name_of_its_own_and_a_second_gold_labels_what_is_evaluated(project):
+    own, gold = ([{"name": name, "path": "x.csv"}] for name in ("word-problems", "gsm8k_platinum"))
+    root = project(a={})
+    with pytest.raises(PipelineError) as refused:
+        load_selected("a", {"evaluation": {"transfer": own}}, root)
+    assert sentence(refused).startswith("recipe a: evaluation.transfer: results/data/word-problems has the recipe's ow")
+    with pytest.raises(PipelineError, match=r"evaluation.transfer: expected no gsm8k_platinum with split dev"):
+        load_selected("a", {"evaluation": {"transfer": gold, "split": "dev"}}, root)
+    assert load_selected("a", {"evaluation": {"transfer": gold}}, root)
+
+
 def test_recipes_that_agree_share_their_folders_and_a_download_serves_any_data(project):
     root = project(
         a={"training": {"beta": 0.1}},

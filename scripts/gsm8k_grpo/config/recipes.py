@@ -185,6 +185,11 @@ def load_selected(selected: str | list[str], overrides: Mapping, root: Path = RO
     for name, settings in loaded.items():
         for key, folder, contents in _shared_folders(settings):
             owner, first = owners.setdefault(folder, (name, contents))
+            if first != contents and owner == name:  # no two other settings of one recipe can name the same folder
+                raise PipelineError(
+                    f"recipe {name}: {key}: results/{folder} has the recipe's own rows (dataset.name); give the set "
+                    "another name"
+                )
             if first != contents:
                 raise PipelineError(
                     f"recipes {owner} and {name}: {key}: both write results/{folder}, with different settings; "
