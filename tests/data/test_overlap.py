@@ -5,6 +5,7 @@ from gsm8k_grpo.data.overlap import find_overlap
 TRAIN = [
     "Natalia sold clips to 48 of her friends in April, and then Natalia sold half as many clips in May. How many?",
     "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total does it take?",
+    "A robe takes 2 bolts of Ann's blue fiber. How many?",
 ]
 TEST = {
     "words": (
@@ -19,6 +20,7 @@ TEST = {
     "another verb": (
         "Emil lost clips to 12 of her friends in June, and then Emil lost half as many clips in July. How many?"
     ),
+    "apostrophe": "A robe takes 2 bolts of Ann’s blue fiber. How many?",
     "short": "How many bolts in total does it take?",
 }
 
@@ -28,9 +30,9 @@ def test_each_way_of_being_alike_is_told_from_the_others():
     rows = [{"id": name, "question": text} for name, text in TEST.items()]
     found = find_overlap(train, {"other": rows, "none": [{"id": "x", "question": "What is 1 + 1?"}]})
     assert found["other"] == {
-        "rows": 5,
-        "same": ["words"],
-        "same_but_for_numbers_and_names": ["words", "numbers and names"],
+        "rows": 6,
+        "same": ["words", "apostrophe"],
+        "same_but_for_numbers_and_names": ["words", "numbers and names", "apostrophe"],
         "shared_passage": ["words", "passage"],
     }
     assert found["none"] == {"rows": 1, "same": [], "same_but_for_numbers_and_names": [], "shared_passage": []}

@@ -59,7 +59,7 @@ def find_names(texts: list[str]) -> set[str]:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.lower() for word in WORDS.findall(text))
+    return tuple(word.lower() for word in WORDS.findall(text.replace("’", "'")))  # GSM8K writes both
 
 
 def _passages(words: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
