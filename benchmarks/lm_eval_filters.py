@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--completions", type=Path, required=True, help="completions.jsonl of an evaluation")
     parser.add_argument("--output", type=Path, required=True, help="jsonl to write: a row for each disagreement")
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.completions.read_text(encoding="utf-8").splitlines() if line]
+    rows = [json.loads(line) for line in arguments.completions.read_bytes().split(b"\n") if line]
     task, listed = read_task(), []
     print(f"lm_eval {importlib.metadata.version('lm_eval')}, task gsm8k; {len(rows):,} completions")
     for name, own in PAIRS.items():

@@ -18,7 +18,7 @@ COMPLETIONS = {
     "wrong for both": ("So 9 * 2 = 19.\n#### 19", "18"),
     "tags": ("<reasoning>9 * 2 = 18</reasoning>\n<answer>18</answer>", "18"),
     "another form": ("It costs 18.00 dollars.\n#### 18.00", "18"),
-    "no number": ("I do not know.", "18"),
+    "no number": ("I do not know.\u2028", "18"),  # other line ends than "\n" stand in a completion as they are
 }
 
 
@@ -30,7 +30,7 @@ def test_each_disagreement_is_listed_with_its_kind(tmp_path):
         for name, (text, gold) in COMPLETIONS.items()
     ]
     completions, output = tmp_path / "completions.jsonl", tmp_path / "disagreements.jsonl"
-    completions.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    completions.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
     command = [PYTHON, ROOT / "benchmarks/lm_eval_filters.py", "--completions", completions, "--output", output]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
