@@ -64,6 +64,14 @@ def test_one_template_alone_shows_nothing():
     assert found["design_effect"] is None and found["smallest_difference"] is None
 
 
+def test_fewer_than_six_templates_show_nothing():
+    """Their smallest p is 2 * 0.5^5 = 0.06."""
+    for templates in (5, 6):
+        names = [f"template {index // 10}" for index in range(10 * templates)]
+        found = clustered.paired_comparison([False] * len(names), [True] * len(names), names)
+        assert (found["p"] < 0.05) == (found["smallest_difference"] is not None) == (templates == 6)
+
+
 def test_without_a_change_the_interval_is_that_of_independent_rows():
     rows = [True, False] * 20
     found = clustered.paired_comparison(rows, rows, [str(index // 4) for index in range(40)])

@@ -25,7 +25,8 @@ def paired_comparison(before: list[bool], after: list[bool], clusters: list[str]
     Returns:
       the keys of `stats.paired_comparison`; `p`, the test to go by (McNemar's, or that of clusters); `clusters` (their
       number C, or None) and `design_effect` (by how much the variance exceeds that of independent rows; None without
-      clusters or change). With clusters, `smallest_difference` is that of as many rows as remain after division by it.
+      clusters or change). With clusters, `smallest_difference` is that of as many rows as remain after division by it;
+      None with fewer than six clusters.
 
     Raises:
       PipelineError: there are no rows.
@@ -49,14 +50,15 @@ def paired_comparison(before: list[bool], after: list[bool], clusters: list[str]
         effect = variance / alone if alone else None
     low = max(-1.0, min(found["difference"]["low"], mean - half))
     high = min(1.0, max(found["difference"]["high"], mean + half))
-    effective = int(n / max(1.0, effect or 1.0)) if count > 1 else 1
+    effective = int(n / max(1.0, effect or 1.0))
+    finds = 2 * 0.5**count <= 0.05  # fewer clusters show nothing, even where all of them change in one direction
     share = (found["fixed"] + found["broken"]) / n
     return independent | {
         "difference": {"value": mean, "low": low, "high": high},
         "p": sign_flip_p([sum(of_cluster) for of_cluster in changes.values()]),
         "clusters": count,
         "design_effect": effect,
-        "smallest_difference": stats.smallest_difference(effective, share),
+        "smallest_difference": stats.smallest_difference(effective, share) if finds else None,
     }
 
 
