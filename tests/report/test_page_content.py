@@ -7,14 +7,17 @@ import shutil
 from html import unescape
 
 import pytest
+import yaml
 
 import synthetic
 from gsm8k_grpo.common import files
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import read_yaml
 from gsm8k_grpo.config.recipes import effective_settings
+from gsm8k_grpo.config.transfer import read_transfer_set
 from gsm8k_grpo.evaluation.artifact_reading import read_metrics
 from gsm8k_grpo.evaluation.seeds import summarise_seeds
+from gsm8k_grpo.evaluation.transfer import compare_transfer
 from gsm8k_grpo.report import numbers, page, run_summary, sentences
 from gsm8k_grpo.report.page import render_page
 from gsm8k_grpo.report.run_summary import summarise_run
@@ -344,8 +347,24 @@ def test_other_sets_are_a_table_with_the_verdict_in_a_sentence(results):
         "<li>No number answers 2 more questions of few. Answers without a number: base 50.0 % (9.5–90.5), trained "
         "100.0 % (34.2–100.0); n = 2.</li>"
     ) in said
+    assert "in 4 of 5 tries, before Holm corrects it." in said and "p is Holm's for 4 tests together" in said
     sentence = transfer_sentence(found)
     assert html.count(sentence) == 2 and 'id="one-transfer"' in html  # in the card, and above the table
     (results / "one/transfer.json").unlink()
     assert "The other sets are not evaluated yet: one/transfer.json is missing" in render_page(results, ["one"], [])
     assert "two-transfer" not in render_page(results, ["two"], [])
+
+
+def test_a_second_gold_alone_speaks_of_no_other_sets(results):
+    """Corrected labels need no other set."""
+    synthetic.add_transfer(results, "one", {}, 1)
+    settings = read_yaml(results / "one/settings.yaml")
+    settings["evaluation"]["transfer"] = [read_transfer_set("{name: gsm8k_platinum, path: gold.jsonl}")]
+    files.write_text(results / "one/settings.yaml", yaml.safe_dump(settings))
+    own = files.read_jsonl(results / "data/gsm8k/test.jsonl")
+    files.write_jsonl(results / "data/gsm8k_platinum/test.jsonl", own[:5])
+    found = compare_transfer(results, "one", settings)
+    files.write_json(results / "one/transfer.json", {**found, "provenance": synthetic.PROVENANCE})
+    said = " ".join(render_page(results, ["one"], []).split())
+    assert "No other set of problems was tried." in said and "0 tests" not in said
+    assert "the corrected labels of GSM8K-Platinum, which 5 of the evaluated rows have (0 are other ones)" in said
