@@ -77,7 +77,7 @@ def write(path, rows):
             writer.writerows(rows)
     else:
         text = json.dumps(rows) if path.suffix == ".json" else "".join(f"{json.dumps(row)}\n" for row in rows)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8-sig")
     return str(path)
 
 
