@@ -270,9 +270,14 @@ def test_another_set_has_a_name_of_its_own_and_a_second_gold_labels_what_is_eval
     with pytest.raises(PipelineError) as refused:
         load_selected("a", {"evaluation": {"transfer": own}}, root)
     assert sentence(refused).startswith("recipe a: evaluation.transfer: results/data/word-problems has the recipe's ow")
-    with pytest.raises(PipelineError, match=r"evaluation.transfer: expected no gsm8k_platinum with split dev"):
-        load_selected("a", {"evaluation": {"transfer": gold, "split": "dev"}}, root)
-    assert load_selected("a", {"evaluation": {"transfer": gold}}, root)
+    published = {"source": "jsonl", "path": "/where/it/is"}
+    for changed, problem in (
+        ({"evaluation": {"transfer": gold}}, "labels rows of GSM8K, and these rows are generated"),
+        ({"evaluation": {"transfer": gold, "split": "dev"}, "dataset": published}, "labels test rows alone"),
+    ):
+        with pytest.raises(PipelineError, match=f"evaluation.transfer: gsm8k_platinum {problem}"):
+            load_selected("a", changed, root)
+    assert load_selected("a", {"evaluation": {"transfer": gold}, "dataset": published}, root)
 
 
 def test_recipes_that_agree_share_their_folders_and_a_download_serves_any_data(project):

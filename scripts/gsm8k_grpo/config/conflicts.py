@@ -9,6 +9,7 @@ from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch, step_completions
 from gsm8k_grpo.config.blocks_training import REWARDS
 from gsm8k_grpo.config.schema import validated
+from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.models import families
 from gsm8k_grpo.rewards import controls, custom
 from gsm8k_grpo.rewards.answers import Tags
@@ -49,6 +50,7 @@ def _all_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
     yield from _architecture_conflicts(shape, training["lora"]["target_modules"] if training["lora"] else [])
     yield from mesh_conflicts(settings)
     yield from _row_conflicts(settings)
+    yield from _second_gold_conflicts(settings)
     yield from _published_conflicts(settings["published"])
     for block in ("training", "evaluation"):
         top_k = settings[block]["top_k"]
@@ -141,6 +143,20 @@ def _row_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
     if dataset["train_rows"] and prompts > dataset["train_rows"] - dev_rows:
         train_rows = dataset["train_rows"] - dev_rows
         yield "training.prompts_per_step", f"{prompts} prompts are more than the {train_rows} rows to train on"
+
+
+def _second_gold_conflicts(settings: Mapping) -> Iterator[tuple[str, str]]:
+    """Yields (key, problem) for corrected labels without a row that they could label."""
+    evaluation = settings["evaluation"]
+    if SECOND_GOLD not in {each["name"] for each in evaluation["transfer"]}:
+        return
+    if evaluation["split"] != "test":
+        yield (
+            "evaluation.transfer",
+            f"{SECOND_GOLD} labels test rows alone: leave it out, or evaluate on test",
+        )
+    if settings["dataset"]["source"] == "generated":
+        yield "evaluation.transfer", f"{SECOND_GOLD} labels rows of GSM8K, and these rows are generated; leave it out"
 
 
 def _published_conflicts(published: Mapping | None) -> Iterator[tuple[str, str]]:

@@ -85,7 +85,6 @@ EXPECTED = {
     "multiple_of": "a multiple of {multiple_of}",
     "repeated": "no item twice",
     "repeated_name": "no name twice",
-    "second_gold": "no gsm8k_platinum with split dev, since it labels test rows alone",
     "string_too_short": "text that is not empty",
     "string_type": "text",
     "string_unicode": "text",
