@@ -29,8 +29,13 @@ def main(*, archive: Path, results: ResultsFolder = Path("results"), restore: bo
         return
     if not results.is_dir():
         raise PipelineError(f"--results: {results} is no folder; give the folder of all artifacts")
+    folder = archive.absolute().parent
+    if not folder.is_dir():
+        raise PipelineError(f"--archive: {folder} is no folder; name a file in one that is there")
+    if folder.resolve().is_relative_to(results.resolve()):
+        raise PipelineError(f"--archive: {archive} would lie in {results} and carry itself; name a file elsewhere")
     carried = list(carrying.files_to_carry(results))
-    size, free = sum(path.stat().st_size for path in carried), shutil.disk_usage(archive.absolute().parent).free
+    size, free = sum(path.stat().st_size for path in carried), shutil.disk_usage(folder).free
     print(f"{archive}: packing {len(carried)} files, {size_text(size)}; {size_text(free)} are free", flush=True)
     if size > free:
         raise PipelineError(f"--archive: {archive} needs {size_text(size)}; name a file on another disk")

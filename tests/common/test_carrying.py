@@ -3,12 +3,15 @@
 import json
 import resource
 import signal
+import subprocess
+import sys
 import tarfile
 
 import pytest
 
 from gsm8k_grpo.common import carrying
 from gsm8k_grpo.common.errors import PipelineError
+from gsm8k_grpo.common.layout import ROOT
 
 CARRIED = {
     "data/gsm8k/train.jsonl": "rows",
@@ -63,6 +66,42 @@ def test_a_cut_or_missing_archive_is_an_error_that_names_it(results, tmp_path):
     with pytest.raises(PipelineError, match=r"carry\.tar: is no whole archive"):
         carrying.unpack(archive, clone)
     assert not list(clone.iterdir())
+
+
+def test_an_archive_that_is_cut_or_damaged_between_its_files_leaves_nothing_behind(results, tmp_path):
+    """There, Python's tarfile takes what comes before for the whole archive."""
+    archive, clone = tmp_path / "carry.tar", tmp_path / "clone"
+    carrying.pack(results, archive, list(carrying.files_to_carry(results)))
+    whole = archive.read_bytes()
+    with tarfile.open(archive) as packed:
+        third = packed.getmembers()[2].offset
+    for torn in (whole[:third], whole[: third + 100], whole[:third] + b"\xff" * 100 + whole[third + 100 :]):
+        archive.write_bytes(torn)
+        with pytest.raises(PipelineError, match=r"whole archive of carry\.py \(it ends or is damaged after 2 files\)"):
+            carrying.unpack(archive, clone)
+        assert not list(clone.iterdir())
+
+
+def test_what_is_no_archive_of_this_project_is_refused(tmp_path):
+    archive, clone = tmp_path / "carry.tar", tmp_path / "clone"
+    (tmp_path / "paper.txt").write_text("another project's")
+    with tarfile.open(archive, "w") as packed:
+        packed.add(tmp_path / "paper.txt", arcname="paper/paper.txt")
+    with pytest.raises(PipelineError, match=r"none of the folders data, logs, models, records\); copy it again"):
+        carrying.unpack(archive, clone)
+    archive.write_text("a page, not an archive\n" * 100)
+    with pytest.raises(PipelineError, match=r"carry\.py \(file could not be opened successfully\); copy it again$"):
+        carrying.unpack(archive, clone)
+    with pytest.raises(PipelineError, match=r"no such file; name the archive"):
+        carrying.unpack(tmp_path, clone)
+    assert not list(clone.iterdir())
+
+
+@pytest.mark.parametrize(("place", "said"), [("results/data", "carry itself"), ("nowhere", "is no folder")])
+def test_a_place_where_no_archive_can_lie_is_named(results, tmp_path, place, said):
+    command = [sys.executable, "scripts/carry.py", "--results", results, "--archive", tmp_path / place / "carry.tar"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("ERROR: --archive: ") and said in done.stderr
 
 
 @pytest.mark.parametrize("name", ["../outside.json", "/tmp/outside.json", "a/../../outside.json"])

@@ -14,6 +14,7 @@ HUBS = ("huggingface", "kaggle")
 # What the next session makes anew in seconds, or never reads: compiled programs, damaged checkpoints, exports.
 LEFT_OUT = ("cache", "set-aside", "export", "export-tunix")
 PAGE = "README.md"  # the one file of results/ that belongs to the project
+OWN = ("data", "logs", "models", "records")  # folders of which each results/ has one at least
 
 
 def files_to_carry(results: Path) -> Iterator[Path]:
@@ -58,7 +59,7 @@ def unpack(archive: Path, results: Path) -> int:
     """Puts the files of an archive into results/, which must have none; returns how many.
 
     Raises:
-      PipelineError: no such archive, it is cut short, or results/ has files.
+      PipelineError: no such archive, it is cut short or another program's, or results/ has files.
     """
     there = next((path for path in results.rglob("*") if path.is_file() and path != results / PAGE), None)
     if there:
@@ -71,10 +72,11 @@ def unpack(archive: Path, results: Path) -> int:
             for path in Path(making).iterdir():
                 path.rename(results / path.name)
             return count
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise PipelineError(f"{archive}: no such file; name the archive that carry.py wrote") from None
     except (tarfile.TarError, EOFError) as error:
-        raise PipelineError(f"{archive}: is no whole archive of carry.py ({error}); copy it again") from None
+        reason = str(error).partition(":\n")[0]  # without a line for each way of compression
+        raise PipelineError(f"{archive}: is no whole archive of carry.py ({reason}); copy it again") from None
 
 
 def _extract(packed: tarfile.TarFile, folder: Path) -> int:
@@ -83,6 +85,10 @@ def _extract(packed: tarfile.TarFile, folder: Path) -> int:
     `extractall` knows how to refuse what leads out of the folder since Python 3.11.4 only.
     """
     members = packed.getmembers()
+    # Where the rest of an archive is missing or damaged, tarfile takes the beginning for all.
+    packed.fileobj.seek(packed.offset)
+    if packed.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.TarError(f"it ends or is damaged after {len(members)} files")
     for member in members:
         path = PurePosixPath(member.name)
         if not member.isfile() or path.is_absolute() or ".." in path.parts:
@@ -92,4 +98,6 @@ def _extract(packed: tarfile.TarFile, folder: Path) -> int:
         with packed.extractfile(member) as source, open(target, "wb") as copy:
             shutil.copyfileobj(source, copy)
         os.utime(target, (member.mtime, member.mtime))
+    if not any((folder / name).is_dir() for name in OWN):
+        raise tarfile.TarError(f"it has none of the folders {', '.join(OWN)}")
     return len(members)
