@@ -12,6 +12,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # Debian keeps a part of Python's venv module in a package of its own: root gets it, others are told.
 VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --quiet --yes install python3-venv; }
 
+# `venv --clear` would empty what a link leads to: an environment that others may use.
+NO_LINK = @[ ! -L $(@D) ] || { echo "$(@D) is a link to another environment, which set-up would replace: remove the link, or run make where it leads"; exit 1; }
+
 .PHONY: report test test-all parity benchmark docs carry restore setup setup-tfds setup-cluster setup-tools setup-benchmarks setup-lm-eval lint lock clean generated
 
 report: setup ## everything, up to results/report.html
@@ -20,10 +23,10 @@ report: setup ## everything, up to results/report.html
 ARCHIVE ?= carry.tar
 
 carry: setup ## what a next session on another machine needs, as one archive: ARCHIVE=carry.tar
-	$(RUN) python scripts/carry.py --archive $(ARCHIVE)
+	$(RUN) python scripts/carry.py --archive "$(ARCHIVE)"
 
 restore: setup ## takes it into results/ there; then run the same command
-	$(RUN) python scripts/carry.py --archive $(ARCHIVE) --restore
+	$(RUN) python scripts/carry.py --archive "$(ARCHIVE)" --restore
 
 PYTEST := $(RUN) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -48,6 +51,7 @@ docs: .venv-docs/.ready ## the documentation as a site, in site/; a broken link 
 	.venv-docs/bin/zensical build --strict --clean
 
 .venv-docs/.ready: envs/docs.txt
+	$(NO_LINK)
 	$(PYTHON) -m venv --clear .venv-docs
 	.venv-docs/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/docs.txt
 	touch $@
@@ -68,7 +72,7 @@ setup: $(READY) ## the environment alone
 # uv installs in seconds what takes pip minutes; where it can't be had, pip installs the same pinned files. As pip does, it
 # trusts whom the system trusts: behind a proxy with a certificate of its own, too.
 $(READY): envs/$(PLATFORM).txt envs/uv.txt
-	@[ ! -L $(VENV) ] || { echo "$(VENV) is a link to another environment, which set-up would replace: remove the link, or run make where it leads"; exit 1; }
+	$(NO_LINK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(VENV_PACKAGE) || \
@@ -82,6 +86,7 @@ $(READY): envs/$(PLATFORM).txt envs/uv.txt
 setup-tfds: .venv-tfds/.ready ## TensorFlow, for dataset.source tfds (1.7 GB)
 
 .venv-tfds/.ready: envs/tfds.txt $(READY)
+	$(NO_LINK)
 	$(VENV)/bin/python -m venv --clear .venv-tfds
 	$(VENV)/bin/uv pip install --system-certs --quiet --python .venv-tfds/bin/python --require-hashes -r envs/tfds.txt || \
 	  .venv-tfds/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/tfds.txt
@@ -90,6 +95,7 @@ setup-tfds: .venv-tfds/.ready ## TensorFlow, for dataset.source tfds (1.7 GB)
 setup-tools: .venv-tools/.ready ## what tests run beside .venv: a kernel for the notebooks, a linter for the Dockerfile
 
 .venv-tools/.ready: envs/tools.txt
+	$(NO_LINK)
 	$(PYTHON) -m venv --clear .venv-tools
 	.venv-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/tools.txt
 	touch $@
@@ -97,6 +103,7 @@ setup-tools: .venv-tools/.ready ## what tests run beside .venv: a kernel for the
 setup-benchmarks: .venv-benchmarks/.ready ## TRL, PyTorch and llama.cpp, for the benchmark (1.6 GB; it builds llama.cpp)
 
 .venv-benchmarks/.ready: envs/benchmarks.txt $(READY)
+	$(NO_LINK)
 	$(VENV)/bin/python -m venv --clear .venv-benchmarks
 	.venv-benchmarks/bin/pip install --quiet --disable-pip-version-check --requirement envs/benchmarks.txt
 	touch $@
@@ -104,6 +111,7 @@ setup-benchmarks: .venv-benchmarks/.ready ## TRL, PyTorch and llama.cpp, for the
 setup-lm-eval: .venv-lm-eval/.ready ## lm-evaluation-harness, to compare graders (0.6 GB)
 
 .venv-lm-eval/.ready: envs/lm-eval.txt $(READY)
+	$(NO_LINK)
 	$(VENV)/bin/python -m venv --clear .venv-lm-eval
 	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check --requirement envs/lm-eval.txt
 	touch $@

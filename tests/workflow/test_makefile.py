@@ -40,10 +40,31 @@ def test_an_environment_of_another_platform_stays(project, target):
     assert status == 0 and "envs/cuda.txt" in printed
 
 
-def test_an_environment_behind_a_link_is_not_replaced(project):
-    (project / "elsewhere").mkdir()
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("setup", ".venv"),
+        ("setup-tfds", ".venv-tfds"),
+        ("setup-tools", ".venv-tools"),
+        ("setup-benchmarks", ".venv-benchmarks"),
+        ("setup-lm-eval", ".venv-lm-eval"),
+        ("docs", ".venv-docs"),
+    ],
+)
+def test_an_environment_behind_a_link_is_not_replaced(project, target, name):
+    for folder in (".venv", "elsewhere"):
+        (project / folder).mkdir()
+    (project / ".venv" / ".ready-cpu").touch()
     (project / "elsewhere" / "kept").touch()
-    (project / ".venv").symlink_to("elsewhere")
-    status, printed = make(project, "setup")
-    assert status != 0 and ".venv is a link to another environment" in printed
+    if name == ".venv":
+        shutil.rmtree(project / name)
+    (project / name).symlink_to("elsewhere")
+    status, printed = make(project, target, "PYTHON=true")
+    assert status != 0 and f"{name} is a link to another environment" in printed
     assert (project / "elsewhere" / "kept").exists()
+
+
+@pytest.mark.parametrize("target", ["carry", "restore"])
+def test_an_archive_may_lie_in_a_folder_with_a_space(project, target):
+    _, printed = make(project, "--dry-run", target, "ARCHIVE=/My Drive/carry.tar")
+    assert '--archive "/My Drive/carry.tar"' in printed
