@@ -148,3 +148,14 @@ def test_colabs_notebook_runs_to_the_end_and_keeps_the_results_on_the_drive(sess
     assert "HF_TOKEN is not set: Secret HF_TOKEN does not exist" in printed
     assert_finished(printed)
     assert sorted(path.name for path in kept.iterdir()) == ["report.html", "tiny.carry"]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_restored_stops_the_notebook_before_it_is_replaced(session, tmp_path):
+    drive = tmp_path / "drive"
+    kept = drive / "MyDrive/showing-its-work"
+    kept.mkdir(parents=True)
+    (kept / "tiny.carry").write_bytes(b"torn")
+    with pytest.raises(AssertionError, match="nothing was restored: the lines above say why"):
+        session("colab", "torn", DRIVE=str(drive), INPUT=str(kept), OUTPUT=str(kept))
+    assert (kept / "tiny.carry").read_bytes() == b"torn"
