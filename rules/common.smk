@@ -33,7 +33,7 @@ from gsm8k_grpo.config import job_resources
 from gsm8k_grpo.config.merging import WITHOUT_RESULT, merge, parse_scalars, read_yaml
 from gsm8k_grpo.config.recipes import load_selected, runs_by_recipe
 from gsm8k_grpo.config.schema import Settings
-from gsm8k_grpo.data import model_files
+from gsm8k_grpo.data import model_files, own_files
 from gsm8k_grpo.data.transfer_sets import SECOND_GOLD
 from gsm8k_grpo.grpo.kept_checkpoints import checkpoint_names
 from gsm8k_grpo.internals.snakemake_internals import run_what_has_no_notes
@@ -99,6 +99,8 @@ if workflow.is_main_process:
     )
     if too_little := disk.shortage(Path("results"), SETTINGS):
         print(f"WARNING: {too_little}", file=sys.stderr)
+    for missing in own_files.missing_files(Path("results"), SETTINGS):
+        print(f"WARNING: {missing}", file=sys.stderr)
     say_sessions()
 
 

@@ -152,6 +152,30 @@ def test_a_dry_run_says_how_many_sessions_the_training_takes(snakemake, sources,
     assert status == 0 and text.count(said) == 1, text
 
 
+def test_a_dry_run_says_which_files_of_the_users_own_are_missing(snakemake, sources, tmp_path):
+    folder = shutil.copytree(sources, tmp_path / "project")
+    gsm8k = ("recipes=tiny-gsm8k", "evaluation={transfer: [{name: own, path: own.csv}]}")
+    local = ("recipes=qwen2.5-0.5b", "dataset={source: huggingface}", "model={source: local, path: /none}")
+
+    def said(chosen):
+        status, text = snakemake(folder, "--dry-run", "--config", *chosen)
+        assert status == 0, text
+        return [line for line in text.splitlines() if line.startswith("WARNING: ") and "disk: " not in line]
+
+    assert said(gsm8k) == [
+        "WARNING: dataset.path: data/gsm8k/train.jsonl does not exist; put GSM8K's published train.jsonl and "
+        "test.jsonl into data/gsm8k, set dataset.path to their folder, or set dataset.source to huggingface",
+        "WARNING: evaluation.transfer: own: own.csv is no file; correct its path",
+    ]
+    (folder / "data/gsm8k").mkdir(parents=True)
+    for name in ("own.csv", "data/gsm8k/train.jsonl", "data/gsm8k/test.jsonl"):
+        (folder / name).touch()
+    assert said(gsm8k) == []
+    assert said(local) == ["WARNING: model.path: /none is not a folder; name the one with the model's files"]
+    files.write_json(folder / "results/models/qwen2.5-0.5b/model.json", {"origin": {"files": {}, "path": "/none"}})
+    assert said(local) == []  # it is made already
+
+
 @pytest.mark.parametrize("size", ["", "-miniature"])
 def test_every_recipe_has_a_dry_run(snakemake, sources, size):
     recipes = [recipe for recipe in RECIPES if not (size and recipe.startswith("tiny"))]  # those are small already

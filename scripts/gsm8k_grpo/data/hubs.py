@@ -38,8 +38,7 @@ def fetch_model(model_settings: Mapping) -> tuple[Path, dict]:
     source = model_settings["source"]
     if source == "local":
         folder = Path(model_settings["path"])
-        if not folder.is_dir():
-            raise PipelineError(f"model.path: {folder} is not a folder; name the one with the model's files")
+        require_local_folder(folder)
         model_files.check_model_folder(folder)
         files = model_files.local_hashes(folder)
         return folder, {"source": source, "path": str(folder), "files": files, "warning": None}
@@ -47,6 +46,12 @@ def fetch_model(model_settings: Mapping) -> tuple[Path, dict]:
     folder, origin = fetch(source, "model", handle, revision, model_files.MODEL_FILES)
     model_files.check_model_folder(folder)
     return folder, origin
+
+
+def require_local_folder(folder: Path) -> None:
+    """Refuses a folder of a model (`model.path`) that is not there."""
+    if not folder.is_dir():
+        raise PipelineError(f"model.path: {folder} is not a folder; name the one with the model's files")
 
 
 def fetch(hub: str, kind: str, handle: str, revision: str | int | None, wanted: tuple[str, ...]) -> tuple[Path, dict]:

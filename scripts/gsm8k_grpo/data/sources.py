@@ -6,7 +6,7 @@ dataset.json records as their origin.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -83,12 +83,8 @@ def jsonl(dataset_settings: Mapping, _: Path | None) -> tuple[Rows, dict]:
     folder = Path(dataset_settings["path"])
     rows, hashes = {}, {}
     for split in SPLITS:
+        require_local_files(folder, [split])
         path = folder / f"{split}.jsonl"
-        if not path.is_file():
-            raise PipelineError(
-                f"dataset.path: {path} does not exist; put GSM8K's published train.jsonl and test.jsonl into {folder}, "
-                "set dataset.path to their folder, or set dataset.source to huggingface"
-            )
         raw = files.read_jsonl(path, gsm8k.KEYS)
         known = "" if gsm8k.is_published(raw, split) else f"not the {gsm8k.PUBLISHED[split][0]:,} of "
         print(f"{path}: {len(raw):,} rows, {known}GSM8K's {split} as published", flush=True)
@@ -103,6 +99,17 @@ def jsonl(dataset_settings: Mapping, _: Path | None) -> tuple[Rows, dict]:
             flush=True,
         )
     return rows, {"path": str(folder), "sha256": hashes}
+
+
+def require_local_files(folder: Path, splits: Iterable[str] = SPLITS) -> None:
+    """Refuses a folder (`dataset.path`) that lacks the file of a split."""
+    for split in splits:
+        path = folder / f"{split}.jsonl"
+        if not path.is_file():
+            raise PipelineError(
+                f"dataset.path: {path} does not exist; put GSM8K's published train.jsonl and test.jsonl into {folder}, "
+                "set dataset.path to their folder, or set dataset.source to huggingface"
+            )
 
 
 @source

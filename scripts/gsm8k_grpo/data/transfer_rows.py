@@ -56,14 +56,19 @@ def _find_file(transfer_set: Mapping, folder: Path) -> tuple[Path, dict]:
         fetched, origin = hubs.fetch("huggingface", "dataset", handle, transfer_set["revision"], (path,))
         return fetched / path, {key: origin[key] for key in ("source", "handle", "commit")}
     if path:
-        if not Path(path).is_file():
-            raise PipelineError(f"evaluation.transfer: {name}: {path} is no file; correct its path")
+        require_local_file(name, Path(path))
         return Path(path), {"source": "file", "path": path}
     chosen = PUBLISHED_SETS[name]
     target = folder / Path(chosen.path).name
     remedy = f"name a copy of it on this machine: evaluation.transfer: [{{name: {name}, path: FILE}}]"
     github_file.fetch(chosen.repository, chosen.commit, chosen.path, chosen.checksum, target, remedy)
     return target, {"source": "github", "repository": chosen.repository, "commit": chosen.commit, "path": chosen.path}
+
+
+def require_local_file(name: str, path: Path) -> None:
+    """Refuses a set's file on this machine that is not there."""
+    if not path.is_file():
+        raise PipelineError(f"evaluation.transfer: {name}: {path} is no file; correct its path")
 
 
 def _convert(transfer_set: Mapping, row: Mapping, where: str) -> RawRow:
