@@ -40,6 +40,10 @@ FAULTS = {
         {"training": {"learning_rate": "1e-6"}},
         "training.learning_rate: expected a number, found '1e-6' (YAML reads 1e-6 as text; write 1.0e-6)",
     ),
+    "a power of ten without a sign": (
+        {"stop_after_hours": "1.0e9"},
+        "stop_after_hours: expected a number, found '1.0e9' (YAML reads 1.0e6 as text; write 1.0e+6)",
+    ),
     "text for a text": ({"prompt": {"system": 3}}, "prompt.system: expected text, found 3"),
     "truth for a number": ({"training": {"beta": True}}, "training.beta: expected a number, found True"),
     "number for a truth": ({"miniature": 1}, "miniature: expected true or false, found 1"),

@@ -164,7 +164,9 @@ def _sentence(error: pydantic.ValidationError, settings: Any) -> str:
         return f"{dotted}: this key is missing"
     found = faults[0]["input"]
     is_power = faults[0]["type"] == "float_type" and isinstance(found, str) and POWER_OF_TEN.fullmatch(found)
-    hint = " (YAML reads 1e-6 as text; write 1.0e-6)" if is_power else ""
+    # To YAML, a power of ten has a point and, in its exponent, a sign.
+    text, number = ("1.0e6", "1.0e+6") if is_power and "." in found else ("1e-6", "1.0e-6")
+    hint = f" (YAML reads {text} as text; write {number})" if is_power else ""
     return f"{dotted}: expected {' or '.join(map(_expected, faults))}, found {repr(found)[:80]}{hint}"
 
 
