@@ -32,6 +32,9 @@ def main(
       recipe: name of a trained recipe, or of its run: a folder below the results
       checkpoint: the trained model: step-N, final, or best (the one chosen on dev)
     """
+    if not question and sys.stdin is None:
+        raise PipelineError("question: standard input is closed; write one in quotation marks")
+    given = [_readable(" ".join(question))] if question else None
     run = layout.run_folder(results, recipe)
     checkpoints = layout.training_folder(results, recipe) / "checkpoints.json"
     for path in (layout.settings_file(results, recipe), checkpoints):
@@ -51,17 +54,32 @@ def main(
     names = {"base": "base model", chosen["name"]: f"{recipe}, {chosen['name']} (step {chosen['step']})"}
     asker = Asker(settings, folder, checkpoints, list(names))
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for asked in [" ".join(question)] if question else _questions():
+    for asked in given or _questions():
         try:
-            answers = {shown: asker.ask(asked, name) for name, shown in names.items()}
+            answers = {shown: asker.ask(_readable(asked), name) for name, shown in names.items()}
         except PipelineError as error:
-            if question:
+            if given:
                 raise
-            print(f"ERROR: {error}", file=sys.stderr)  # the next question may be shorter
+            print(f"ERROR: {error}", file=sys.stderr)  # the next question may be a better one
             continue
         texts = {name: f"{answer.text}\n\n{_facts(answer)}" for name, answer in answers.items()}
         width = shutil.get_terminal_size().columns
         print(side_by_side(texts, width, Tags.of(settings["prompt"]) if coloured else None), flush=True)
+
+
+def _readable(question: str) -> str:
+    """A question that a tokenizer can read.
+
+    Raises:
+      PipelineError: it is blank, or has bytes that are not UTF-8, such as half of a character.
+    """
+    if not question.strip():
+        raise PipelineError("question: it is blank; write one in quotation marks, or leave it out to type some")
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise PipelineError(f"question: {ascii(question)[:80]} is not UTF-8; write it anew") from None
+    return question
 
 
 def _questions() -> Iterator[str]:

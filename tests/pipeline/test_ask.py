@@ -30,21 +30,37 @@ def test_a_question_of_the_test_rows_gets_the_completions_of_its_evaluations(fin
 
 
 @pytest.mark.slow
-def test_questions_are_read_line_by_line_and_one_that_is_too_long_ends_nothing(finished):
-    asked = ["Tom has 3 balls, buys 4. How many balls now?", "why " * 100, "Tom has 9 balls. How many?", "", "unread"]
+def test_questions_are_read_line_by_line_and_one_that_cannot_be_asked_ends_nothing(finished):
+    good = ["Tom has 3 balls, buys 4. How many balls now?", "Tom has 9 balls. How many?"]
+    asked = [good[0], "why " * 100, "half of \udcc3", good[1], "", "unread"]
     done = subprocess.run(
         [sys.executable, "scripts/ask.py", "--recipe", "tiny"],
         cwd=finished,
         input="\n".join(asked),
         capture_output=True,
         text=True,
+        errors="surrogateescape",
     )
     assert done.returncode == 0, done.stderr
     step = read(finished / "results/tiny/evaluations/final/metrics.json")["step"]
     headings = [line for line in done.stdout.splitlines() if line.startswith("base model")]
     assert [heading.split(" │ ")[1] for heading in headings] == [f"tiny, final (step {step})"] * 2
     assert "ERROR: prompt.max_tokens: none of the 1 asked prompts fits into 64 tokens" in done.stderr
+    assert "ERROR: question: 'half of \\udcc3' is not UTF-8" in done.stderr
     assert "\x1b" not in done.stdout  # colours are for terminals
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ('scripts/ask.py " "', "question: it is blank; write one in quotation marks"),
+        ("scripts/ask.py $'caf\\xc3'", "question: 'caf\\udcc3' is not UTF-8"),
+        ("scripts/ask.py <&-", "question: standard input is closed"),
+    ],
+)
+def test_what_is_no_question_is_refused(finished, command, said):
+    done = subprocess.run(["bash", "-c", f"{sys.executable} {command}"], cwd=finished, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(f"ERROR: {said}"), done.stderr
 
 
 def test_a_recipe_that_is_not_trained_is_named_with_those_that_are(finished):
