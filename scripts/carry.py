@@ -34,12 +34,17 @@ def main(*, archive: Path, results: ResultsFolder = Path("results"), restore: bo
         raise PipelineError(f"--archive: {folder} is no folder; name a file in one that is there")
     if folder.resolve().is_relative_to(results.resolve()):
         raise PipelineError(f"--archive: {archive} would lie in {results} and carry itself; name a file elsewhere")
-    carried = list(carrying.files_to_carry(results))
-    size, free = sum(path.stat().st_size for path in carried), shutil.disk_usage(folder).free
-    print(f"{archive}: packing {len(carried)} files, {size_text(size)}; {size_text(free)} are free", flush=True)
-    if size > free:
-        raise PipelineError(f"--archive: {archive} needs {size_text(size)}; name a file on another disk")
-    carrying.pack(results, archive, carried)
+    try:
+        carried = list(carrying.files_to_carry(results))
+        size, free = sum(path.stat().st_size for path in carried), shutil.disk_usage(folder).free
+        print(f"{archive}: packing {len(carried)} files, {size_text(size)}; {size_text(free)} are free", flush=True)
+        if size > free:
+            raise PipelineError(f"--archive: {archive} needs {size_text(size)}; name a file on another disk")
+        carrying.pack(results, archive, carried)
+    except FileNotFoundError as error:  # a stage is at work, and removed or renamed it
+        raise PipelineError(
+            f"{error.filename}: is gone since packing began; wait until no stage runs, then run the same command again"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -104,6 +104,18 @@ def test_a_place_where_no_archive_can_lie_is_named(results, tmp_path, place, sai
     assert done.returncode == 1 and done.stderr.startswith("ERROR: --archive: ") and said in done.stderr
 
 
+def test_a_file_that_a_stage_removes_meanwhile_is_named(results, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import carry
+
+    gone = results / "tiny/training/runs/f/checkpoints/actor/8/weights"
+    pack = carrying.pack
+    monkeypatch.setattr(carrying, "pack", lambda *arguments: (gone.unlink(), pack(*arguments)))
+    with pytest.raises(PipelineError, match=r"8/weights: is gone since packing began; wait until no stage runs"):
+        carry.main(archive=tmp_path / "carry.tar", results=results)
+    assert not [path for path in tmp_path.iterdir() if "carry" in path.name]
+
+
 @pytest.mark.parametrize("name", ["../outside.json", "/tmp/outside.json", "a/../../outside.json"])
 def test_an_archive_that_leads_out_of_the_folder_writes_nothing(tmp_path, name):
     archive, clone = tmp_path / "carry.tar", tmp_path / "clone"
