@@ -57,6 +57,12 @@ def test_what_a_next_session_needs_is_carried_and_what_it_can_get_is_not(results
         carrying.unpack(archive, clone)
 
 
+def test_a_folder_that_lies_on_another_disk_is_carried_too(results, tmp_path):
+    (results / "tiny").rename(tmp_path / "larger")
+    (results / "tiny").symlink_to(tmp_path / "larger")
+    assert {path.relative_to(results).as_posix() for path in carrying.files_to_carry(results)} == set(CARRIED)
+
+
 def test_a_cut_or_missing_archive_is_an_error_that_names_it(results, tmp_path):
     archive, clone = tmp_path / "carry.tar", tmp_path / "clone"
     with pytest.raises(PipelineError, match=r"carry\.tar: no such file"):

@@ -24,7 +24,9 @@ def files_to_carry(results: Path) -> Iterator[Path]:
     is taken over. So are hidden files, which are parts of what was not finished.
     """
     fetched = {path.parent for path in results.glob("models/*/model.json") if _is_from_hub(path)}
-    for path in sorted(results.rglob("*")):
+    # Through links: a folder of results may lie on a larger disk.
+    found = (Path(folder, name) for folder, _, names in os.walk(results, followlinks=True) for name in names)
+    for path in sorted(found):
         parts = path.relative_to(results).parts
         weights = any(path.is_relative_to(folder / name) for folder in fetched for name in ("weights", "published"))
         hidden = any(part.startswith(".") and ".making." in part for part in parts)
