@@ -1,5 +1,6 @@
 """The archive of what a next session needs."""
 
+import contextlib
 import json
 import resource
 import signal
@@ -133,15 +134,31 @@ def test_an_archive_that_leads_out_of_the_folder_writes_nothing(tmp_path, name):
     assert not list(clone.iterdir()) and not (tmp_path / "outside.json").exists()
 
 
-def test_an_archive_that_does_not_fit_leaves_no_half_of_itself(results, tmp_path):
-    archive, limits = tmp_path / "carry.tar", resource.getrlimit(resource.RLIMIT_FSIZE)
+@contextlib.contextmanager
+def files_up_to(limit_bytes):
+    """In it, a larger file ends in an error, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large") as failed:
-            carrying.pack(results, archive, list(carrying.files_to_carry(results)))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, former)
+
+
+def test_results_that_do_not_fit_leave_no_half_of_themselves(results, tmp_path):
+    archive, clone = tmp_path / "carry.tar", tmp_path / "clone"
+    (results / "data/gsm8k/train.jsonl").write_text("x" * 2000)
+    carrying.pack(results, archive, list(carrying.files_to_carry(results)))
+    with files_up_to(1000), pytest.raises(OSError, match="File too large") as failed:
+        carrying.unpack(archive, clone)
+    assert failed.value.filename == str(clone) and not list(clone.iterdir())
+
+
+def test_an_archive_that_does_not_fit_leaves_no_half_of_itself(results, tmp_path):
+    archive = tmp_path / "carry.tar"
+    with files_up_to(1000), pytest.raises(OSError, match="File too large") as failed:
+        carrying.pack(results, archive, list(carrying.files_to_carry(results)))
     assert failed.value.filename == str(archive)
     assert not [path for path in tmp_path.iterdir() if "carry" in path.name]

@@ -62,6 +62,7 @@ def unpack(archive: Path, results: Path) -> int:
 
     Raises:
       PipelineError: no such archive, it is cut short or another program's, or results/ has files.
+      OSError: names results/, where its disk has too little room.
     """
     there = next((path for path in results.rglob("*") if path.is_file() and path != results / PAGE), None)
     if there:
@@ -79,6 +80,9 @@ def unpack(archive: Path, results: Path) -> int:
     except (tarfile.TarError, EOFError) as error:
         reason = str(error).partition(":\n")[0]  # without a line for each way of compression
         raise PipelineError(f"{archive}: is no whole archive of carry.py ({reason}); copy it again") from None
+    except OSError as error:
+        error.filename = error.filename or str(results)
+        raise
 
 
 def _extract(packed: tarfile.TarFile, folder: Path) -> int:
