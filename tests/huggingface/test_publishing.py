@@ -86,6 +86,7 @@ def test_an_export_is_published_in_one_commit_and_replaces_another_only_when_tol
 def test_what_cannot_be_published_is_said_in_one_sentence(hub, publish, tmp_path):
     status, text = publish()
     assert status == 1 and "ERROR: results/tiny/export/export.json: no such file; make the export first" in text
+    assert "results/tiny/export/export.json, with the --config of its run" in text  # which tiny alone does without
     export(tmp_path, FILES)
     status, text = publish(HF_TOKEN="")
     assert status == 1 and "ERROR: --to: Hugging Face does not let you write to someone/tiny: create a token" in text

@@ -123,7 +123,8 @@ def exported_files(export: Path) -> list[str]:
     manifest_file = export / "export.json"
     if not manifest_file.is_file():
         raise PipelineError(
-            f"{manifest_file}: no such file; make the export first: snakemake --cores 1 {manifest_file}"
+            f"{manifest_file}: no such file; make the export first: snakemake --cores 1 {manifest_file}, with the "
+            "--config of its run"
         )
     manifest = files.read_json(manifest_file)
     for name, sha256 in manifest["files"].items():
@@ -131,7 +132,7 @@ def exported_files(export: Path) -> list[str]:
         if not path.is_file() or files.sha256_file(path) != sha256:
             raise PipelineError(
                 f"{path}: is missing or was changed after the export; make it again: snakemake --cores 1 "
-                f"{manifest_file} --forcerun {manifest_file}"
+                f"{manifest_file} --forcerun {manifest_file}, with the --config of its run"
             )
     return [*manifest["files"], manifest_file.name]
 
