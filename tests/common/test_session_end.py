@@ -3,7 +3,10 @@
 import math
 import time
 
+import pytest
+
 from gsm8k_grpo.common import session_end
+from gsm8k_grpo.common.errors import PipelineError
 
 
 def test_a_session_ends_so_many_hours_after_snakemake_began_and_by_hand_after_the_stage_began(monkeypatch):
@@ -17,3 +20,9 @@ def test_a_session_ends_so_many_hours_after_snakemake_began_and_by_hand_after_th
     assert not session_end.comes_within(ends, 3600) and session_end.comes_within(ends, 7201)
     assert session_end.session_end(1.0) <= time.time() + 3600  # by hand
     assert session_end.comes_within(session_end.session_end(0.0))
+
+
+@pytest.mark.parametrize("hours", [-1.0, float("nan")])
+def test_hours_by_hand_are_a_number(hours):
+    with pytest.raises(PipelineError, match=f"--stop-after: expected hours, 0 or more, found {hours:g}"):
+        session_end.session_end(hours)

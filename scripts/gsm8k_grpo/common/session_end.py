@@ -8,6 +8,8 @@ import math
 import os
 import time
 
+from gsm8k_grpo.common.errors import PipelineError
+
 # Seconds since 1970. Snakemake's process sets it for all its stages (rules/common.smk).
 VARIABLE = "GSM8K_GRPO_SESSION_ENDS_AT"
 SECONDS_PER_HOUR = 3600.0
@@ -23,8 +25,13 @@ def session_end(stop_after_hours: float | None) -> float:
 
     Args:
       stop_after_hours: `--stop-after` of a stage that is started by hand, counted from now; None takes `VARIABLE`.
+
+    Raises:
+      PipelineError: no number of hours.
     """
     if stop_after_hours is not None:
+        if not stop_after_hours >= 0:  # nan too
+            raise PipelineError(f"--stop-after: expected hours, 0 or more, found {stop_after_hours:g}")
         return time.time() + stop_after_hours * SECONDS_PER_HOUR
     return float(os.environ.get(VARIABLE) or math.inf)
 
