@@ -10,7 +10,7 @@ Writes completions.jsonl (for each row the completion, its readings, verdicts an
 from pathlib import Path
 from typing import Literal
 
-from gsm8k_grpo.common import jax_setup
+from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.command_line import ModelFolder, OutputFolder, Settings, run_stage
 from gsm8k_grpo.common.session_end import session_end
 from gsm8k_grpo.config.settings_argument import stage_settings
@@ -59,9 +59,9 @@ def main(
         from gsm8k_grpo.preflight.this_machine import require_evaluation_memory
 
         mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
+        require_evaluation_memory(files.read_json(model / "model.json"), settings, len(prompts), mesh)
         base = load_base_model(model, mesh)
         policy = load_for_evaluation(base, checkpoints, chosen["name"], mesh)
-        require_evaluation_memory(base.config, settings, len(prompts), mesh)
         log, title = RowLog(output, fingerprint), f"evaluating {chosen['name']} on {split}"
         graded = evaluate_rows(base, policy, mesh, prompts, settings, log, title, end)
         metrics = write_evaluation(graded, split, chosen, settings["evaluation"], log)

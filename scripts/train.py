@@ -59,7 +59,7 @@ def main(
             from gsm8k_grpo.preflight.this_machine import require_training_memory
 
             mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
-            require_training_memory(manifest["architecture"], settings, mesh)
+            require_training_memory(manifest, settings, mesh)
             train_to_end(make_learner(model, settings, prompts, run, mesh), training_settings, run, end)
         if leads:
             write_artifacts(output, run, steps, settings, len(prompts))

@@ -48,7 +48,7 @@ def assert_plain(model, prompts, found, decoding):
 
 @pytest.mark.parametrize("family", ONE_FAMILY_QUICK)
 def test_rows_of_refilled_slots_are_those_of_the_plain_path(family, monkeypatch):
-    monkeypatch.setattr(slots, "REFILLS", 4)
+    monkeypatch.setattr(cache_length, "REFILLS", 4)
     model = building.initialise(building.tunix_config(FAMILIES[family]), seed=3)
     sampler, shapes, sizes = Sampler(model, Numbers(), 32, MESH), [], []
     for name in ("prefill", "decode"):
@@ -77,7 +77,7 @@ def test_rows_of_refilled_slots_are_those_of_the_plain_path(family, monkeypatch)
 @pytest.mark.parametrize("family", ONE_FAMILY_QUICK)
 def test_rows_of_prompts_that_begin_alike_are_those_of_the_plain_path(family, monkeypatch):
     """The beginning is computed once; what follows it is longer and shorter than the window of local attention."""
-    monkeypatch.setattr(slots, "REFILLS", 4)
+    monkeypatch.setattr(cache_length, "REFILLS", 4)
     monkeypatch.setattr(shared_prefix, "WORTH_TOKENS", 3)
     monkeypatch.setattr(shared_prefix, "STEP_TOKENS", 2)
     prompts = [f"9 8 7 {prompt}" for prompt in PROMPTS if len(prompt.split()) < 9]
@@ -112,7 +112,7 @@ def test_the_shared_beginning_of_prompts(monkeypatch, prompts, expected):
 
 @pytest.mark.slow
 def test_samples_of_a_prompt_share_its_computation_and_parts_of_a_queue_have_the_same_rows(monkeypatch):
-    monkeypatch.setattr(slots, "REFILLS", 2)
+    monkeypatch.setattr(cache_length, "REFILLS", 2)
     model = building.initialise(building.tunix_config(FAMILIES["gemma2"]), seed=3)
     sampler, shapes = Sampler(model, Numbers(), 32, MESH, for_cpu=False), []  # decodes with the weights themselves
     monkeypatch.setattr(sampler, "prefill", with_noted_shapes(sampler.prefill, shapes))

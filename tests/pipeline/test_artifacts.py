@@ -212,7 +212,7 @@ def test_too_large_a_batch_is_refused_by_name_before_anything_is_computed(finish
         *("scripts/evaluate.py", "--settings", str(tmp_path / "settings.yaml"), "--output", str(tmp_path / "base")),
         *("--rows", "results/tiny/prompts/test.jsonl", "--model", "results/models/tiny"),
     )
-    assert "too little memory" in error and "evaluation.batch_size" in error
+    assert "too little memory" in error and "lower evaluation.max_completion_tokens" in error
 
 
 def test_missing_weights_are_named(finished, tmp_path):

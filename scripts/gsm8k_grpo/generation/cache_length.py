@@ -1,10 +1,11 @@
-"""Chooses how many tokens the KV cache has room for."""
+"""Chooses how many tokens the KV cache has room for, and in how many parts its rows are refilled. No JAX here."""
 
 import math
 
 # Decoding goes on with fewer rows, and starts with half a cache, only where so many tokens may follow: each is one
 # more program to compile.
 WORTH_A_PROGRAM_TOKENS = 64
+REFILLS = 8  # slots that have ended are refilled in so many parts
 
 
 def cache_capacities(max_completion_tokens: int) -> tuple[int, ...]:

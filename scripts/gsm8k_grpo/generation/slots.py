@@ -18,7 +18,6 @@ from gsm8k_grpo.generation.decoding_state import DecodingState, DrawingOptions
 from gsm8k_grpo.generation.shared_prefix import shared_prefix
 
 HALVINGS = 3  # how often decoding may go on with half as many rows
-REFILLS = 8  # the slots are refilled in so many parts
 FREE = -1  # in place of a row's index
 
 
@@ -44,7 +43,7 @@ def refill_rows(rows: int, slots: int, max_completion_tokens: int, fsdp: int) ->
     """
     if rows <= slots or max_completion_tokens < cache_length.WORTH_A_PROGRAM_TOKENS:
         return slots
-    refilled = -(-slots // REFILLS)
+    refilled = -(-slots // cache_length.REFILLS)
     return refilled if slots % fsdp else -(-refilled // fsdp) * fsdp
 
 

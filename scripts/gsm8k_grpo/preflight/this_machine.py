@@ -1,8 +1,9 @@
 """Before training and evaluation: refuses a batch that cannot fit. (The stage `preflight` compiles instead, see
-`programs`.) The check counts less than a batch really takes, so it never refuses one that would fit."""
+`programs`.) On a CPU the peak is known well enough to be said (`expected_memory`). Elsewhere the check counts less than
+a batch really takes, so it never refuses one that would fit."""
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -10,13 +11,15 @@ from jax.sharding import Mesh
 
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.common.units import size_text
-from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch
+from gsm8k_grpo.config.batch_sizes import micro_batch, rollout_batch, step_completions
 from gsm8k_grpo.generation.cache_length import cache_capacities
-from gsm8k_grpo.models import log_probs
+from gsm8k_grpo.models import log_probs, matmul_order
 from gsm8k_grpo.models.building import tunix_config, vocabulary_size
+from gsm8k_grpo.preflight import expected_memory
 
 BYTES_PER_LOGIT = 4  # log-probs are computed in float32, whatever the precision of the weights
 BYTES_PER_ACTIVATION = 2  # the least: bfloat16
+TOLERANCE = 1.2  # what is expected may be a fifth too much
 
 
 def available_bytes(mesh: Mesh) -> int:
@@ -49,11 +52,26 @@ def require_memory(needed_bytes: int, mesh: Mesh, purpose: str, settings_to_lowe
         )
 
 
-def require_training_memory(architecture: Mapping | str, settings: Mapping, mesh: Mesh) -> None:
-    """Refuses a micro-batch whose logits and layer inputs, or a rollout whose KV cache, alone do not fit."""
-    config, training_settings = tunix_config(architecture), settings["training"]
+def require_training_memory(manifest: Mapping, settings: Mapping, mesh: Mesh) -> None:
+    """Refuses a training that does not fit; on a CPU, says what it will hold.
+
+    Elsewhere it refuses a micro-batch whose logits and layer inputs, or a rollout whose KV cache, alone do not fit.
+
+    Args:
+      manifest: the base model's model.json.
+      settings: the blocks prompt and training.
+    """
+    architecture, training_settings = manifest["architecture"], settings["training"]
+    if matmul_order.on_cpu(mesh):
+
+        def parts_of(chosen: Mapping) -> dict[str, int]:
+            return expected_memory.training_parts(architecture, manifest["dtype"], chosen)
+
+        otherwise = "lower training.num_generations or training.max_completion_tokens"
+        _require_expected("training", parts_of, settings, _smaller_updates(settings), otherwise, mesh)
+        return
+    config, limit = tunix_config(architecture), training_settings["max_completion_tokens"]
     completions, rollouts = micro_batch(training_settings), rollout_batch(training_settings)
-    limit = training_settings["max_completion_tokens"]
     logits = min(completions * limit * vocabulary_size(config), log_probs.LOGITS_AT_A_TIME)
     layer_inputs = completions * limit * config.embed_dim * config.num_layers  # kept for the gradient
     require_memory(
@@ -70,9 +88,27 @@ def require_training_memory(architecture: Mapping | str, settings: Mapping, mesh
     )
 
 
-def require_evaluation_memory(config: object, settings: Mapping, prompts: int, mesh: Mesh) -> None:
-    """Refuses an evaluation batch whose KV cache and next logits alone do not fit."""
-    rows, limit = min(settings["evaluation"]["batch_size"], prompts), settings["evaluation"]["max_completion_tokens"]
+def require_evaluation_memory(manifest: Mapping, settings: Mapping, prompts: int, mesh: Mesh) -> None:
+    """Refuses an evaluation that does not fit; on a CPU, says what it will hold.
+
+    Elsewhere it refuses a batch whose KV cache and next logits alone do not fit.
+
+    Args:
+      manifest: the base model's model.json.
+      settings: the blocks prompt and evaluation.
+      prompts: their number.
+    """
+    architecture, evaluation = manifest["architecture"], settings["evaluation"]
+    if matmul_order.on_cpu(mesh):
+
+        def parts_of(chosen: Mapping) -> dict[str, int]:
+            return expected_memory.evaluation_parts(architecture, manifest["dtype"], chosen, prompts)
+
+        otherwise = "lower evaluation.max_completion_tokens"
+        _require_expected("evaluation", parts_of, settings, _smaller_batches(settings), otherwise, mesh)
+        return
+    config = tunix_config(architecture)
+    rows, limit = min(evaluation["batch_size"], prompts), evaluation["max_completion_tokens"]
     logits = rows * vocabulary_size(config) * BYTES_PER_LOGIT
     cache = least_kv_cache_bytes(config, rows, settings["prompt"]["max_tokens"] + cache_capacities(limit)[0])
     require_memory(
@@ -81,3 +117,56 @@ def require_evaluation_memory(config: object, settings: Mapping, prompts: int, m
         f"an evaluation batch of {rows} rows",
         "evaluation.batch_size or evaluation.max_completion_tokens",
     )
+
+
+def _require_expected(
+    stage: str,
+    parts_of: Callable[[Mapping], dict[str, int]],
+    settings: Mapping,
+    smaller: Iterator[tuple[str, Mapping]],
+    otherwise: str,
+    mesh: Mesh,
+) -> None:
+    """Prints what a stage will hold, with a warning where that is more than there is; refuses what is far more.
+
+    Args:
+      parts_of: from settings to the bytes of each part.
+      smaller: other settings with the same results but for rounding, largest first, and what to set for them.
+      otherwise: what helps where none of them fits.
+    """
+    parts, available = parts_of(settings), available_bytes(mesh)
+    expected = sum(parts.values())
+    listed = ", ".join(f"{name} {size_text(size)}" for name, size in parts.items())
+    said = f"{stage} will hold at most about {size_text(expected)} ({listed}); {size_text(available)} are available"
+    if expected <= available:
+        print(said, flush=True)
+        return
+    fits = next((text for text, changed in smaller if sum(parts_of(changed).values()) <= available), None)
+    advice = f"set {fits}" if fits else otherwise
+    if expected > TOLERANCE * available:
+        raise PipelineError(f"too little memory: {said}; {advice}")
+    print(f"WARNING: perhaps too little memory: {said}; {advice}", flush=True)
+
+
+def _smaller_updates(settings: Mapping) -> Iterator[tuple[str, Mapping]]:
+    """The training's settings with fewer completions at a time: halves, quarters, …"""
+    training, completions = settings["training"], step_completions(settings["training"])
+    generations, size = training["num_generations"], micro_batch(training)
+    while size % 2 == 0:
+        size //= 2
+        rollouts = max(size, generations)
+        if not (size % generations and generations % size) and completions % rollouts == rollouts % generations == 0:
+            changed = {"micro_batch_completions": size, "rollout_batch_completions": rollouts}
+            yield (
+                f"training.micro_batch_completions: {size} and training.rollout_batch_completions: {rollouts}",
+                {**settings, "training": {**training, **changed}},
+            )
+
+
+def _smaller_batches(settings: Mapping) -> Iterator[tuple[str, Mapping]]:
+    """The evaluation's settings with smaller batches: halves, quarters, …"""
+    size = settings["evaluation"]["batch_size"]
+    while size > 1:
+        size //= 2
+        changed = {**settings["evaluation"], "batch_size": size}
+        yield f"evaluation.batch_size: {size}", {**settings, "evaluation": changed}
