@@ -10,6 +10,9 @@ from gsm8k_grpo.internals import tunix_internals
 # The setting `platform`. Snakemake's process sets it for all its stages (rules/common.smk) unless it is set already, to
 # try an accelerator's settings on a machine without one. Without it, as by hand, a stage takes what JAX finds.
 PLATFORM_VARIABLE = "GSM8K_GRPO_PLATFORM"
+LARGE_BUFFER_BYTES = 4 * 2**20
+# Of a large model, in float32, the smallest of its matrices are such buffers.
+LARGE_FROM_PARAMETERS = 100_000_000
 
 
 def configure_jax() -> None:
@@ -21,16 +24,7 @@ def configure_jax() -> None:
     - Freed buffers stay in the process: XLA on the CPU allocates its temporaries anew at each step, and without this
       more than half of a small step went into the kernel's page faults.
     """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8  # <malloc.h>
-        for option, value in (
-            (m_arena_max, 1),
-            (m_mmap_max, 0),
-            (m_trim_threshold, 2**31 - 1),
-            (m_top_pad, 256 * 2**20),
-        ):
-            libc.mallopt(option, value)
+    _set_malloc(M_ARENA_MAX=1, M_MMAP_MAX=0, M_TRIM_THRESHOLD=2**31 - 1, M_TOP_PAD=256 * 2**20)
     tunix_internals.import_without_extras()
     import jax
 
@@ -38,6 +32,23 @@ def configure_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", kept)
     # A stage has a hundred small programs; to read one takes a fifth of the time that it takes to compile it.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def return_large_buffers() -> None:
+    """From now on, the system gets a large buffer back as soon as it is freed. For large models on a CPU.
+
+    In the heap, their buffers leave holes that the next ones do not fit into: a training of half a billion parameters
+    held twice of what it needed. Beside their programs, the page faults take no time worth mentioning.
+    """
+    _set_malloc(M_MMAP_THRESHOLD=LARGE_BUFFER_BYTES, M_MMAP_MAX=2**16, M_TOP_PAD=2**20)
+
+
+def _set_malloc(**options: int) -> None:
+    """Sets options of glibc's malloc, by their names in <malloc.h>. Other C libraries have other ones, or none."""
+    numbers = {"M_TRIM_THRESHOLD": -1, "M_TOP_PAD": -2, "M_MMAP_THRESHOLD": -3, "M_MMAP_MAX": -4, "M_ARENA_MAX": -8}
+    if sys.platform == "linux":
+        for name, value in options.items():
+            ctypes.CDLL(None).mallopt(numbers[name], value)
 
 
 def require_platform(found: str) -> None:

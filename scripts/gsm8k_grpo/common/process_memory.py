@@ -1,6 +1,5 @@
 """The memory that this process holds and has used."""
 
-import ctypes
 import gc
 import re
 import resource
@@ -35,10 +34,3 @@ def peak_resident_bytes() -> int:
     if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return int(peak[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def give_back_freed_memory() -> None:
-    """Returns freed memory within the heap to the system, where the C library does that (glibc; see malloc_trim(3))."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim:
-        trim(0)

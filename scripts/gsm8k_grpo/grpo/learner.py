@@ -18,7 +18,6 @@ from tunix.rl.grpo import grpo_learner
 from tunix.rl.rl_cluster import RLCluster, Role
 
 from gsm8k_grpo.common import estimators
-from gsm8k_grpo.common.process_memory import give_back_freed_memory
 from gsm8k_grpo.generation import padding
 from gsm8k_grpo.grpo import tunix_setup
 from gsm8k_grpo.grpo.groups import Group, count_tokens, sample_rows, sampling_metrics
@@ -34,9 +33,6 @@ from gsm8k_grpo.rewards import scoring
 from gsm8k_grpo.rewards.answers import Tags
 from gsm8k_grpo.rewards.training_rewards import TrainingRewards
 
-# A large model's rollout leaves a hole in the heap, its copy of the weights, into which no update fits. To get so much
-# memory from the system again takes about a second, which small steps would feel.
-GIVE_BACK_FROM_PARAMETERS = 100_000_000
 DROPOUT_DRAW = 2**31 - 1  # the draw whose random numbers dropout uses; the draws of rollouts count from 0
 
 
@@ -83,10 +79,9 @@ class Learner(grpo_learner.GRPOLearner):
             reward_fns=scoring.score,  # Tunix requires one; `_draw` calls it itself, to keep each reward's values
         )
         trainer, for_cpu = rl_cluster.actor_trainer, matmul_order.on_cpu(self._mesh)
-        parameters = building.count_parameters(trainer.model)
         # Each number of packed tokens is another program. On an accelerator, a large model's compiles for minutes.
-        self._packs = for_cpu and self._mesh.shape["fsdp"] == 1 and parameters >= padding.PACKED_FROM_PARAMETERS
-        self._gives_back = for_cpu and parameters >= GIVE_BACK_FROM_PARAMETERS
+        self._packs = for_cpu and self._mesh.shape["fsdp"] == 1
+        self._packs &= building.count_parameters(trainer.model) >= padding.PACKED_FROM_PARAMETERS
         remat = training_settings["remat"]
         self._update = PolicyUpdate(trainer, self.algo_config, self._pad_id, self._mesh, remat, for_cpu)
         # The optimizer's counters are on one device before the first step and on the mesh after it. We move them, or
@@ -150,8 +145,6 @@ class Learner(grpo_learner.GRPOLearner):
         settings, step = self._settings, self.steps_done
         started = time.perf_counter()
         micro_batches = batch.micro_batches
-        if self._gives_back:
-            give_back_freed_memory()
         if settings["num_iterations"] > 1:  # in the only pass, the old policy is the policy itself
             micro_batches = [self._with_old_policy(example) for example in micro_batches]
         passes = []

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
 
-from gsm8k_grpo.common import files
+from gsm8k_grpo.common import files, jax_setup
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.models import building, matmul_order, storage, tokenizers
 from gsm8k_grpo.models.families import family_of
@@ -43,6 +43,8 @@ def load_base_model(folder: Path, mesh: Mesh) -> BaseModel:
             f"{folder / 'tokenizer.model'}: has {len(tokenizer)} pieces, more than the model's {rows} embeddings; use "
             "the model's own tokenizer"
         )
+    if matmul_order.on_cpu(mesh) and manifest["parameters"] >= jax_setup.LARGE_FROM_PARAMETERS:
+        jax_setup.return_large_buffers()
     dtype, weights_sha256 = jnp.dtype(manifest["dtype"]), manifest["sha256"]["weights"]
     model = storage.load(folder / "weights", config, mesh, dtype, weights_sha256)
     return BaseModel(model, config, tokenizer, tokenizers.stop_ids(tokenizer, template), manifest["sha256"])
