@@ -96,7 +96,10 @@ def test_every_artifact_of_the_contract_is_there_with_its_keys(finished):
     assert yaml.safe_load((results / "tiny/settings.yaml").read_text())["training"]["max_steps"] == 4
     trained = read(results / "tiny/training/summary.json")
     assert trained["starts"] == [0] and trained["memory"]["host_peak_bytes"] > 2**20
-    assert trained["memory"]["held_bytes"] > 4 * read(results / "models/tiny/model.json")["parameters"]  # float32
+    weights = 4 * read(results / "models/tiny/model.json")["parameters"]  # float32
+    (adapters,) = re.findall(r"^([\d,]+) LoRA parameters on", (results / "logs/tiny/train.log").read_text(), re.M)
+    kept = weights + 3 * 4 * int(adapters.replace(",", ""))  # with Adam's two moments
+    assert kept <= trained["memory"]["held_bytes"] < kept + weights  # one copy of the weights
     audit = read(results / "tiny/reward_audit.json")
     assert audit["sources"]["gold"]["n"] == 20 and audit["sources"]["gold"]["honest"]["total"] == 9.5
     assert audit["sources"]["gold"]["edits"].keys() == audit["edits"].keys()

@@ -19,6 +19,7 @@ from gsm8k_grpo.grpo.loss import LOSS
 from gsm8k_grpo.grpo.optimizer import make_optimizer
 from gsm8k_grpo.grpo.rollout import SeededRollout
 from gsm8k_grpo.grpo.run_folder import Run
+from gsm8k_grpo.internals import tunix_internals
 
 
 def rl_cluster_config(
@@ -102,13 +103,15 @@ def make_rl_cluster(
         mesh, training_settings, max_prompt_tokens, stop_ids, seed, checkpoints, gather_weights, sampled_model
     )
     try:
-        return RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
+        rl_cluster = RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
     except (ValueError, KeyError, FileNotFoundError) as error:
         reason = str(error).splitlines()[0][:120]
         raise PipelineError(
             f"{run.checkpoints}: the newest checkpoint cannot be restored ({reason}); move {run.folder} away to train "
             "from the start"
         ) from error
+    tunix_internals.drop_anchor_policy(rl_cluster)
+    return rl_cluster
 
 
 @dataclasses.dataclass(kw_only=True)

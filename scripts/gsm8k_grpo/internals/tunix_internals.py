@@ -27,6 +27,14 @@ def hide_memory_warning() -> None:
     logging.getLogger("absl").addFilter(lambda record: "Skipping non-TPU device" not in record.getMessage())
 
 
+def drop_anchor_policy(rl_cluster: Any) -> None:
+    """Frees the copy of all weights that Tunix's `RLCluster` makes at its start, in the host's memory.
+
+    Tunix computes the old policy's log-probs with it. We compute them before the first update of a step instead.
+    """
+    rl_cluster._anchor_policy_state = None
+
+
 def replace_class(module: Any, kind: type) -> None:
     """Turns a finished module into one of a subclass, with its weights.
 
