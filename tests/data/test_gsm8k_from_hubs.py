@@ -81,7 +81,7 @@ def test_rows_that_are_not_utf8_are_refused_in_one_sentence(hub, raw, tmp_path):
     repository.files["main_train.csv"] += b"\xff"
     status, text = download(hub, tmp_path / "data", source="kaggle")
     assert status == 1 and "Traceback" not in text
-    assert "main_train.csv: cannot be read as CSV (UnicodeDecodeError)" in text
+    assert "main_train.csv: cannot be read as CSV (not UTF-8); save it as UTF-8 again" in text
 
 
 def test_a_notebooks_mounted_folder_is_read(hub, notebook, raw, normalised, tmp_path):
