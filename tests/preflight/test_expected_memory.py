@@ -51,24 +51,29 @@ def test_what_fits_is_said_with_its_parts(settings, monkeypatch, capsys):
     this_machine.require_training_memory(MANIFEST, settings, make_mesh(1, 1))
     this_machine.require_evaluation_memory(MANIFEST, settings, 1319, make_mesh(1, 1))
     training, evaluation = capsys.readouterr().out.splitlines()
-    assert training.startswith("training will hold at most about 6.") and "weights 1.84 GiB" in training
+    assert training.startswith("training will hold at most about 7.") and "weights 1.84 GiB" in training
     assert evaluation.startswith("evaluation will hold at most about 6.") and "22.35 GiB are available" in evaluation
 
 
 def test_what_does_not_fit_is_refused_with_the_settings_that_would(settings, monkeypatch, capsys):
     mesh = make_mesh(1, 1)
-    monkeypatch.setattr(this_machine, "available_bytes", lambda mesh: 5.5 * GB)
+
+    def available(gigabytes):
+        monkeypatch.setattr(this_machine, "available_bytes", lambda mesh: gigabytes * GB)
+
+    available(6.8)
     with pytest.raises(PipelineError) as refused:
         this_machine.require_training_memory(MANIFEST, settings, mesh)
     assert "set training.micro_batch_completions: 4 and training.rollout_batch_completions: 8" in str(refused.value)
     smaller = merge(settings, {"training": {"micro_batch_completions": 4, "rollout_batch_completions": 8}})
     this_machine.require_training_memory(MANIFEST, smaller, mesh)
-    with pytest.raises(PipelineError, match=r"set evaluation.batch_size: 16$"):
-        this_machine.require_evaluation_memory(MANIFEST, settings, 1319, mesh)
     capsys.readouterr()
-    monkeypatch.setattr(this_machine, "available_bytes", lambda mesh: 6 * GB)
+    available(7)
     this_machine.require_training_memory(MANIFEST, settings, mesh)  # the estimate may be too much by so little
     assert capsys.readouterr().out.startswith("WARNING: perhaps too little memory: training will hold")
-    monkeypatch.setattr(this_machine, "available_bytes", lambda mesh: 1 * GB)
+    available(1)
     with pytest.raises(PipelineError, match=r"lower training.num_generations or training.max_completion_tokens$"):
         this_machine.require_training_memory(MANIFEST, settings, mesh)
+    available(5.5)
+    with pytest.raises(PipelineError, match=r"set evaluation.batch_size: 16$"):
+        this_machine.require_evaluation_memory(MANIFEST, settings, 1319, mesh)

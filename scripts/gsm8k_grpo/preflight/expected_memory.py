@@ -13,8 +13,10 @@ from gsm8k_grpo.preflight.disk import lora_parameters
 
 FLOAT_BYTES = 4  # a CPU computes activations and keeps the KV cache in float32
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
-# Python, JAX with its compiler, and small programs: all that a miniature's training takes.
-LIBRARIES_BYTES = 750 * 10**6
+LIBRARIES_BYTES = 750 * 10**6  # Python, JAX and small programs
+# An evaluation compiles before its peak. A training compiles each length that occurs, and some of them at its peak.
+COMPILED_LAYER_BYTES = 75 * 10**6
+COMPILER_FROM_LAYERS = 4  # as many layers as a miniature has are among the libraries
 
 
 def training_parts(architecture: Mapping | str, dtype: str, settings: Mapping) -> dict[str, int]:
@@ -35,6 +37,7 @@ def training_parts(architecture: Mapping | str, dtype: str, settings: Mapping) -
     prompts = -(-rollouts // training["num_generations"])
     return {
         "libraries": LIBRARIES_BYTES,
+        "compiler": COMPILED_LAYER_BYTES * max(0, sizes["num_layers"] - COMPILER_FROM_LAYERS),
         "weights": weights + second_model,
         "adapters and optimizer" if lora else "optimizer": kept,
         "rollout or update": max(
@@ -103,6 +106,8 @@ def update_bytes(
     embedding = sizes["vocabulary_size"] * sizes["embed_dim"]
     parameters = families.approximate_parameters(sizes)
     copied = weight_bytes * (parameters - embedding) // parameters
+    if weight_bytes < FLOAT_BYTES * parameters:  # the products of the logits are in float32
+        copied += FLOAT_BYTES * embedding
     kept = 1.5 * inputs if remat == "full" else 2 * features + 2.6 * inputs
     return int(copied + 3.1 * scores + 9.7 * features + 2.15 * cache + layers * kept)
 
