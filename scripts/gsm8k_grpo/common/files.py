@@ -81,7 +81,6 @@ def read_jsonl(path: str | Path, keys: Iterable[str] = ()) -> list[dict]:
     """
     keys = tuple(keys)
     rows = []
-    # Windows begins files with a mark that JSON does not know.
     for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -102,6 +101,7 @@ def read_jsonl(path: str | Path, keys: Iterable[str] = ()) -> list[dict]:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
+        # Windows begins files with a mark that JSON does not know.
         return Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file") from None

@@ -10,9 +10,9 @@ from gsm8k_grpo.internals import tunix_internals
 # The setting `platform`. Snakemake's process sets it for all its stages (rules/common.smk) unless it is set already, to
 # try an accelerator's settings on a machine without one. Without it, as by hand, a stage takes what JAX finds.
 PLATFORM_VARIABLE = "GSM8K_GRPO_PLATFORM"
-LARGE_BUFFER_BYTES = 4 * 2**20
-# Of a large model, in float32, the smallest of its matrices are such buffers.
+# For `return_large_buffers`: which models are large, and which of their buffers.
 LARGE_FROM_PARAMETERS = 100_000_000
+LARGE_BUFFER_BYTES = 4 * 2**20
 
 
 def configure_jax() -> None:
@@ -37,8 +37,8 @@ def configure_jax() -> None:
 def return_large_buffers() -> None:
     """From now on, the system gets a large buffer back as soon as it is freed. For large models on a CPU.
 
-    In the heap, their buffers leave holes that the next ones do not fit into: a training of half a billion parameters
-    held twice of what it needed. Beside their programs, the page faults take no time worth mentioning.
+    In the heap, their buffers leave holes that the next ones do not fit into (docs/performance.md has the memory). The
+    price is page faults for each new buffer, which the short programs of a small model would feel.
     """
     _set_malloc(M_MMAP_THRESHOLD=LARGE_BUFFER_BYTES, M_MMAP_MAX=2**16, M_TOP_PAD=2**20)
 

@@ -2,6 +2,7 @@
 `programs`.) On a CPU the peak is known well enough to be said (`expected_memory`). Elsewhere the check counts less than
 a batch really takes, so it never refuses one that would fit."""
 
+import functools
 import resource
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -63,10 +64,7 @@ def require_training_memory(manifest: Mapping, settings: Mapping, mesh: Mesh) ->
     """
     architecture, training_settings = manifest["architecture"], settings["training"]
     if matmul_order.on_cpu(mesh):
-
-        def parts_of(chosen: Mapping) -> dict[str, int]:
-            return expected_memory.training_parts(architecture, manifest["dtype"], chosen)
-
+        parts_of = functools.partial(expected_memory.training_parts, architecture, manifest["dtype"])
         otherwise = "lower training.num_generations or training.max_completion_tokens"
         _require_expected("training", parts_of, settings, _smaller_updates(settings), otherwise, mesh)
         return
@@ -100,10 +98,7 @@ def require_evaluation_memory(manifest: Mapping, settings: Mapping, prompts: int
     """
     architecture, evaluation = manifest["architecture"], settings["evaluation"]
     if matmul_order.on_cpu(mesh):
-
-        def parts_of(chosen: Mapping) -> dict[str, int]:
-            return expected_memory.evaluation_parts(architecture, manifest["dtype"], chosen, prompts)
-
+        parts_of = functools.partial(expected_memory.evaluation_parts, architecture, manifest["dtype"], rows=prompts)
         otherwise = "lower evaluation.max_completion_tokens"
         _require_expected("evaluation", parts_of, settings, _smaller_batches(settings), otherwise, mesh)
         return
