@@ -51,7 +51,8 @@ def paired_comparison(before: list[bool], after: list[bool], clusters: list[str]
     low = max(-1.0, min(found["difference"]["low"], mean - half))
     high = min(1.0, max(found["difference"]["high"], mean + half))
     effective = int(n / max(1.0, effect or 1.0))
-    finds = 2 * 0.5**count <= 0.05  # fewer clusters show nothing, even where all of them change in one direction
+    # Fewer clusters show nothing, even where all of them change in one direction.
+    finds = 2 * 0.5**count <= stats.SIGNIFICANT
     share = (found["fixed"] + found["broken"]) / n
     return independent | {
         "difference": {"value": mean, "low": low, "high": high},

@@ -12,7 +12,6 @@ from gsm8k_grpo.evaluation.artifact_reading import graded_completions
 from gsm8k_grpo.evaluation.metrics import COUNTED_VERDICTS, rows_by_group
 from gsm8k_grpo.rewards.answers import Tags
 
-SIGNIFICANT = 0.05
 BETTER, WORSE, UNCHANGED = "better", "worse", "no significant change"
 
 # What can become of a row, by whether base and trained model answer it.
@@ -96,7 +95,7 @@ def verdict(test: Mapping) -> str:
     p is Holm's where the test is one of several (`holm_p`), and McNemar's own where it is the primary one.
     """
     corrected = test.get("holm_p")
-    if (test["mcnemar_p"] if corrected is None else corrected) >= SIGNIFICANT:
+    if (test["mcnemar_p"] if corrected is None else corrected) >= stats.SIGNIFICANT:
         return UNCHANGED
     return BETTER if test["difference"]["value"] > 0 else WORSE
 

@@ -14,6 +14,7 @@ from scipy import special
 
 from gsm8k_grpo.common.errors import PipelineError
 
+SIGNIFICANT = 0.05  # a p below it
 QUANTILE = float(special.ndtri(0.975))  # of the normal distribution
 
 
@@ -115,7 +116,7 @@ def paired_comparison(before: list[bool], after: list[bool]) -> dict:
     }
 
 
-def smallest_difference(n: int, discordant_rate: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
+def smallest_difference(n: int, discordant_rate: float, alpha: float = SIGNIFICANT, power: float = 0.8) -> float | None:
     """The smallest paired difference that `n` rows show reliably.
 
     If training truly changes the accuracy by this much, in either direction, the exact McNemar test on `n` fresh rows

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from gsm8k_grpo.evaluation.comparison import BETTER, SIGNIFICANT, UNCHANGED, WORSE, verdict
+from gsm8k_grpo.evaluation.comparison import BETTER, UNCHANGED, WORSE, verdict
+from gsm8k_grpo.evaluation.stats import SIGNIFICANT
 from gsm8k_grpo.grpo.training_method import METHOD_TITLES
 from gsm8k_grpo.report import numbers
 
