@@ -4,7 +4,7 @@ r"""Stage `format_check`: how often the base model writes the recipe's tags, on 
       --model results/models/tiny --output results/tiny/format_check.json
 
 Samples one completion of each prompt, as training does. Writes the rates of tags and format, some completions to read
-and, if the format never occurs, a warning that says what this means for GRPO.
+and, if the format never occurs and no warm start teaches it, a warning that says what this means for GRPO.
 """
 
 from pathlib import Path
@@ -28,7 +28,8 @@ def main(*, settings: Settings, rows: Path, model: ModelFolder, output: OutputFi
     from gsm8k_grpo.evaluation.runner import sample_base_model
 
     completions = sample_base_model(model, [row["prompt"] for row in prompts], settings)
-    summary = summarise_format([row["id"] for row in prompts], completions, Tags.of(settings["prompt"]))
+    ids, warm_start = [row["id"] for row in prompts], settings["training"]["warm_start_steps"] > 0
+    summary = summarise_format(ids, completions, Tags.of(settings["prompt"]), warm_start)
     # The file has no provenance, so equal results are equal files and the report does not run again.
     files.write_json(output, summary)
     exact = summary["exact"]

@@ -4,7 +4,8 @@ r"""Stage `prompts`: each row as the model is asked, split into train, dev and t
       --test results/data/word-problems/test.jsonl --model results/models/tiny \
       --output results/tiny/prompts
 
-Writes {train,dev,test}.jsonl (`id`, `prompt`, `answer`, `prompt_tokens`) and summary.json, which lists the ids of the
+Writes {train,dev,test}.jsonl (`id`, `prompt`, `answer`, `prompt_tokens`; train has `warm_start_prompt` where
+`prompt.warm_start_layout` is set) and summary.json, which lists the ids of the
 rows that are longer than `prompt.max_tokens` and so are left out.
 """
 

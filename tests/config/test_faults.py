@@ -19,7 +19,7 @@ LOOP.append(LOOP)
 FAULTS = {
     "a list that contains itself": ({"seeds": LOOP}, "a setting contains itself; write it out without the alias"),
     "unknown key at top": ({"train": 1}, "train: unknown key; there are recipes, miniature, "),
-    "unknown nested key": ({"training": {"lr": 1}}, "training.lr: unknown key; there are method, max_steps, "),
+    "unknown nested key": ({"training": {"lr": 1}}, "training.lr: unknown key; there are method, warm_start_steps, "),
     "unknown deeper key": (
         {"training": {"lora": {"r": 1}}},
         "training.lora.r: unknown key; there are rank, alpha, dropout, base_weights, target_modules",
@@ -262,6 +262,34 @@ FAULTS = {
     "a layout with another field": (
         {"prompt": {"layout": "{system} {question} {answer}"}},
         "prompt.layout: expected text with {system} and then {question}, found ",
+    ),
+    "a layout for the warm start without the question": (
+        {"prompt": {"warm_start_layout": "{system} 1 + 1 = 2"}},
+        "prompt.warm_start_layout: expected text with {system} and then {question}, found ",
+    ),
+    "rejection sampling with a penalty": (
+        {"training": {"method": "rejection_sampling"}},
+        "training.beta: method rejection_sampling has none; set it to 0",
+    ),
+    "rejection sampling without a base model": (
+        {"training": {"method": "rejection_sampling", "beta": 0, "lora": None}},
+        "training.lora: method rejection_sampling samples from the base model, whose weights must stay in memory",
+    ),
+    "a warm start without a base model": (
+        {"training": {"warm_start_steps": 5, "lora": {"base_weights": "int8"}}},
+        "training.lora: a warm start samples from the base model, whose weights must stay in memory",
+    ),
+    "a warm start throughout": (
+        {"training": {"warm_start_steps": 60}},
+        "training.warm_start_steps: 60 steps leave none of the 60 for GRPO",
+    ),
+    "a warm start of rejection sampling": (
+        {"training": {"method": "rejection_sampling", "beta": 0, "warm_start_steps": 5}},
+        "training.warm_start_steps: method rejection_sampling is a warm start throughout; set it to 0",
+    ),
+    "a warm start of several passes": (
+        {"training": {"warm_start_steps": 5, "num_iterations": 2}},
+        "training.num_iterations: a warm start makes one pass over each batch; set it to 1",
     ),
     "a ratio of noise": (
         {"training": {"num_iterations": 2, "lora": {"dropout": 0.1}}},

@@ -9,6 +9,7 @@ from gsm8k_grpo.rewards import answers
 from gsm8k_grpo.rewards.answers import Tags
 
 TAGS = Tags("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+SETTINGS = {"system": "", "layout": None, "warm_start_layout": None, "max_tokens": 60}
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_a_layout_goes_in_place_of_the_chat_template():
     assert (
         build_prompt(" Use {x}. ", "{y} {system}?", layout=layout) == "Use {x}.\n\nQuestion: {y} {system}?\nSolution:"
     )
-    settings = {"system": "Reason.", "layout": layout, "max_tokens": 60}
+    settings = SETTINGS | {"system": "Reason.", "layout": layout}
     kept, _ = build_prompts([{"id": "a", "question": "Why?", "answer": "1"}], "dev", settings, GEMMA, len)
     assert kept[0]["prompt"] == "Reason.\n\nQuestion: Why?\nSolution:"
 
@@ -50,21 +51,20 @@ def test_the_last_train_rows_become_dev():
 
 def test_a_prompt_keeps_the_gold_answer_in_the_data_sets_writing():
     row = {"id": "a", "question": "a", "answer": "1000", "answer_as_published": "1,000"}
-    (kept,), _ = build_prompts([row], "dev", {"system": "", "layout": None, "max_tokens": 60}, GEMMA, len)
+    (kept,), _ = build_prompts([row], "dev", SETTINGS, GEMMA, len)
     assert (kept["answer"], kept["answer_as_published"]) == ("1000", "1,000")
 
 
 def test_a_prompt_keeps_the_group_of_its_row():
     row = {"id": "a", "question": "q", "answer": "1"}
     rows = [row, {**row, "id": "b", "group": "held_out"}]
-    kept, _ = build_prompts(rows, "test", {"system": "", "layout": None, "max_tokens": 60}, GEMMA, len)
+    kept, _ = build_prompts(rows, "test", SETTINGS, GEMMA, len)
     assert [prompt.get("group") for prompt in kept] == [None, "held_out"]
 
 
 def test_long_prompts_are_left_out_and_listed():
     rows = [{"id": question, "question": question, "answer": "1"} for question in ("a", "b" * 9)]
-    settings = {"system": "", "layout": None, "max_tokens": 60}
-    kept, summary = build_prompts(rows, "dev", settings, GEMMA, len)
+    kept, summary = build_prompts(rows, "dev", SETTINGS, GEMMA, len)
     prompt = build_prompt("", "a")
     assert kept == [{"id": "a", "prompt": prompt, "answer": "1", "prompt_tokens": len(prompt)}]
     assert summary == {
@@ -73,4 +73,19 @@ def test_long_prompts_are_left_out_and_listed():
         "left_out": [{"id": "b" * 9, "prompt_tokens": len(prompt) + 8}],
     }
     with pytest.raises(PipelineError, match=r"^prompt\.max_tokens: none of the 1 dev prompts fits into 60 tokens"):
-        build_prompts(rows[1:], "dev", settings, GEMMA, len)
+        build_prompts(rows[1:], "dev", SETTINGS, GEMMA, len)
+
+
+def test_train_rows_alone_get_a_prompt_for_the_warm_start_and_both_must_fit():
+    rows = [{"id": question, "question": question, "answer": "1"} for question in ("a", "b" * 9)]
+    settings = {
+        "system": "",
+        "layout": "{system}{question}",
+        "warm_start_layout": "{system}2 {question}",
+        "max_tokens": 9,
+    }
+    kept, summary = build_prompts(rows, "train", settings, GEMMA, len)
+    assert kept == [{"id": "a", "prompt": "a", "warm_start_prompt": "2 a", "answer": "1", "prompt_tokens": 1}]
+    assert summary["left_out"] == [{"id": "b" * 9, "prompt_tokens": 11}]
+    kept, _ = build_prompts(rows, "dev", settings, GEMMA, len)
+    assert len(kept) == 2 and not any("warm_start_prompt" in prompt for prompt in kept)

@@ -232,7 +232,9 @@ def test_rows_that_no_number_answers_count_apart():
     ],
 )
 def test_a_format_that_never_occurs_gives_a_warning(completions, exact, words):
-    found = summarise_format([f"dev-{index}" for index in range(len(completions))], completions, SHORT)
+    ids = [f"dev-{index}" for index in range(len(completions))]
+    found = summarise_format(ids, completions, SHORT, warm_start=False)
     assert found["exact"]["value"] == exact
     assert (found["warning"] is None) if words is None else words in found["warning"]
     assert found["examples"][0] == {"id": "dev-0", "completion": completions[0]}
+    assert summarise_format(ids, completions, SHORT, warm_start=True)["warning"] is None

@@ -136,7 +136,7 @@ def make_learner(tokenizer, mesh, tmp_path):
         run = Run(tmp_path / f"run-{len(list(tmp_path.iterdir()))}", settings["training"]["num_iterations"])
         sampled = base if samples_from_base(settings["training"]) else None
         rl_cluster = tunix_setup.make_rl_cluster(
-            policy, base, tokenizer, mesh, settings["training"], 32, stop_ids, 0, run, sampled_model=sampled
+            policy, base, tokenizer, mesh, settings["training"], 32, stop_ids, 0, run, base=sampled
         )
         return Learner(rl_cluster, settings["training"], Tags.of(settings["prompt"]), PROMPT_ROWS, 0, stop_ids)
 

@@ -1,4 +1,4 @@
-"""Rejection sampling: which completions it keeps, the gradient that they have, and that a model learns from them."""
+"""Rejection sampling, throughout or as a warm start: what it keeps, its gradient, and that a model learns from it."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from gsm8k_grpo.grpo.run_folder import Run
 from gsm8k_grpo.grpo.training_method import completion_advantages
 from gsm8k_grpo.models.lora import make_policy
 from gsm8k_grpo.rewards import answers
-from small_reasoner import ROWS, STOP_IDS, TAGS, base_model
+from small_reasoner import ROWS, STOP_IDS, SUMS, TAGS, base_model, hinted_model, hinted_prompt
 
 TRAINING = {
     **{"method": "rejection_sampling", "max_steps": 20, "checkpoint_interval_steps": 20, "prompts_per_step": 4},
@@ -42,15 +42,32 @@ def small(tmp_path_factory):
 
 
 @pytest.fixture
-def learner(small, mesh, tmp_path):
-    base, tokenizer = small
-    settings = effective_settings("tiny", {"training": TRAINING})["training"]
-    policy = make_policy(base, settings["lora"], 0, mesh)
-    run = Run(tmp_path / "run", 1)
-    rl_cluster = tunix_setup.make_rl_cluster(
-        policy, None, tokenizer, mesh, settings, 32, STOP_IDS, 0, run, sampled_model=base
-    )
-    return Learner(rl_cluster, settings, TAGS, ROWS, 0, STOP_IDS)
+def make_learner(mesh, tmp_path):
+    """Makes the learner of a base model and its tokenizer."""
+
+    def make(base, tokenizer, rows, max_prompt_tokens=32, **changes):
+        settings = effective_settings("tiny", {"training": TRAINING | changes})["training"]
+        policy = make_policy(base, settings["lora"], 0, mesh)
+        rl_cluster = tunix_setup.make_rl_cluster(
+            *(policy, None, tokenizer, mesh, settings, max_prompt_tokens, STOP_IDS, 0, Run(tmp_path / "run", 1)),
+            base=base,
+        )
+        return Learner(rl_cluster, settings, TAGS, rows, 0, STOP_IDS)
+
+    return make
+
+
+@pytest.fixture
+def learner(small, make_learner):
+    return make_learner(*small, ROWS)
+
+
+@pytest.fixture
+def warm_learner(make_learner, tmp_path):
+    """Of a model that shows the form after a hint alone, which only the warm start's prompts have."""
+    rows = [row | {"warm_start_prompt": hinted_prompt(*numbers)} for row, numbers in zip(ROWS, SUMS, strict=True)]
+    changes = {"method": "grpo", "warm_start_steps": 10, "rewards": ["format_exact"], "advantage_estimator": "drgrpo"}
+    return make_learner(*hinted_model(tmp_path), rows, 40, **changes)
 
 
 def formatted(model, tokenizer, mesh):
@@ -77,8 +94,29 @@ def test_a_model_learns_from_its_own_right_completions(small, learner, mesh):
 
 
 @pytest.mark.slow
-def test_the_gradient_is_that_of_the_kept_completions_likelihood(learner):
-    """The loss is the negative log-likelihood of kept tokens, by completion, as a share of the step's completions."""
+def test_after_a_warm_start_a_model_shows_the_form_without_the_prompt_that_called_for_it(warm_learner, mesh):
+    learner, tokenizer = warm_learner, warm_learner.rl_cluster.tokenizer
+    policy, shares, metrics = learner.rl_cluster.actor_trainer.model, [], []
+    shares.append(formatted(policy, tokenizer, mesh))
+    for end in (10, 20):
+        while learner.steps_done < end:
+            metrics.append(learner.update(learner.sample()))
+        shares.append(formatted(policy, tokenizer, mesh))
+    before, warm, after = shares
+    print(shares, metrics[0]["reward"], metrics[10]["reward"])
+    assert before == 0 and warm > 0.3 and after >= warm
+    # The base model is rewarded in the warm start, the policy after it.
+    assert metrics[0]["reward"] > 2 and metrics[10]["reward"] == pytest.approx(3 * warm, abs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("warm", [False, True])
+def test_the_gradient_is_that_of_the_kept_completions_likelihood(warm, request):
+    """The loss is the negative log-likelihood of kept tokens, by completion, as a share of the step's completions.
+
+    In a warm start they follow the plain prompt, not the one that they were sampled with.
+    """
+    learner = request.getfixturevalue("warm_learner" if warm else "learner")
     batch = learner.sample()
     graph, trained, frozen = learner._update._model
     zeros = jax.tree.map(lambda leaf: 0 * leaf, trained)
@@ -101,7 +139,8 @@ def test_the_gradient_is_that_of_the_kept_completions_likelihood(learner):
             total -= logps[np.arange(sample["tokens"]), ids[0, len(prompt) :]].mean()
         return total / len(batch.samples)
 
-    assert 0 < sum(sample["advantage"] for sample in batch.samples) < len(batch.samples)
+    kept = sum(sample["advantage"] for sample in batch.samples)
+    assert kept == len(batch.samples) if warm else 0 < kept < len(batch.samples)
     expected = jax.grad(loss)(trained)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)

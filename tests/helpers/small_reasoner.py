@@ -22,12 +22,32 @@ STOP_IDS = (107, 1)
 
 def base_model(folder, cheap, more="", limit_tokens=64):
     """(A model that reasons in three of four completions and writes `cheap` instead in the fourth, its tokenizer)."""
-    prompts = [build_prompt("", f"{first} and {second}?") for first, second in SUMS for _ in range(4)]
-    completions = [
-        format_completion(f"{first} + {second} = {first + second}{more}" if copy else cheap, str(first + second), TAGS)
-        for first, second in SUMS
+    pairs = [
+        (row["prompt"], _completion(first, second, more) if copy else format_completion(cheap, row["answer"], TAGS))
+        for row, (first, second) in zip(ROWS, SUMS, strict=True)
         for copy in range(4)
     ]
+    return _pretrained(folder, pairs, limit_tokens)
+
+
+def hinted_model(folder):
+    """(A model that reasons after `hinted_prompt` alone and else writes a bare answer, its tokenizer)."""
+    plain = [(row["prompt"], row["answer"]) for row in ROWS]
+    hinted = [(hinted_prompt(*numbers), _completion(*numbers)) for numbers in SUMS]
+    return _pretrained(folder, plain + hinted, 80)
+
+
+def hinted_prompt(first, second):
+    return build_prompt("", f"{first} and {second}? Reason.")
+
+
+def _completion(first, second, more=""):
+    return format_completion(f"{first} + {second} = {first + second}{more}", str(first + second), TAGS)
+
+
+def _pretrained(folder, pairs, limit_tokens):
+    """(A model that has learned pairs of prompts and completions, its tokenizer)."""
+    prompts, completions = (list(each) for each in zip(*pairs, strict=True))
     file = folder / "tokenizer.model"
     texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
     file.write_bytes(train_tokenizer(texts, ARCHITECTURE["vocabulary_size"]))

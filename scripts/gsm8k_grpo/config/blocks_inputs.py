@@ -174,6 +174,10 @@ class Prompt(Block):
     layout: Annotated[str, Field(pattern=LAYOUT)] | None = None
     """The whole prompt as text with {system} and {question}, without chat turns. null is the chat template of the
     model's family."""
+    warm_start_layout: Annotated[str, Field(pattern=LAYOUT)] | None = None
+    """The prompt, as layout, with which the base model samples completions for a warm start or for rejection_sampling:
+    one with a worked example, for instance. Training then makes them more likely after the plain prompt. null is the
+    plain prompt."""
     tags: Tags = Tags()
     """The output format. Rewards ask for it, and evaluation reads it."""
     reasoning: Reasoning = Reasoning()

@@ -55,6 +55,10 @@ class Training(Block):
     - rejection_sampling: the base model samples them, and fine-tuning makes those more likely that have the exact
       format and the right answer (RFT). It is a baseline for GRPO, with the same rows and as many sampled completions.
       Rewards are recorded and teach nothing."""
+    warm_start_steps: CountOrZero = 0
+    """How many of the first steps are rejection sampling before GRPO begins. A model that never writes the tags earns
+    nothing, so GRPO has nothing to make more likely: a warm start shows it the form in its own words. See
+    prompt.warm_start_layout. A control has the same warm start."""
     max_steps: Count = 3738
     """Steps of the whole run. One epoch of 7,473 - 500 rows is 3,486 steps of 2 prompts; the demo that this follows
     has 3,738, one more than an epoch of all rows."""

@@ -205,19 +205,38 @@ def _training_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
         )
     if training["method"] == "rejection_sampling":
         yield from _rejection_sampling_conflicts(training)
+    if training["warm_start_steps"]:
+        yield from _warm_start_conflicts(training)
     buffer, limit = training["overlong_buffer_tokens"], training["max_completion_tokens"]
     if training["truncated_completions"] == "penalise" and buffer > limit:
         yield "training.overlong_buffer_tokens", f"{buffer} is more than max_completion_tokens {limit}"
 
 
-def _rejection_sampling_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
-    """Yields (key, problem) for settings that only GRPO has."""
+def _warm_start_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
+    """Yields (key, problem) for settings that leave a warm start no sense."""
+    steps = training["warm_start_steps"]
+    if training["method"] == "rejection_sampling":
+        yield "training.warm_start_steps", "method rejection_sampling is a warm start throughout; set it to 0"
+    if steps >= training["max_steps"]:
+        yield "training.warm_start_steps", f"{steps} steps leave none of the {training['max_steps']} for GRPO"
+    if training["num_iterations"] > 1:
+        yield "training.num_iterations", "a warm start makes one pass over each batch; set it to 1"
+    yield from _base_samples_conflicts(training, "a warm start")
+
+
+def _base_samples_conflicts(training: Mapping, what: str) -> Iterator[tuple[str, str]]:
+    """Yields (key, problem) where training leaves no base model that could sample."""
     if not training["lora"] or training["lora"]["base_weights"]:
         yield (
             "training.lora",
-            "method rejection_sampling samples from the base model, whose weights must stay in memory as they are; set "
-            "training.lora, with base_weights null",
+            f"{what} samples from the base model, whose weights must stay in memory as they are; set training.lora, "
+            "with base_weights null",
         )
+
+
+def _rejection_sampling_conflicts(training: Mapping) -> Iterator[tuple[str, str]]:
+    """Yields (key, problem) for settings that only GRPO has."""
+    yield from _base_samples_conflicts(training, "method rejection_sampling")
     only = {"beta": 0, "num_iterations": 1, "dynamic_sampling_draws": 0, "control": None}
     for key, value in only.items():
         if training[key] != value:

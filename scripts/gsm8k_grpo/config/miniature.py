@@ -10,7 +10,7 @@ KEYS_FROM_TINY = {
     "mesh": ("tp",),
     "dataset": ("name", "source", "train_rows", "test_rows", "seed", "shuffle_seed"),
     "model": ("source", "architecture", "pretraining"),
-    "prompt": ("system", "layout", "max_tokens", "dev_rows"),
+    "prompt": ("system", "layout", "warm_start_layout", "max_tokens", "dev_rows"),
     "training": (
         "max_steps",
         "max_completion_tokens",
@@ -45,6 +45,8 @@ def miniature_overlay(recipe: str, settings: Mapping, tiny: Mapping) -> dict:
     small["mesh"]["fsdp"] = 1
     small["evaluation"]["rows"] = None  # all of the generated problems
     small["training"]["remat"] = None  # a miniature needs no memory to be saved
+    warm_start, steps = settings["training"]["warm_start_steps"], settings["training"]["max_steps"]
+    small["training"]["warm_start_steps"] = warm_start * small["training"]["max_steps"] // steps
     model, lora = small["model"], settings["training"]["lora"]
     family = family_of(settings["model"]["architecture"])
     model["name"] = f"{recipe}-miniature"

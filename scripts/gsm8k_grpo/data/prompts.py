@@ -46,19 +46,24 @@ def build_prompts(
     """The prompts of one split, and their summary (`rows`, `longest_tokens`, `left_out`).
 
     Rows have `id`, `question` and `answer`; prompts have `id`, `prompt`, `answer`, `prompt_tokens`, and what their row
-    has of `answer_as_published` and `group`. A prompt longer than `max_tokens` is left out, never cut. `count_tokens`
-    gives the tokens of a prompt, with its <bos>.
+    has of `answer_as_published` and `group`. Those of train have `warm_start_prompt` too, if its layout is set. A row
+    with a prompt longer than `max_tokens` is left out, never cut. `count_tokens` gives the tokens of a prompt, with its
+    <bos>.
     """
-    limit_tokens = prompt_settings["max_tokens"]
+    limit_tokens, system = prompt_settings["max_tokens"], prompt_settings["system"]
+    layouts = {"prompt": prompt_settings["layout"]}
+    if split == "train" and prompt_settings["warm_start_layout"]:
+        layouts["warm_start_prompt"] = prompt_settings["warm_start_layout"]
     kept, too_long = [], []
     for row in rows:
-        prompt = build_prompt(prompt_settings["system"], row["question"], template, prompt_settings["layout"])
-        tokens = count_tokens(prompt)
-        if tokens > limit_tokens:
-            too_long.append({"id": row["id"], "prompt_tokens": tokens})
+        texts = {key: build_prompt(system, row["question"], template, layout) for key, layout in layouts.items()}
+        tokens = {key: count_tokens(text) for key, text in texts.items()}
+        longest = max(tokens.values())
+        if longest > limit_tokens:
+            too_long.append({"id": row["id"], "prompt_tokens": longest})
         else:
             gold = {key: row[key] for key in GOLD_KEYS if key in row}
-            made = {"id": row["id"], "prompt": prompt, **gold, "prompt_tokens": tokens}
+            made = {"id": row["id"], **texts, **gold, "prompt_tokens": tokens["prompt"]}
             kept.append(made | gsm8k.group_of(row))
     if all(row.get("answer", "") is None for row in kept):  # a row that no number answers has no accuracy
         raise PipelineError(

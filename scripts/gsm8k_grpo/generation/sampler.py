@@ -140,14 +140,11 @@ class Sampler(tunix_sampler.Sampler):
             unsampled[ended.rows] = ended.unsampled
             for row, drawn in zip(ended.rows, ended.tokens, strict=True):
                 tokens[row] = drawn
-        ids = np.full((len(prompts), max_prompt_length), self.tokenizer.pad_id(), np.int32)
-        for line, prompt in zip(ids, prompts, strict=True):
-            line[max_prompt_length - len(prompt) :] = prompt
         return SamplerOutput(
             text=[self.text(row, options.stop_ids) for row in tokens],
             logits=[],
             tokens=tokens,
-            padded_prompt_tokens=ids,
+            padded_prompt_tokens=self.padded_prompts(prompts, max_prompt_length),
             logprobs=None,
             unsampled=unsampled,
         )
@@ -177,6 +174,13 @@ class Sampler(tunix_sampler.Sampler):
                 f"{max_prompt_tokens} + {options.max_completion_tokens} tokens are more than the cache can hold"
             )
         return Slots(self, prompts, keys, options, max_prompt_tokens, slots, repeats).finished()
+
+    def padded_prompts(self, prompts: Sequence[Sequence[int]], max_prompt_tokens: int) -> np.ndarray:
+        """[B, max_prompt_tokens] the tokens of prompts, left-padded."""
+        ids = np.full((len(prompts), max_prompt_tokens), self.tokenizer.pad_id(), np.int32)
+        for line, prompt in zip(ids, prompts, strict=True):
+            line[max_prompt_tokens - len(prompt) :] = prompt
+        return ids
 
     def text(self, tokens: np.ndarray, stop_ids: tuple[int, ...]) -> str:
         """The text of a row's tokens, without the stop token."""

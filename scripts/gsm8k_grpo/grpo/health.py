@@ -74,8 +74,8 @@ def warnings(history: list[dict]) -> list[str]:
             f"step {row['step']}: nothing is learned: for {no_signal} steps, no group has had a signal. With method "
             "grpo, all completions of each prompt earned the same reward; with rejection_sampling, none was right. If "
             f"the reward is low (mean now {row['reward']:.3g}), the base model never does what is rewarded: change "
-            "prompt.system or training.rewards, or raise "
-            "training.temperature or training.num_generations. If it is high, the questions are too easy: use harder "
+            "prompt.system or training.rewards, set training.warm_start_steps, or raise training.temperature or "
+            "training.num_generations. If it is high, the questions are too easy: use harder "
             "ones"
         )
     no_gradient = _newest_steps(history, lambda each: each["gradient_norm"] == 0.0)

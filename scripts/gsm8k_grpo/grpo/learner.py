@@ -25,7 +25,7 @@ from gsm8k_grpo.grpo.loss import TrainExample
 from gsm8k_grpo.grpo.micro_batches import make_micro_batches
 from gsm8k_grpo.grpo.optimizer import learning_rate_schedule
 from gsm8k_grpo.grpo.row_order import batch_rows, replacement_rows
-from gsm8k_grpo.grpo.training_method import completion_advantages
+from gsm8k_grpo.grpo.training_method import completion_advantages, samples_from_base, settings_of_step
 from gsm8k_grpo.grpo.update import PolicyUpdate
 from gsm8k_grpo.internals import tunix_internals
 from gsm8k_grpo.models import building, log_probs, matmul_order
@@ -99,7 +99,8 @@ class Learner(grpo_learner.GRPOLearner):
 
     def sample(self) -> StepBatch:
         """Samples and rewards the next step's completions, and replaces groups without signal by other prompts'."""
-        settings, step = self._settings, self.steps_done
+        step = self.steps_done
+        settings = settings_of_step(self._settings, step)
         started = time.perf_counter()
         rows = batch_rows(self._rows, step, settings["prompts_per_step"], self._seed)
         first_groups = self._draw(step, 0, rows)
@@ -142,7 +143,8 @@ class Learner(grpo_learner.GRPOLearner):
         Returns:
           the step's row of metrics. Those of the updates (loss, gradient norm, KL, …) are means over the μ passes.
         """
-        settings, step = self._settings, self.steps_done
+        step = self.steps_done
+        settings = settings_of_step(self._settings, step)
         started = time.perf_counter()
         micro_batches = batch.micro_batches
         if settings["num_iterations"] > 1:  # in the only pass, the old policy is the policy itself
@@ -175,11 +177,13 @@ class Learner(grpo_learner.GRPOLearner):
 
     def _draw(self, step: int, draw: int, rows: list[dict]) -> list[Group]:
         """Samples and rewards G completions of each row's prompt."""
-        settings, generations = self._settings, self._settings["num_generations"]
+        settings, generations = settings_of_step(self._settings, step), self._settings["num_generations"]
         repeated = [row for row in rows for _ in range(generations)]
-        self.rl_cluster.rollout.start_draw(step, draw)
+        rollout, from_base = self.rl_cluster.rollout, samples_from_base(settings)
+        rollout.start_draw(step, draw, from_base)
+        asked = [row.get("warm_start_prompt", row["prompt"]) if from_base else row["prompt"] for row in repeated]
         output = self.rl_cluster.generate(
-            prompts=[row["prompt"] for row in repeated],
+            prompts=asked,
             micro_batch_size=len(repeated),  # the rollout samples `rollout_batch` of them at a time
         )
         rewards = {
@@ -194,18 +198,20 @@ class Learner(grpo_learner.GRPOLearner):
                 settings["overlong_buffer_tokens"],
             )
         truncated = np.array([tokens[-1] not in self._stop_ids for tokens in output.tokens])
+        # Fine-tuning puts the plain prompt before what the base model wrote after another.
+        prompt_ids = rollout.prompt_ids([row["prompt"] for row in rows], output.left_padded_prompt_tokens.shape[1])
         groups = []
         for index, row in enumerate(rows):
             completions = slice(index * generations, (index + 1) * generations)
             groups.append(
                 Group(
                     row,
-                    np.asarray(output.left_padded_prompt_tokens[completions.start]),
+                    prompt_ids[index],
                     output.text[completions],
                     output.tokens[completions],
                     truncated[completions],
                     {name: values[completions] for name, values in rewards.items()},
-                    self.rl_cluster.rollout.unsampled[completions],
+                    rollout.unsampled[completions],
                 )
             )
         return groups

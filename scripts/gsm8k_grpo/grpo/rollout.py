@@ -36,7 +36,7 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         gather_weights: bool = True,
         lora: Mapping | None = None,
         slots: int | None = None,
-        model: nnx.Module | None = None,
+        base: nnx.Module | None = None,
     ):
         """
         Args:
@@ -44,23 +44,23 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
           generations: G. Prompts come in groups of G equal ones, and each group's prompt is computed once.
           gather_weights, lora: as in `Sampler`.
           slots: how many completions are sampled at a time; None is all.
-          model: samples in place of Tunix's `rollout_actor`; it has no adapters.
+          base: the model without adapters, for draws from it; None where the policy makes all.
         """
-        # Not `super().__init__`, which would make a second sampler. Its other methods read `_sampler`.
-        self._policy = rollout_actor
-        model, lora = (rollout_actor, lora) if model is None else (model, None)
-        self._sampler = Sampler(model, tokenizer, rollout_config.kv_cache_size, mesh, gather_weights, lora)
+        # Not `super().__init__`, which would make a sampler of its own. Its other methods read `_sampler`.
+        cache_tokens = rollout_config.kv_cache_size
+        self._sampler = Sampler(rollout_actor, tokenizer, cache_tokens, mesh, gather_weights, lora)
+        self._base_sampler = None if base is None else Sampler(base, tokenizer, cache_tokens, mesh, gather_weights)
         self.mesh = mesh
         self._temperature = rollout_config.temperature
         self._seed, self._generations, self._slots = seed, generations, slots
         self.start_draw(0)
 
-    def model(self) -> nnx.Module:
-        """The policy, whose weights Tunix compares with the trainer's."""
-        return self._policy
+    def start_draw(self, step: int, draw: int = 0, from_base: bool = False) -> None:
+        """Sets the step (0-based) and the draw within it (0, then replacements) that the next rows belong to.
 
-    def start_draw(self, step: int, draw: int = 0) -> None:
-        """Sets the step (0-based) and the draw within it (0, then replacements) that the next rows belong to."""
+        `from_base`: the base model samples them, not the policy.
+        """
+        self._drawing = self._base_sampler if from_base else self._sampler
         self._key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), draw)
         self._rows = 0
         self.unsampled = np.zeros(0)
@@ -77,7 +77,7 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
         self._rows += len(prompts)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, rows)
         grouped = [text for text in prompts[:: self._generations] for _ in range(self._generations)] == prompts
-        output = self._sampler(
+        output = self._drawing(
             prompts,
             rollout_config.max_tokens_to_generate,
             rollout_config.max_prompt_length,
@@ -97,6 +97,10 @@ class SeededRollout(vanilla_rollout.VanillaRollout):
             left_padded_prompt_tokens=output.padded_prompt_tokens,
             logprobs=None,
         )
+
+    def prompt_ids(self, prompts: list[str], max_prompt_tokens: int) -> np.ndarray:
+        """[B, max_prompt_tokens] left-padded tokens of prompts."""
+        return self._sampler.padded_prompts([self._sampler.tokenize(text) for text in prompts], max_prompt_tokens)
 
     def get_per_token_logps(
         self, prompt_tokens: jax.Array, completion_tokens: jax.Array, packed_places: jax.Array | None = None

@@ -9,7 +9,7 @@ from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.grpo import health, tunix_setup
 from gsm8k_grpo.grpo.learner import Learner
 from gsm8k_grpo.grpo.run_folder import Run
-from gsm8k_grpo.grpo.training_method import samples_from_base
+from gsm8k_grpo.grpo.training_method import samples_from_base, settings_of_step
 from gsm8k_grpo.models import building
 from gsm8k_grpo.models.base_model import load_base_model
 from gsm8k_grpo.models.lora import make_policy, trained_variables, with_zero_adapters
@@ -60,6 +60,6 @@ def make_learner(model_folder: Path, settings: Mapping, rows: list[dict], run: R
         seed,
         run,
         settings["mesh"]["decode_weights"] == "gathered",
-        base.model if samples_from_base(training_settings) else None,
+        base.model if samples_from_base(settings_of_step(training_settings, 0)) else None,
     )
     return Learner(rl_cluster, training_settings, Tags.of(prompt_settings), rows, seed, base.stop_ids)

@@ -13,8 +13,15 @@ REJECTION_SAMPLING = "rejection_sampling"
 METHOD_TITLES = {"grpo": "GRPO", REJECTION_SAMPLING: "rejection sampling"}  # in sentences, by `training.method`
 
 
+def settings_of_step(training_settings: Mapping, step: int) -> Mapping:
+    """The block `training` as it holds in a step (0-based): the steps of a warm start are rejection sampling."""
+    if step >= training_settings["warm_start_steps"]:
+        return training_settings
+    return {**training_settings, "method": REJECTION_SAMPLING, "beta": 0, "dynamic_sampling_draws": 0}
+
+
 def samples_from_base(training_settings: Mapping) -> bool:
-    """Whether the base model samples the completions, not the policy."""
+    """Whether the base model samples the completions, not the policy; of settings that hold in a step."""
     return training_settings["method"] == REJECTION_SAMPLING
 
 

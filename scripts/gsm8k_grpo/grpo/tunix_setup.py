@@ -30,11 +30,11 @@ def rl_cluster_config(
     seed: int,
     checkpoints: str | None,
     gather_weights: bool,
-    sampled_model: nnx.Module | None = None,
+    base: nnx.Module | None = None,
 ) -> ClusterConfig:
     """Tunix's configuration of trainer and rollout; `checkpoints` is their folder, or None without any.
 
-    `sampled_model` makes the rollouts; None is the policy.
+    `base` makes rollouts where training samples from it; else None.
     """
     return ClusterConfig(
         role_to_mesh={role: mesh for role in (Role.ACTOR, Role.REFERENCE, Role.ROLLOUT)},
@@ -45,7 +45,7 @@ def rl_cluster_config(
             gather_weights=gather_weights,
             lora=training_settings["lora"],
             slots=rollout_batch(training_settings),
-            model=sampled_model,
+            base=base,
         ),
         training_config=RLTrainingConfig(
             actor_optimizer=make_optimizer(training_settings),
@@ -82,7 +82,7 @@ def make_rl_cluster(
     seed: int,
     run: Run,
     gather_weights: bool = True,
-    sampled_model: nnx.Module | None = None,
+    base: nnx.Module | None = None,
 ) -> RLCluster:
     """Tunix's RL cluster: policy, reference and rollout on one mesh, restored to the run's newest checkpoint.
 
@@ -93,14 +93,14 @@ def make_rl_cluster(
       stop_ids: the tokens that end a completion.
       run: the run's folder, prepared by `Run.resume`.
       gather_weights: as in `Sampler`.
-      sampled_model: makes the rollouts; None is the policy.
+      base: the model without adapters, where training samples from it; else None.
 
     Raises:
       PipelineError: the checkpoint's hash is right, but Tunix cannot restore it.
     """
     checkpoints = str(run.checkpoints.absolute())
     config = rl_cluster_config(
-        mesh, training_settings, max_prompt_tokens, stop_ids, seed, checkpoints, gather_weights, sampled_model
+        mesh, training_settings, max_prompt_tokens, stop_ids, seed, checkpoints, gather_weights, base
     )
     try:
         rl_cluster = RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)

@@ -135,4 +135,6 @@ def entropies(logits: jax.Array, normaliser: jax.Array) -> jax.Array:
       logits: [..., V].
       normaliser: [...] the logits' logsumexp.
     """
-    return normaliser - jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)
+    probabilities = jnp.exp(logits - normaliser[..., None])
+    # As a sum of products, XLA's CPU compiler takes three times as long.
+    return normaliser - jnp.einsum("...v,...v->...", probabilities, logits, precision=jax.lax.Precision.HIGHEST)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gsm8k_grpo.common.layout import ROOT
 from gsm8k_grpo.config.merging import read_yaml
+from gsm8k_grpo.grpo.training_method import samples_from_base, settings_of_step
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.report.model_card import published_rows
 
@@ -32,7 +33,10 @@ def _wanted(run: Mapping) -> Iterable[str]:
     training = settings["training"]
     lora = training["lora"]
     yield from ("tunix", family_of(settings["model"]["architecture"]).name)
-    yield from ("grpo", training["advantage_estimator"]) if training["method"] == "grpo" else ("rft",)
+    if training["method"] == "grpo":
+        yield from ("grpo", training["advantage_estimator"])
+    if samples_from_base(settings_of_step(training, 0)):
+        yield "rft"
     if dataset and published_rows(dataset):
         yield "gsm8k"
     if lora:
