@@ -1,6 +1,6 @@
 """Which test questions stand among the training rows."""
 
-from gsm8k_grpo.data.overlap import find_overlap
+from gsm8k_grpo.data.overlap import find_names, find_overlap
 
 TRAIN = [
     "Natalia sold clips to 48 of her friends in April, and then Natalia sold half as many clips in May. How many?",
@@ -36,3 +36,8 @@ def test_each_way_of_being_alike_is_told_from_the_others():
         "shared_passage": ["words", "passage"],
     }
     assert found["none"] == {"rows": 1, "same": [], "same_but_for_numbers_and_names": [], "shared_passage": []}
+
+
+def test_a_capital_at_the_beginning_of_a_sentence_makes_no_name():
+    text = "Sell 2. Sell 3. Must they sell it? (Sell!) Once Mark had a mark, and Mark met Zoe."
+    assert {"mark", "zoe"} <= find_names([text]) and "sell" not in find_names([text])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 
 from gsm8k_grpo.evaluation import clustered, stats
 
@@ -43,6 +44,13 @@ def test_the_interval_is_that_of_a_bootstrap_of_clusters():
     width, narrow = difference["high"] - difference["low"], independent["high"] - independent["low"]
     assert found["clusters"] == count and found["design_effect"] == pytest.approx((width / narrow) ** 2, rel=0.1)
     assert found["design_effect"] > 2 and found["smallest_difference"] > alone["smallest_difference"]
+
+
+def test_the_interval_of_a_few_clusters_of_one_size_is_students_t_of_their_means():
+    names = [f"template {index // 5}" for index in range(30)]
+    found = clustered.paired_comparison([False] * 30, [True] * 10 + [False] * 20, names)["difference"]
+    expected = scipy_stats.ttest_1samp([1, 1, 0, 0, 0, 0], 0).confidence_interval(0.95)
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
 
 
 def test_copies_of_rows_are_no_new_evidence():

@@ -254,11 +254,12 @@ def test_windows_files_lone_surrogates_and_megabytes_are_graded(grade):
     assert rows[1]["strict_correct"] and metrics["seconds"] < 10
 
 
-def test_the_graded_files_are_not_overwritten(grade, tmp_path):
+@pytest.mark.parametrize("path", ["graded/rows.jsonl", "graded/../graded/rows.jsonl"])
+def test_the_graded_files_are_not_overwritten(grade, tmp_path, path):
     (tmp_path / "graded").mkdir()
     (tmp_path / "graded" / "rows.jsonl").write_text(json.dumps(gold("a")[0]))
     with pytest.raises(PipelineError, match="would overwrite the graded files; name another folder"):
-        grade(completed("a"), gold("a"), "--answers", str(tmp_path / "graded" / "rows.jsonl"))
+        grade(completed("a"), gold("a"), "--answers", str(tmp_path / path))
 
 
 def test_a_pipe_is_refused_because_it_cannot_be_hashed(grade, tmp_path):

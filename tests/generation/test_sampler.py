@@ -66,6 +66,11 @@ def test_greedy_completions_do_not_depend_on_the_batch(sampler, tokenizer):
     assert all(each.tokens <= LIMIT and each.truncated == (each.tokens == LIMIT) for each in together.values())
 
 
+def test_a_prompt_and_its_completion_that_exceed_the_cache_are_refused(sampler):
+    with pytest.raises(ValueError, match="69 \\+ 20 tokens are more than the cache can hold"):
+        sampler(ASKED[:1], 20, 69)
+
+
 def test_samples_differ_and_do_not_depend_on_the_batch(sampler):
     decoding = Decoding(temperature=1.0, top_k=None, top_p=1.0, seed=5)
     arguments = (72, LIMIT, STOPS, MESH)

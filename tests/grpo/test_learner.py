@@ -86,6 +86,14 @@ def test_the_rate_can_end_above_zero_or_be_constant(warmup, fraction, expected):
     assert [float(schedule(step)) for step in (0, 10, 55, 100, 150)] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(("given", "upper"), [(0.3, 0.3), (None, 0.1)])
+def test_the_algorithm_gets_its_settings(given, upper):
+    asked = {"num_generations": 6, "num_iterations": 3, "beta": 0.5, "epsilon": 0.1, "temperature": 0.7}
+    config = tunix_setup.grpo_config(asked | {"kl_estimator": "k2", "epsilon_high": given})
+    found = {name: getattr(config, name) for name in asked}
+    assert found == asked and (config.kl_loss_mode, config.epsilon_high) == ("k2", upper)
+
+
 @pytest.mark.parametrize("largest", [0.5, None])
 def test_gradients_are_clipped_to_the_norm_or_not_at_all(largest):
     """AdamW's first moment shows what it gets; the norm that is recorded is the one before clipping."""

@@ -56,7 +56,10 @@ def test_too_little_free_disk_is_said_with_the_way_out_and_only_for_what_is_left
     model.mkdir(parents=True)
     (model / "weights").mkdir()
     assert said(9 * GB) is None and "base models" not in said(8 * GB)
-    (results / "flagship" / "training").mkdir(parents=True)
+    (results / "flagship" / "training" / "runs").mkdir(parents=True)
+    with (results / "flagship" / "training" / "runs" / "checkpoint").open("wb") as written:
+        written.truncate(2 * GB)  # takes no disk
+    assert said(7 * GB) is None and "checkpoints 6.11 GiB" in said(6 * GB)
     (results / "flagship" / "training" / "summary.json").touch()
     assert said(0) is None
 

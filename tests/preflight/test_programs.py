@@ -146,3 +146,14 @@ def test_memory_is_counted_for_the_first_cache_of_decoding(one_chip):
         # Keys and values of 2 heads of 16, one layer, float32; and an index for each row.
         assert found("rollout_decode") == pytest.approx(rows * (2 * 2 * 16 * 4 * positions + 4), rel=1e-3)
     assert programs.first_cache_bytes("evaluation_decode") == 0  # 32 tokens are not worth another program
+
+
+def test_a_token_reads_the_weights_and_on_average_the_mean_of_both_caches(one_chip):
+    mesh, read = make_mesh(1, 1), {}
+    for limit, positions in ((60, 104), (131, (112 + 176) / 2)):
+        settings = one_chip(training={"max_completion_tokens": limit}, prompt={"max_tokens": 40})
+        programs = Programs(settings, mesh)
+        cache = programs.rows("rollout_decode") * 2 * 2 * 16 * 4 * positions  # as above
+        read[limit] = programs.read_bytes("rollout_decode") - cache
+    assert read[60] == pytest.approx(read[131], abs=200) and read[60] > programs.base_bytes
+    assert programs.read_bytes("gradient") == 0

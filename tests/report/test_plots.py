@@ -62,3 +62,22 @@ def test_changes_on_other_sets_are_drawn_by_their_names(tmp_path):
     plots.draw_transfer({"own": own, "sets": sets}, tmp_path / "transfer.svg")
     drawn = (tmp_path / "transfer.svg").read_text()
     assert all(drawn.count(f">{text}<") == 1 for text in ("gsm8k (9 test rows)", "others (40 rows)", "format ignored"))
+
+
+def test_intervals_are_drawn_from_their_lower_to_their_upper_end(tmp_path, monkeypatch):
+    ends = []
+
+    def keep(figure, _):
+        for container in figure.axes[0].containers:
+            (bars,) = container.lines[2]
+            ends.extend(bars.get_segments())
+
+    monkeypatch.setattr(plots, "_save", keep)
+    rate = stats.wilson_rate(3, 10)
+    plots.draw_cost({"one": (rate, {"seconds": 5.0, "tokens": None})}, tmp_path / "cost.svg")
+    assert ends.pop()[:, 1] == pytest.approx([100 * rate["low"], 100 * rate["high"]])
+    change = stats.paired_comparison([False] * 10, [True] * 4 + [False] * 6)
+    own = {"name": "gsm8k", "split": "test", **dict.fromkeys(("answer", "flexible"), change)}
+    plots.draw_transfer({"own": own, "sets": {}}, tmp_path / "transfer.svg")
+    expected = [100 * change["difference"][end] for end in ("low", "high")]
+    assert [list(each[:, 0]) for each in ends] == [pytest.approx(expected)] * 2

@@ -67,7 +67,7 @@ def test_changed_settings_rerun_their_stages_and_what_follows(snakemake, finishe
             {"compare tiny", "score tiny", "plots tiny", "tables", "report"},
         ),
         (["reward_audit.py"], AUDIT | {"report"}),  # and no training
-        (["gsm8k_grpo/report/templates/report.js"], {"report"}),
+        (["gsm8k_grpo/report/templates/charts.js"], {"report"}),
     ],
     ids=lambda value: Path(value[0]).stem if isinstance(value, list) else "",
 )

@@ -1,6 +1,5 @@
 """Completing prompts: graded rows for an evaluation, plain texts for the format check."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,7 +93,7 @@ def evaluate_rows(
     settings: Mapping,
     log: RowLog,
     title: str,
-    end: float = math.inf,
+    end: float,
 ) -> list[dict]:
     """Completes and grades rows, but for those that `log` already has.
 

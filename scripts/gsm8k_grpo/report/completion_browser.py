@@ -88,7 +88,7 @@ def fixed_example(pairs: list[dict], make_row: Callable[[dict], dict], tags: Seq
 
 
 def tagged_parts(text: str, tags: Sequence[str]) -> list[tuple[str, str]]:
-    """A completion in pieces, as report.js colours it: (`tag`, `reasoning`, `answer` or nothing, piece)."""
+    """A completion in pieces, as completions.js colours it: (`tag`, `reasoning`, `answer` or nothing, piece)."""
     reasoning_start, _, answer_start, _ = tags
     inside, parts = "", []
     for piece in re.split(f"({'|'.join(map(re.escape, tags))})", text):

@@ -29,7 +29,8 @@ LARGEST_PAGE_BYTES = 5_000_000
 # Room for everything but the packed data. The runs share the rest.
 FRAME_BYTES, FRAME_BYTES_OF_A_RUN = 150_000, 60_000
 FEWEST_STEPS = 200  # that a chart of training draws, however large the page
-SCRIPTS = ("vendor/uPlot.min.js", "vendor/sortable.min.js", "report.js")
+VENDORED_SCRIPTS = ("vendor/uPlot.min.js", "vendor/sortable.min.js")
+OWN_SCRIPTS = ("shared.js", "chart_drawing.js", "charts.js", "completions.js", "page.js")
 STYLES = ("vendor/uPlot.min.css", "report.css")
 FILTERS = (
     *(numbers.percent, numbers.tenth, numbers.points, numbers.interval_ends, numbers.p_value, numbers.decimals),
@@ -56,7 +57,8 @@ def render_page(results: Path, names: list[str], seeded: list[str]) -> str:
         run["controls"] = controls_of(run, runs, across)
     seeds = {name: _read_optional(layout.run_folder(results, name) / "seeds.json", "seeds") for name in seeded}
     licence = f"/*\n{_template('vendor/uPlot.LICENSE.txt')}*/\n"  # every copy of uPlot must carry it
-    script = licence + "\n".join(map(_template, SCRIPTS))
+    own = "\n".join(map(_template, OWN_SCRIPTS))
+    script = licence + "\n".join(map(_template, VENDORED_SCRIPTS)) + f'\n(() => {{\n"use strict";\n{own}}})();\n'
     style = "\n".join(map(_template, STYLES))
     titles = (run["settings"]["report"]["title"] for run in runs if run["settings"])
     return (
