@@ -41,6 +41,11 @@ def small(tmp_path_factory):
     return base_model(tmp_path_factory.mktemp("base"), cheap="")
 
 
+@pytest.fixture(scope="module")
+def hinted(tmp_path_factory):
+    return hinted_model(tmp_path_factory.mktemp("hinted"))
+
+
 @pytest.fixture
 def make_learner(mesh, tmp_path):
     """Makes the learner of a base model and its tokenizer."""
@@ -63,11 +68,17 @@ def learner(small, make_learner):
 
 
 @pytest.fixture
-def warm_learner(make_learner, tmp_path):
+def warm_learner(hinted, make_learner):
     """Of a model that shows the form after a hint alone, which only the warm start's prompts have."""
     rows = [row | {"warm_start_prompt": hinted_prompt(*numbers)} for row, numbers in zip(ROWS, SUMS, strict=True)]
-    changes = {"method": "grpo", "warm_start_steps": 10, "rewards": ["format_exact"], "advantage_estimator": "drgrpo"}
-    return make_learner(*hinted_model(tmp_path), rows, 40, **changes)
+    changes = {
+        "method": "grpo",
+        "warm_start_steps": 20,
+        "max_steps": 26,
+        "rewards": ["format_exact"],
+        "advantage_estimator": "drgrpo",
+    }
+    return make_learner(*hinted, rows, 40, **changes)
 
 
 def formatted(model, tokenizer, mesh):
@@ -98,15 +109,15 @@ def test_after_a_warm_start_a_model_shows_the_form_without_the_prompt_that_calle
     learner, tokenizer = warm_learner, warm_learner.rl_cluster.tokenizer
     policy, shares, metrics = learner.rl_cluster.actor_trainer.model, [], []
     shares.append(formatted(policy, tokenizer, mesh))
-    for end in (10, 20):
+    for end in (20, 26):
         while learner.steps_done < end:
             metrics.append(learner.update(learner.sample()))
         shares.append(formatted(policy, tokenizer, mesh))
     before, warm, after = shares
-    print(shares, metrics[0]["reward"], metrics[10]["reward"])
+    print(shares, metrics[0]["reward"], metrics[20]["reward"])
     assert before == 0 and warm > 0.3 and after >= warm
     # The base model is rewarded in the warm start, the policy after it.
-    assert metrics[0]["reward"] > 2 and metrics[10]["reward"] == pytest.approx(3 * warm, abs=1)
+    assert metrics[0]["reward"] > 2 and metrics[20]["reward"] == pytest.approx(3 * warm, abs=1)
 
 
 @pytest.mark.slow
