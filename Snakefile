@@ -13,6 +13,10 @@ min_version("9.0")
 configfile: "config.yaml"
 
 
+# With --sdm apptainer, every stage runs in this image.
+container: "showing-its-work.sif"
+
+
 include: "rules/common.smk"
 include: "rules/data.smk"
 include: "rules/model.smk"

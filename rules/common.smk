@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 # As in the Makefile, which says why.
@@ -64,6 +65,12 @@ def say_sessions():
 SETTINGS = load_settings()
 if fault := disk.unwritable([Path("results"), Path(".snakemake")]):
     raise WorkflowError(fault)
+in_container = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+if in_container and not Path("showing-its-work.sif").exists():
+    raise WorkflowError(
+        "showing-its-work.sif: no such file; --sdm apptainer runs the stages in this image, and "
+        "docs/getting-started.md says how to make it"
+    )
 # Recipes may share data sets and models; load_settings has made sure that they mean the same by one name.
 DATASETS = {chosen["dataset"]["name"]: chosen for chosen in SETTINGS.values()}
 MODELS = {chosen["model"]["name"]: chosen for chosen in SETTINGS.values()}

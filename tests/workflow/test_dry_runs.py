@@ -265,3 +265,14 @@ def test_the_librarys_paths_are_those_of_the_rules(snakemake, sources):
     planned = snakemake.plan(sources, "--config", "evaluation={transfer: [svamp]}").values()
     outputs = {name.removesuffix(" (update)") for job in planned for name in job.output}
     assert str(set_folder(results, "tiny", "svamp") / "base" / "metrics.json") in outputs
+
+
+def test_stages_run_in_the_container_only_where_its_image_is_and_apptainer_too(snakemake, sources, tmp_path):
+    folder = shutil.copytree(sources, tmp_path / "project")
+    asked = ("--dry-run", "--sdm", "apptainer")
+    status, text = snakemake(folder, *asked)
+    assert status == 1 and "showing-its-work.sif: no such file; --sdm apptainer runs the stages in this image" in text
+    (folder / "showing-its-work.sif").touch()
+    status, text = snakemake(folder, *asked, PATH=str(tmp_path))
+    assert status == 1 and "apptainer or singularity command has to be available" in text
+    assert snakemake.plan(folder)  # without being asked, they need neither
