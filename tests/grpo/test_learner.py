@@ -20,7 +20,7 @@ from gsm8k_grpo.grpo.micro_batches import make_micro_batches
 from gsm8k_grpo.grpo.optimizer import GRADIENT_NORM, learning_rate_schedule, make_optimizer
 from gsm8k_grpo.grpo.row_order import batch_rows, replacement_rows
 from gsm8k_grpo.grpo.run_folder import Run
-from gsm8k_grpo.grpo.training_method import samples_from_base
+from gsm8k_grpo.grpo.training_method import samples_from_base, settings_of_step
 from gsm8k_grpo.models import building, log_probs, storage
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.lora import make_policy
@@ -142,7 +142,7 @@ def make_learner(tokenizer, mesh, tmp_path):
         base = building.initialise(building.tunix_config(settings["model"]["architecture"]), 0)
         policy = make_policy(base, settings["training"]["lora"], 0, mesh)
         run = Run(tmp_path / f"run-{len(list(tmp_path.iterdir()))}", settings["training"]["num_iterations"])
-        sampled = base if samples_from_base(settings["training"]) else None
+        sampled = base if samples_from_base(settings_of_step(settings["training"], 0)) else None
         rl_cluster = tunix_setup.make_rl_cluster(
             policy, base, tokenizer, mesh, settings["training"], 32, stop_ids, 0, run, base=sampled
         )
@@ -221,9 +221,15 @@ def test_a_step_without_signal_leaves_the_weights_and_moves_the_schedule_on(make
     assert "step 1: no completion has an advantage, so the weights stay" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("method", "alike"), [("rejection_sampling", True), ("grpo", False)])
-def test_rejection_sampling_samples_from_the_base_model_whatever_the_policy_is(make_learner, method, alike):
-    learner = make_learner(method=method, beta=0, micro_batch_completions=8)
+@pytest.mark.parametrize(
+    ("method", "warm_start_steps", "alike"),
+    [("rejection_sampling", 0, True), ("grpo", 1, True), ("grpo", 0, False)],
+)
+def test_rejection_sampling_and_a_warm_start_sample_from_the_base_model_whatever_the_policy_is(
+    make_learner, method, warm_start_steps, alike
+):
+    changes = {"method": method, "warm_start_steps": warm_start_steps, "max_steps": 2, "micro_batch_completions": 8}
+    learner = make_learner(**changes, beta=0)
     before = [sample["completion"] for sample in learner.sample().samples]
     policy = learner.rl_cluster.actor_trainer.model
     nnx.update(policy, jax.tree.map(lambda leaf: leaf + 0.5, nnx.state(policy, nnx.LoRAParam)))

@@ -46,6 +46,7 @@ def test_miniatures_that_are_pretrained_alike_share_one_pretraining(snakemake, s
             "minigrpo-fast-as-published-miniature",
             "minigrpo-slow-miniature",
             "qwen2.5-0.5b-rejection-sampling-miniature",
+            "qwen2.5-0.5b-warm-start-miniature",
             "tiny",
         )
     }
