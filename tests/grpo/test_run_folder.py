@@ -100,8 +100,9 @@ def test_a_checkpoint_between_two_kept_ones_is_resumed_from_and_pruned_at_the_en
     assert sorted(finished.checkpoint_hashes()) == [2] and not finished.checkpoint(3).exists()
 
 
-def test_training_that_keeps_few_checkpoints_resumes_from_them(finished):
+def test_training_that_keeps_few_checkpoints_resumes_from_them(finished, capsys):
     finished.prune([4, 6], 6)
+    assert "step 2: its checkpoint is deleted, because no setting keeps it\n" in capsys.readouterr().out
     assert sorted(finished.checkpoint_hashes()) == [4, 6]
     assert finished.resume([8, 10]) == 6  # those of the end are not there yet
     assert sorted(finished.checkpoint_hashes()) == [4, 6]

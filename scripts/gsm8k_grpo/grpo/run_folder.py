@@ -222,6 +222,7 @@ class Run:
             self._write_hashes({step: digest for step, digest in hashes.items() if step not in extra})
         for step in extra:
             shutil.rmtree(self.checkpoint(step))
+            print(f"step {step}: its checkpoint is deleted, because no setting keeps it", flush=True)
 
 
 def _fingerprint(inputs: Mapping) -> str:
