@@ -27,6 +27,12 @@ def sentence(refused):
     return text
 
 
+def test_a_schedule_may_end_with_the_last_step():
+    steps = effective_settings("tiny", {})["training"]["max_steps"]
+    settings = effective_settings("tiny", {"training": {"schedule_steps": steps, "final_learning_rate_fraction": 0}})
+    assert settings["training"]["schedule_steps"] == steps
+
+
 @pytest.fixture
 def project(tmp_path):
     """Makes a project's folder whose recipes are `tiny` with changes, or texts as they stand."""

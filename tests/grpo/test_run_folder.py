@@ -100,6 +100,11 @@ def test_a_checkpoint_between_two_kept_ones_is_resumed_from_and_pruned_at_the_en
     assert sorted(finished.checkpoint_hashes()) == [2] and not finished.checkpoint(3).exists()
 
 
+def test_the_newest_checkpoint_stays_even_where_it_is_not_to_be_kept(finished):
+    finished.prune([2], 4)
+    assert sorted(finished.checkpoint_hashes()) == [2, 4, 6] and finished.checkpoint(4).exists()
+
+
 def test_training_that_keeps_few_checkpoints_resumes_from_them(finished, capsys):
     finished.prune([4, 6], 6)
     assert "step 2: its checkpoint is deleted, because no setting keeps it\n" in capsys.readouterr().out
