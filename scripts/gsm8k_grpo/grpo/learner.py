@@ -68,7 +68,7 @@ class Learner(grpo_learner.GRPOLearner):
           rows: all prompts to train on.
           seed: the run's seed.
         """
-        self._settings, self._rows, self._seed, self._stop_ids = training_settings, rows, seed, stop_ids
+        self._run_settings, self._rows, self._seed, self._stop_ids = training_settings, rows, seed, stop_ids
         self._tags = tags
         self._rewards = TrainingRewards(training_settings, tags, rows, seed)
         self._mesh = rl_cluster.r2m[Role.ACTOR]
@@ -94,13 +94,17 @@ class Learner(grpo_learner.GRPOLearner):
         return self.rl_cluster.global_steps
 
     @property
+    def _settings(self) -> Mapping:
+        """The block `training` as it holds in the next step."""
+        return settings_of_step(self._run_settings, self.steps_done)
+
+    @property
     def _pad_id(self) -> int:
         return self.rl_cluster.rollout.pad_id()
 
     def sample(self) -> StepBatch:
         """Samples and rewards the next step's completions, and replaces groups without signal by other prompts'."""
-        step = self.steps_done
-        settings = settings_of_step(self._settings, step)
+        settings, step = self._settings, self.steps_done
         started = time.perf_counter()
         rows = batch_rows(self._rows, step, settings["prompts_per_step"], self._seed)
         first_groups = self._draw(step, 0, rows)
@@ -143,8 +147,7 @@ class Learner(grpo_learner.GRPOLearner):
         Returns:
           the step's row of metrics. Those of the updates (loss, gradient norm, KL, …) are means over the μ passes.
         """
-        step = self.steps_done
-        settings = settings_of_step(self._settings, step)
+        settings, step = self._settings, self.steps_done
         started = time.perf_counter()
         micro_batches = batch.micro_batches
         if settings["num_iterations"] > 1:  # in the only pass, the old policy is the policy itself
@@ -177,7 +180,7 @@ class Learner(grpo_learner.GRPOLearner):
 
     def _draw(self, step: int, draw: int, rows: list[dict]) -> list[Group]:
         """Samples and rewards G completions of each row's prompt."""
-        settings, generations = settings_of_step(self._settings, step), self._settings["num_generations"]
+        settings, generations = self._settings, self._settings["num_generations"]
         repeated = [row for row in rows for _ in range(generations)]
         rollout, from_base = self.rl_cluster.rollout, samples_from_base(settings)
         rollout.start_draw(step, draw, from_base)
