@@ -13,11 +13,12 @@ min_version("9.0")
 configfile: "config.yaml"
 
 
-# With --sdm apptainer, every stage runs in this image.
-container: "showing-its-work.sif"
-
-
 include: "rules/common.smk"
+
+
+container: IMAGE  # in which every stage runs with --sdm apptainer
+
+
 include: "rules/data.smk"
 include: "rules/model.smk"
 include: "rules/training.smk"

@@ -65,10 +65,11 @@ def say_sessions():
 SETTINGS = load_settings()
 if fault := disk.unwritable([Path("results"), Path(".snakemake")]):
     raise WorkflowError(fault)
+IMAGE = "showing-its-work.sif"
 in_container = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
-if in_container and not Path("showing-its-work.sif").exists():
+if in_container and not Path(IMAGE).exists():
     raise WorkflowError(
-        "showing-its-work.sif: no such file; --sdm apptainer runs the stages in this image, and "
+        f"{IMAGE}: no such file; --sdm apptainer runs the stages in this image, and "
         "docs/getting-started.md says how to make it"
     )
 # Recipes may share data sets and models; load_settings has made sure that they mean the same by one name.
