@@ -15,7 +15,7 @@ VENV_PACKAGE := { [ "$$(id -u)" = 0 ] && apt-get --quiet update && apt-get --qui
 # `venv --clear` would empty what a link leads to: an environment that others may use.
 NO_LINK = @[ ! -L $(@D) ] || { echo "$(@D) is a link to another environment, which set-up would replace: remove the link, or run make where it leads"; exit 1; }
 
-.PHONY: report test test-all parity benchmark docs carry restore setup setup-tfds setup-cluster setup-tools setup-benchmarks setup-lm-eval lint lock clean generated
+.PHONY: report test test-all parity benchmark docs carry restore setup setup-tfds setup-cluster setup-tools setup-benchmarks setup-lm-eval setup-gguf lint lock clean generated
 
 report: setup ## everything, up to results/report.html
 	$(RUN) snakemake --cores 1 results/report.html
@@ -114,6 +114,14 @@ setup-lm-eval: .venv-lm-eval/.ready ## lm-evaluation-harness, to compare graders
 	$(NO_LINK)
 	$(VENV)/bin/python -m venv --clear .venv-lm-eval
 	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check --requirement envs/lm-eval.txt
+	touch $@
+
+setup-gguf: .venv-gguf/.ready ## llama.cpp and its converter, for GGUF files (1.2 GB; it builds llama.cpp)
+
+.venv-gguf/.ready: envs/gguf.txt $(READY)
+	$(NO_LINK)
+	$(VENV)/bin/python -m venv --clear .venv-gguf
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF .venv-gguf/bin/pip install --quiet --disable-pip-version-check --requirement envs/gguf.txt
 	touch $@
 
 # Pins requirements.in anew, for Python 3.11 and up on every platform, and writes the same as conda YAMLs.

@@ -1,6 +1,6 @@
-# For others: a Hugging Face folder and PEFT's adapters, and the same weights as a checkpoint of Tunix. Targets of their
-# own: `snakemake --cores 1 results/RECIPE/export/README.md`. The weights themselves are undeclared, as those of the base
-# model are.
+# For others: a Hugging Face folder and PEFT's adapters, and the same weights as a checkpoint of Tunix and as a GGUF file.
+# Targets of their own: `snakemake --cores 1 results/RECIPE/export/README.md`. The weights themselves are undeclared, as
+# those of the base model are; of a GGUF file they are all there is.
 
 
 rule export:
@@ -67,4 +67,29 @@ rule export_tunix:
             "export_tunix",
             "--results results --recipe {wildcards.recipe:q} "
             '--output "$(dirname {output.card:q})"',
+        )
+
+
+# The converter has an environment of its own, .venv-gguf (`make setup-gguf`). Without it, the script says so.
+rule export_gguf:
+    input:
+        export="results/{recipe}/export/export.json",
+    output:
+        model=update("results/{recipe}/export-gguf/model.gguf"),
+        manifest=update("results/{recipe}/export-gguf/export.json"),
+    log:
+        "results/logs/{recipe}/export_gguf.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        **RUNS_A_MODEL,
+    params:
+        **rerun_on("export_gguf"),
+    message:
+        "Export {wildcards.recipe} for llama.cpp"
+    shell:
+        stage(
+            "export_gguf",
+            "--results results --recipe {wildcards.recipe:q} "
+            '--output "$(dirname {output.manifest:q})"',
         )

@@ -2,9 +2,11 @@ r"""Asks the base model and the trained one the same question, and shows their a
 
   python scripts/ask.py --recipe tiny "Sofia has 7 balls, sells 5, reaches 3 times as many. How many balls now?"
   python scripts/ask.py --recipe tiny
+  python scripts/ask.py --recipe tiny --gguf results/tiny/export-gguf/model.gguf
 
 Without a question, it waits for some, one a line; an empty line ends it. Both models are asked as evaluation asks them:
 the recipe's prompt, decoding and length. The first answer of each takes longest, as programs are compiled or read.
+With a GGUF file, llama.cpp answers beside them, greedily: the same tokens of the prompt, stop tokens and length.
 """
 
 import os
@@ -13,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from gsm8k_grpo.common import jax_setup, layout
+from gsm8k_grpo.common import jax_setup, layout, llama_environment
 from gsm8k_grpo.common.command_line import ResultsFolder, run_stage
 from gsm8k_grpo.common.errors import PipelineError
 from gsm8k_grpo.config.settings_argument import stage_settings
@@ -23,7 +25,11 @@ from gsm8k_grpo.rewards.answers import Tags
 
 
 def main(
-    *question: str, recipe: str = "tiny", checkpoint: str = "final", results: ResultsFolder = Path("results")
+    *question: str,
+    recipe: str = "tiny",
+    checkpoint: str = "final",
+    gguf: Path | None = None,
+    results: ResultsFolder = Path("results"),
 ) -> None:
     """Asks.
 
@@ -31,6 +37,7 @@ def main(
       question: in quotation marks; without it, questions are read line by line
       recipe: name of a trained recipe, or of its run: a folder below the results
       checkpoint: the trained model: step-N, final, or best (the one chosen on dev)
+      gguf: a GGUF file of the trained model, which llama.cpp is asked with too
     """
     if not question and sys.stdin is None:
         raise PipelineError("question: standard input is closed; write one in quotation marks")
@@ -47,12 +54,16 @@ def main(
             )
     settings = stage_settings(str(layout.settings_file(results, recipe)), "mesh", "model", "prompt", "evaluation")
     chosen = inputs.find_checkpoint(checkpoint, checkpoints, run / "best.json")
+    if gguf:
+        llama_environment.require_file(gguf)
     jax_setup.configure_jax()
-    from gsm8k_grpo.evaluation.asking import Asker
+    from gsm8k_grpo.evaluation.asking import GGUF, Asker
 
     folder = layout.model_folder(results, settings["model"]["name"])
     names = {"base": "base model", chosen["name"]: f"{recipe}, {chosen['name']} (step {chosen['step']})"}
-    asker = Asker(settings, folder, checkpoints, list(names))
+    asker = Asker(settings, folder, checkpoints, list(names), gguf)
+    if gguf:
+        names[GGUF] = f"{gguf.name} (llama.cpp)"
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for asked in given or _questions():
         try:

@@ -33,6 +33,7 @@ LEFT = (
     "tiny/training/runs/f/set-aside/4/weights",
     "tiny/export/model.safetensors",
     "tiny/export-tunix/30/model_params/manifest.ocdbt",
+    "tiny/export-gguf/model.gguf",
     "tiny/export/.making.x/model.safetensors",
 )
 

@@ -14,7 +14,8 @@ from workflow_copy import ROOT
 
 
 def test_every_output_survives_a_failed_job_and_every_rule_runs_through_the_one_helper(snakemake, sources):
-    targets = ("results/report.html", "results/tiny/export-tunix/README.md", "results/tiny/preflight.json")
+    exports = ("results/tiny/export-tunix/README.md", "results/tiny/export-gguf/model.gguf")
+    targets = ("results/report.html", *exports, "results/tiny/preflight.json")
     for job in snakemake.plan(sources, *targets).values():
         assert job.log and all(name.endswith(" (update)") for name in job.output), job
     for path in (ROOT / "rules").glob("*.smk"):

@@ -48,6 +48,7 @@ def test_an_environment_of_another_platform_stays(project, target):
         ("setup-tools", ".venv-tools"),
         ("setup-benchmarks", ".venv-benchmarks"),
         ("setup-lm-eval", ".venv-lm-eval"),
+        ("setup-gguf", ".venv-gguf"),
         ("docs", ".venv-docs"),
     ],
 )

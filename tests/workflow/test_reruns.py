@@ -213,3 +213,5 @@ def test_each_export_is_a_target_of_its_own(snakemake, finished):
     assert "results/tiny/prompts/dev.jsonl" in jobs["export tiny"].input
     jobs = snakemake.plan(finished, "results/tiny/export-tunix/README.md")
     assert set(jobs) == {"export tiny", "export_tunix tiny"}
+    jobs = snakemake.plan(finished, "results/tiny/export-gguf/model.gguf")
+    assert set(jobs) == {"export tiny", "export_gguf tiny"}

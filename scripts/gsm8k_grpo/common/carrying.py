@@ -12,7 +12,7 @@ from gsm8k_grpo.common.errors import PipelineError
 
 HUBS = ("huggingface", "kaggle")
 # What the next session makes anew in seconds, or never reads: compiled programs, damaged checkpoints, exports.
-LEFT_OUT = ("cache", "set-aside", "export", "export-tunix")
+LEFT_OUT = ("cache", "set-aside", "export", "export-tunix", "export-gguf")
 PAGE = "README.md"  # the one file of results/ that belongs to the project
 OWN = ("data", "logs", "models", "records")  # folders of which each results/ has one at least
 

@@ -6,7 +6,7 @@ ROOT = Path(__file__).parents[3]
 # What lies in results/ and results/logs/ beside the folders of recipes: no recipe may be named after it.
 RESERVED_NAMES = ("data", "models", "logs", "records", "cache", "tables", "report.html", "comparison-of-recipes.json")
 RESERVED_NAMES += ("accuracy-against-cost.svg", "failures", "settings", "report.log", "compare_recipes.log")
-RESERVED_NAMES += ("export", "export-tunix", "set-aside")  # which `make carry` leaves out
+RESERVED_NAMES += ("export", "export-tunix", "export-gguf", "set-aside")  # which `make carry` leaves out
 
 
 def dataset_folder(results: Path, dataset: str) -> Path:

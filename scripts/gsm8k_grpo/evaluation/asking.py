@@ -9,12 +9,16 @@ from flax import nnx
 
 from gsm8k_grpo.data.prompts import build_prompts
 from gsm8k_grpo.evaluation.runner import BatchSampler
+from gsm8k_grpo.generation.llama import Llama
+from gsm8k_grpo.generation.queue import Completion
 from gsm8k_grpo.models import tokenizers
 from gsm8k_grpo.models.base_model import load_base_model, load_for_evaluation
 from gsm8k_grpo.models.families import family_of
 from gsm8k_grpo.models.mesh import make_mesh
 from gsm8k_grpo.rewards import answers, published_cascade
 from gsm8k_grpo.rewards.answers import READINGS, Tags
+
+GGUF = "gguf"  # the name of the model that llama.cpp runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,9 @@ class Answer:
 class Asker:
     """Models of a run, ready for questions. Those of one structure share their programs."""
 
-    def __init__(self, settings: Mapping, model_folder: Path, checkpoints: Path, names: Sequence[str]):
+    def __init__(
+        self, settings: Mapping, model_folder: Path, checkpoints: Path, names: Sequence[str], gguf: Path | None = None
+    ):
         """Loads the models.
 
         Args:
@@ -41,9 +47,10 @@ class Asker:
           model_folder: the base model's.
           checkpoints: checkpoints.json of the training.
           names: of the models: `base`, `step-N` or `final`.
+          gguf: a file for llama.cpp, which is the model named `GGUF`. It always decodes greedily.
 
         Raises:
-          PipelineError: a part of a model is missing or belongs to another one.
+          PipelineError: a part of a model is missing or belongs to another one, or llama.cpp cannot load the file.
         """
         mesh = make_mesh(settings["mesh"]["fsdp"], settings["mesh"]["tp"])
         base = load_base_model(model_folder, mesh)
@@ -66,12 +73,14 @@ class Asker:
             )
             samplers.append((structure, sampler))
             self._models[name] = model, sampler
+        limits = self._prompt_settings["max_tokens"], self._evaluation_settings["max_completion_tokens"]
+        self._llama = Llama(gguf, base.tokenizer, base.stop_ids, *limits) if gguf else None
 
     def ask(self, question: str, name: str) -> Answer:
         """Has one of the models answer a question.
 
         Raises:
-          PipelineError: the prompt is longer than `prompt.max_tokens`.
+          PipelineError: the prompt is longer than `prompt.max_tokens`, or llama.cpp failed.
         """
         started = time.monotonic()
         (row,), _ = build_prompts(
@@ -81,9 +90,7 @@ class Asker:
             self._template,
             lambda prompt: tokenizers.count_prompt_tokens(self._tokenizer, prompt),
         )
-        model, sampler = self._models[name]
-        sampler.use(model)
-        ((_, completion),) = next(sampler.complete([row["prompt"]], [(0, 0)])).items()
+        completion = self._complete(row["prompt"], name)
         tags = Tags.of(self._prompt_settings)
         return Answer(
             text=completion.text,
@@ -93,6 +100,15 @@ class Asker:
             truncated=completion.truncated,
             seconds=time.monotonic() - started,
         )
+
+    def _complete(self, prompt: str, name: str) -> Completion:
+        if name == GGUF:
+            found = self._llama.complete(prompt)
+            return Completion(found.text, len(found.tokens), found.truncated)
+        model, sampler = self._models[name]
+        sampler.use(model)
+        ((_, completion),) = next(sampler.complete([prompt], [(0, 0)])).items()
+        return completion
 
 
 def read_answer(completion: str, tags: Tags, extraction: str) -> str | None:

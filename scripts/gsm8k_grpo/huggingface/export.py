@@ -15,7 +15,7 @@ from gsm8k_grpo.common.units import size_text
 from gsm8k_grpo.models.families import hub_name
 
 # The folder of a run in which an export lies, by what can load it.
-FOLDERS = {"transformers": "export", "tunix": "export-tunix"}
+FOLDERS = {"transformers": "export", "tunix": "export-tunix", "llama.cpp": "export-gguf"}
 REPLACING = ".replacing.json"  # the files of an earlier export and of the one that replaces it
 
 

@@ -76,8 +76,11 @@ def _write_tokenizer(folder: Path, source: Path, template: families.Template) ->
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     else:
         shutil.copyfile(source, folder / "tokenizer.model")
-        files.write_text(folder / "tokenizer.json", tokenizer_json(folder, template))
-        config |= {"tokenizer_class": "GemmaTokenizer", "unk_token": "<unk>"}
+        text = tokenizer_json(folder, template)
+        files.write_text(folder / "tokenizer.json", text)
+        # llama.cpp's converter reads here which tokens are no plain text: without it, turn markers fall into letters.
+        added = {str(token.pop("id")): token for token in json.loads(text)["added_tokens"]}
+        config |= {"tokenizer_class": "GemmaTokenizer", "unk_token": "<unk>", "added_tokens_decoder": added}
     files.write_json(folder / "tokenizer_config.json", config)
     if not _has_chat_template(folder):
         _write_chat_template(folder, template)
