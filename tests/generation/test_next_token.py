@@ -71,6 +71,63 @@ def test_draws_are_tunixs(keys, name, scale, temperature, top_k, top_p):
         assert (mass > top_p).all() == (name == "peaked")  # both branches run
 
 
+@pytest.fixture(scope="module")
+def large():
+    """[V] logits of a vocabulary that is not whole blocks, of which a third, the last among them, is ruled out."""
+    size = next_token.LARGE_VOCABULARY + 100
+    logits = 3 * jax.random.normal(jax.random.key(5), (size,))
+    return logits.at[2::3].set(-np.inf).at[-1].set(-np.inf)
+
+
+def draw_alike(logits, temperature, count, seed):
+    """`count` draws from the same [V] logits."""
+
+    def drawn(key):
+        return next_token.sample_token(logits[None], key[None], temperature, None, 1.0)[0][0]
+
+    return np.asarray(jax.jit(lambda keys: jax.lax.map(drawn, keys))(jax.random.split(jax.random.key(seed), count)))
+
+
+def test_draws_from_a_large_vocabulary_follow_the_softmax(large):
+    count, temperature = 20_000, 0.7
+    tokens = draw_alike(large, temperature, count, seed=11)
+    scaled = np.asarray(large, np.float64) / temperature
+    probabilities = np.exp(scaled - scaled.max())
+    probabilities /= probabilities.sum()
+    assert (probabilities[tokens] > 0).all()
+    likeliest = np.argsort(probabilities)[-30:]
+    expected = count * np.append(probabilities[likeliest], 1 - probabilities[likeliest].sum())
+    seen = np.bincount(tokens, minlength=len(probabilities))[likeliest]
+    seen = np.append(seen, count - seen.sum())
+    assert expected.min() > 5
+    assert ((seen - expected) ** 2 / expected).sum() < 50.9  # the 99th percentile of chi-squared with 30 degrees
+    half = len(probabilities) // 2
+    np.testing.assert_allclose((tokens < half).mean(), probabilities[:half].sum(), atol=0.01)
+
+
+def test_a_draw_from_a_large_vocabulary_depends_on_its_own_row_only(large, keys):
+    several = jax.numpy.stack([large, large[::-1], -large])
+    several = jax.numpy.where(jax.numpy.isinf(several), -np.inf, several)
+    together = next_token.sample_token(several, keys[:3], 1.0, None, 1.0)[0]
+    alone = [next_token.sample_token(several[i : i + 1], keys[i : i + 1], 1.0, None, 1.0)[0][0] for i in range(3)]
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize("only", [0, next_token.BLOCK - 1, next_token.BLOCK, next_token.LARGE_VOCABULARY + 99])
+def test_the_only_token_of_a_large_vocabulary_is_drawn(large, only):
+    certain = jax.numpy.full_like(large, -np.inf).at[only].set(-7.0)
+    assert set(draw_alike(certain, 1.0, 20, seed=only).tolist()) == {only}
+
+
+def test_a_share_of_all_weights_never_finds_a_place_without_weight():
+    weights = np.array([[0.0, 0.1, 0.0, 0.2, 0.0], [0.0, 0.0, 1e-30, 0.0, 0.0]], np.float32)
+    for number, expected in ((0.0, [1, 2]), (0.3, [1, 2]), (0.4, [3, 2]), (np.nextafter(np.float32(1), 0), [3, 2])):
+        found = next_token._first_above(weights, np.full(2, number, np.float32))
+        np.testing.assert_array_equal(found, expected)
+    without_a_number = np.full((1, 5), np.nan, np.float32)
+    np.testing.assert_array_equal(next_token._first_above(without_a_number, np.zeros(1, np.float32)), [4])
+
+
 def test_a_program_sorts_no_whole_vocabulary_unless_it_must(keys):
     """Each setting compiles a search of the candidates and, behind a condition, of the whole vocabulary."""
     logits = jax.ShapeDtypeStruct((ROWS, VOCABULARY), np.float32)

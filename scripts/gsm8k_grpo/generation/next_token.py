@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+LARGE_VOCABULARY = 16_384  # from here on, noise for each token would be a sixth of a CPU's decoding
+BLOCK = 512  # tokens that inversion first adds up
 CANDIDATES = 256  # top-p sampling without top-k first looks at so many likeliest tokens, which nearly always suffice
 
 
@@ -15,6 +17,8 @@ def sample_token(
     logits: jax.Array, keys: jax.Array, temperature: float, top_k: int | None, top_p: float
 ) -> tuple[jax.Array, jax.Array | None]:
     """Draws a token for each row with the row's own key; Tunix's `sample_top_p` draws the same for the same key.
+
+    But from a large vocabulary of which nothing is left out, it draws by inversion, so other tokens than Tunix.
 
     Args:
       logits: [B, V].
@@ -29,7 +33,8 @@ def sample_token(
     """
     logits = logits.astype(jnp.float32) / temperature
     if not limits_tokens(top_k, top_p):
-        return _categorical(keys, logits), None
+        draw = _by_inversion if logits.shape[-1] >= LARGE_VOCABULARY else _categorical
+        return draw(keys, logits), None
     normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     if top_k:
         likeliest, tokens = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))
@@ -65,6 +70,32 @@ def _categorical(keys: jax.Array, logits: jax.Array) -> jax.Array:
     """Draws from each row of [B, V] with its own key what `jax.random.categorical` draws; returns [B]."""
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], logits.dtype))(keys)
     return most_likely(logits + noise)
+
+
+def _by_inversion(keys: jax.Array, logits: jax.Array) -> jax.Array:
+    """Draws from each row of [B, V] with two random numbers: one chooses a block of tokens, one a token in it.
+
+    Devroye, Non-Uniform Random Variate Generation (1986), III.2.1. Returns [B], V - 1 where there is a NaN.
+    """
+    rows, size = logits.shape
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.pad(weights, ((0, 0), (0, -size % BLOCK))).reshape(rows, -1, BLOCK)
+    numbers = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+    block = _first_above(jnp.sum(weights, axis=-1), numbers[:, 0])
+    place = _first_above(jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0], numbers[:, 1])
+    return jnp.minimum(block * BLOCK + place, size - 1)
+
+
+def _first_above(weights: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Finds in each row of [B, C] the first place whose sum so far is above its number's share, [B] in [0, 1), of all.
+
+    Such a place has a weight above 0. It is C - 1 where there is a NaN.
+    """
+    sums = jnp.cumsum(weights, axis=-1)
+    all_weights = sums[:, -1:]
+    # Rounding can bring a share up to the whole.
+    shares = jnp.minimum(numbers[:, None] * all_weights, jnp.nextafter(all_weights, 0.0))
+    return jnp.minimum(jnp.sum(~(sums > shares), axis=-1), weights.shape[-1] - 1)
 
 
 def _sample_among(

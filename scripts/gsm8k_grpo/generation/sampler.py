@@ -349,7 +349,8 @@ class Sampler(tunix_sampler.Sampler):
           position: [B] of the tokens in their completions.
         """
         del keys, position
-        return logits.at[:, self.tokenizer.pad_id()].set(-jnp.inf)
+        # Not `.at[].set`, which XLA's CPU compiler runs on one core.
+        return jnp.where(jnp.arange(logits.shape[-1]) == self.tokenizer.pad_id(), -jnp.inf, logits)
 
     def _insert(self, state: DecodingState, new: DecodingState, rows: jax.Array) -> DecodingState:
         return self._constrain_shardings(state.insert(new, rows))
