@@ -108,6 +108,16 @@ def test_a_repository_is_public_only_when_asked_for(hub, publish, tmp_path):
 KAGGLE = "someone/gemma/transformers/tiny"
 
 
+def test_on_kaggle_the_first_version_needs_no_option_and_the_second_does(hub, publish, tmp_path):
+    export(tmp_path, {"README.md": FILES["README.md"]})
+    status, text = publish(to=KAGGLE)
+    assert status == 0 and f"{KAGGLE} (version 1)" in text, text
+    made = hub.kaggle[f"model/{KAGGLE}"]
+    status, text = publish(to=KAGGLE)
+    assert status == 1 and f"{KAGGLE} has version 1 already: add --replace" in text
+    assert hub.kaggle[f"model/{KAGGLE}"] is made
+
+
 @pytest.mark.slow
 def test_on_kaggle_an_export_is_a_version_and_a_newer_one_is_added_only_when_told(hub, publish, tmp_path):
     export(tmp_path, FILES)

@@ -77,3 +77,14 @@ def test_what_does_not_fit_is_refused_with_the_settings_that_would(settings, mon
     available(5.5)
     with pytest.raises(PipelineError, match=r"set evaluation.batch_size: 16$"):
         this_machine.require_evaluation_memory(MANIFEST, settings, 1319, mesh)
+
+
+def test_the_estimate_may_be_too_much_by_the_tolerance_and_not_by_a_byte_more(settings, monkeypatch, capsys):
+    expected, mesh = sum(expected_memory.training_parts(**MANIFEST, settings=settings).values()), make_mesh(1, 1)
+    monkeypatch.setattr(this_machine, "TOLERANCE", 2)  # halves are exact, fifths are not
+    monkeypatch.setattr(this_machine, "available_bytes", lambda mesh: expected / 2)
+    this_machine.require_training_memory(MANIFEST, settings, mesh)
+    assert capsys.readouterr().out.startswith("WARNING: perhaps too little memory: training will hold")
+    monkeypatch.setattr(this_machine, "available_bytes", lambda mesh: expected / 2 - 1)
+    with pytest.raises(PipelineError, match="too little memory: training will hold"):
+        this_machine.require_training_memory(MANIFEST, settings, mesh)
