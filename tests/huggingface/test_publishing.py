@@ -11,7 +11,7 @@ from gsm8k_grpo.huggingface.export import replace_export
 from loopback_hubs import CREDENTIALS, Hubs, assert_no_secret_below
 
 FILES = {
-    "README.md": b"---\nlicense: gemma\n---\n# Card\n",
+    "README.md": b"---\nlicense: gemma\n---\n# Card\n\n---\nThe line above is no metadata.\n",
     "config.json": b"{}",
     "model.safetensors": b"weights" * 1000,
     "adapter/adapter_model.safetensors": b"adapters",
