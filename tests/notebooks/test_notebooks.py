@@ -1,7 +1,8 @@
 """The notebooks: as their source gives them, and executed from the first cell to the last on a small miniature.
 
-Played are the service's folders, environment variables, modules and data sets; and set-up finds the packages there
-already. The kernel has a Python of its own (`make setup-tools`), as on a service, and each `!` line is a shell.
+Played are the service's folders, environment variables, modules and data sets. The kernel has a Python of its own
+(`make setup-tools`), as on a service, and each `!` line is a shell. Set-up finds the packages there already; but on
+Colab it installs them for Python 3.12, beside a JAX of the service's own, where this machine has that Python.
 """
 
 import json
@@ -59,7 +60,7 @@ def repository(tmp_path_factory):
 def session(repository, tmp_path):
     """Runs a notebook in a session on a machine of its own; returns what its cells printed and displayed."""
 
-    def run(service, name, variables=(), **settings):
+    def run(service, name, variables=(), python=None, **settings):
         machine = tmp_path / name
         machine.mkdir()
         notebook = nbformat.read(ROOT / "notebooks" / f"{service}.ipynb", as_version=4)
@@ -76,7 +77,10 @@ def session(repository, tmp_path):
         notebook.cells.insert(settings_cell + 1, injected)
         nbformat.write(notebook, machine / "notebook.ipynb")
         environment = {**os.environ, **OF_THE_SERVICE, **dict(variables)}
-        environment["GIT_TEMPLATE_DIR"] = str(_packages_are_there(machine))
+        if python is None:
+            environment["GIT_TEMPLATE_DIR"] = str(_packages_are_there(machine))
+        else:
+            environment["PATH"] = f"{python.parent}{os.pathsep}{environment['PATH']}"
         environment["PYTHONPATH"] = str(ROOT / "tests" / "helpers" / "notebook_services" / service)
         command = [EXECUTE, "--timeout=900", "--output=executed", "notebook.ipynb"]
         done = subprocess.run(command, cwd=machine, env=environment, capture_output=True, text=True)
@@ -98,6 +102,19 @@ def _packages_are_there(machine):
     hook.write_text(f"#!/bin/sh\nmkdir .venv && {links} && touch .venv/.ready-cpu\n")
     hook.chmod(hook.stat().st_mode | stat.S_IXUSR)
     return machine / "template"
+
+
+@pytest.fixture
+def colabs_python(tmp_path):
+    """Python 3.12 with a JAX that is not ours; None where this machine has no such Python."""
+    candidates = ["python3.12", *map(str, (Path.home() / ".pyenv/versions").glob("3.12.*/bin/python3.12"))]
+    found = (name for name in candidates if shutil.which(name) and subprocess.run([name, "-c", ""]).returncode == 0)
+    if (python := next(found, None)) is None:
+        return None
+    subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "colab"], check=True)
+    (packages,) = (tmp_path / "colab").glob("lib/python*/site-packages")
+    (packages / "jax.py").write_text("raise ImportError('the JAX of the service, not of the environment')\n")
+    return tmp_path / "colab/bin/python3"
 
 
 def assert_finished(printed):
@@ -141,10 +158,12 @@ def test_kaggles_notebook_stops_before_the_session_ends_and_the_next_session_fin
 
 
 @pytest.mark.slow
-def test_colabs_notebook_runs_to_the_end_and_keeps_the_results_on_the_drive(session, tmp_path):
+def test_colabs_notebook_runs_to_the_end_and_keeps_the_results_on_the_drive(session, colabs_python, tmp_path):
     drive = tmp_path / "drive"
     kept = drive / "MyDrive/showing-its-work"
-    printed = session("colab", "only", DRIVE=str(drive), INPUT=str(kept), OUTPUT=str(kept))
+    printed = session("colab", "only", python=colabs_python, DRIVE=str(drive), INPUT=str(kept), OUTPUT=str(kept))
+    if colabs_python:
+        assert list(tmp_path.glob("only/clone/.venv/lib/python3.12/site-packages/jax/__init__.py"))
     assert "HF_TOKEN is not set: Secret HF_TOKEN does not exist" in printed
     assert_finished(printed)
     assert sorted(path.name for path in kept.iterdir()) == ["report.html", "tiny.carry"]
