@@ -118,6 +118,7 @@ setup-lm-eval: .venv-lm-eval/.ready ## lm-evaluation-harness, to compare graders
 
 setup-gguf: .venv-gguf/.ready ## llama.cpp and its converter, for GGUF files (1.2 GB; it builds llama.cpp)
 
+# Without llama.cpp's part for images, which is nearly half of the build.
 .venv-gguf/.ready: envs/gguf.txt $(READY)
 	$(NO_LINK)
 	$(VENV)/bin/python -m venv --clear .venv-gguf
