@@ -1,4 +1,4 @@
-r"""How many greedy answers of a GGUF file in llama.cpp are those of the trained model here, on a run's dev rows.
+r"""Counts on which of a run's dev rows llama.cpp, with a GGUF file, answers as the trained model does here, greedily.
 
   make setup-gguf
   snakemake --cores 1 results/tiny/export-gguf/model.gguf
@@ -73,7 +73,9 @@ def complete(
         found = sampler(prompts, limit, room, list(base.stop_ids), slots=slots)
     llama = Llama(gguf, base.tokenizer, base.stop_ids, room, limit)
     ours = [([int(token) for token in tokens], text) for tokens, text in zip(found.tokens, found.text, strict=True)]
-    return ours, [llama.complete(prompt) for prompt in prompts]
+    others = [llama.complete(prompt) for prompt in prompts]
+    llama.close()
+    return ours, others
 
 
 def compare(

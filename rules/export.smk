@@ -1,6 +1,6 @@
 # For others: a Hugging Face folder and PEFT's adapters, and the same weights as a checkpoint of Tunix and as a GGUF file.
-# Targets of their own: `snakemake --cores 1 results/RECIPE/export/README.md`. The weights themselves are undeclared, as
-# those of the base model are; of a GGUF file they are all there is.
+# Targets of their own: `snakemake --cores 1 results/RECIPE/export/README.md`. Only the GGUF file's weights are declared;
+# the others' are not, like those of the base model.
 
 
 rule export:

@@ -37,7 +37,7 @@ def main(
       question: in quotation marks; without it, questions are read line by line
       recipe: name of a trained recipe, or of its run: a folder below the results
       checkpoint: the trained model: step-N, final, or best (the one chosen on dev)
-      gguf: a GGUF file of the trained model, which llama.cpp is asked with too
+      gguf: a GGUF file of the trained model; llama.cpp then answers too
     """
     if not question and sys.stdin is None:
         raise PipelineError("question: standard input is closed; write one in quotation marks")

